@@ -304,6 +304,14 @@ def parse(values: dict[str, Any], source: str) -> Config:
         raise UserError(f"{source}: the configuration is not valid\n{problems}") from None
 
 
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The configuration with other values, nested by section, validated again. Raises UserError."""
+    values = config.model_dump(mode="json")
+    for section, value in changes.items():
+        values[section] = values[section] | value if isinstance(value, dict) else value
+    return parse(values, config.run_name)
+
+
 def read(file: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file and apply `key.key=value` overrides. Raises UserError."""
     try:

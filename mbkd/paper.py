@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mbkd import config as configuration
-from mbkd.config import Config, Distill, Student, Task, Teacher, Training
+from mbkd.config import Config, Student, Task, Teacher, Training
 from mbkd.errors import UserError
 
 BACKBONES = {"mbert": "google-bert/bert-base-multilingual-cased", "xlmr": "FacebookAI/xlm-roberta-base"}
@@ -39,23 +39,29 @@ def marc() -> Task:
     return Task(kind="marc", path="data/marc", supervised=("en", "fr", "zh"), zero_shot=("de", "es", "ja"))
 
 
-def main_experiment(task: Task, backbone: str, system: str) -> Config:
-    """One cell of Tables 3, 4, 7, 8: a system of SYSTEMS on a task with a backbone's hub id or folder."""
-    return Config(
-        task=task,
-        student=Student(backbone=backbone, branch_depth=4 if system == "mblm" else 0),
-        teachers=TEACHERS,
-        distill=Distill(
-            signal="labels" if system == "multitrain" else "online",
-            languages=("en",) if system == "monokd" else (),
-        ),
-    )
+def base(task: Task, backbone: str) -> Config:
+    """MultiKD + MBLM as the paper trains it, on a task with a backbone's hub id or folder."""
+    return Config(task=task, student=Student(backbone=backbone, branch_depth=4), teachers=TEACHERS)
 
 
-def ablation(task: Task, backbone: str, name: str) -> Config:
-    """One row of Table 5 below the full MBLM: a name of ABLATIONS."""
-    full = main_experiment(task, backbone, "mblm")
-    return full.model_copy(update={"student": full.student.model_copy(update=ABLATIONS[name])})
+def system(full: Config, name: str) -> Config:
+    """A system of SYSTEMS (Tables 3, 4, 7, 8), made from the configuration of MultiKD + MBLM. Raises UserError."""
+    plain: dict[str, Any] = {"student": {"branch_depth": 0}}
+    changes: dict[str, dict[str, Any]] = {
+        "monokd": plain | {"distill": {"languages": full.task.supervised[:1]}},
+        "multitrain": plain | {"distill": {"signal": "labels"}},
+        "multikd": plain,
+        "mblm": {},
+    }
+    return configuration.changed(full, changes[name])
+
+
+def ablation(full: Config, name: str) -> Config:
+    """A row of Table 5, a name of ABLATIONS, made from the configuration of MultiKD + MBLM. Raises UserError."""
+    return configuration.changed(full, {"student": ABLATIONS[name]})
+
+
+TASKS = {"xnli": xnli, "marc": marc}
 
 
 def toy(world: Path) -> Config:
@@ -76,13 +82,12 @@ def toy(world: Path) -> Config:
 
 def recipes() -> dict[str, Config]:
     """Every experiment that has a name, such as xnli-mbert-mblm."""
-    tasks = {"xnli": xnli, "marc": marc}
-    main = {
-        f"{task}-{backbone}-{system}": main_experiment(tasks[task](), BACKBONES[backbone], system)
-        for task, backbone, system in product(tasks, BACKBONES, SYSTEMS)
-    }
-    table_5 = {f"xnli-mbert-mblm-{name}": ablation(xnli(), BACKBONES["mbert"], name) for name in ABLATIONS}
-    return main | table_5
+    found: dict[str, Config] = {}
+    for (task, make), (backbone, path) in product(TASKS.items(), BACKBONES.items()):
+        full = base(make(), path)
+        found |= {f"{task}-{backbone}-{name}": system(full, name) for name in SYSTEMS}
+    full = base(xnli(), BACKBONES["mbert"])
+    return found | {f"xnli-mbert-mblm-{name}": ablation(full, name) for name in ABLATIONS}
 
 
 def find(name: str, overrides: list[str]) -> Config:

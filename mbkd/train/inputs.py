@@ -36,6 +36,14 @@ class Inputs:
     labels: tuple[str, ...]
     ordinal: bool
 
+    @property
+    def rows(self) -> dict[str, dict[str, int]]:
+        """How many rows each split has in each language: of training those that are trained on."""
+        return {
+            split: {x: len(tokens) for x, tokens in stores.items()}
+            for split, stores in {"train": self.train, **self.heldout}.items()
+        }
+
 
 def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
     """A hub id or folder with a fine-tuned teacher of a language. Raises UserError if it is not made yet."""

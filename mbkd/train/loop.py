@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from mbkd import runs
-from mbkd.config import Config
+from mbkd.config import Config, changed
 from mbkd.data.batches import Plan, micro_batch
 from mbkd.distill import hidden, signals
 from mbkd.distill.losses import step_loss
@@ -32,6 +32,8 @@ from mbkd.train.optim import BranchAdamW, lr_factor, parameter_groups
 
 STEPS_PER_RECORD = 20  # steps that one entry of metrics.jsonl sums up
 WARM_STEPS = 5  # first steps that step_seconds leaves out
+# What a run that only infers in another way takes from the result of the run that trained.
+OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "fingerprints")
 
 
 def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
@@ -78,12 +80,17 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
         alpha=config.train.draw_alpha,
         group_by_length=config.train.group_by_length,
     )
-    model = build_student(config, inputs.labels)
-    source = signals.open_source(config, inputs, root, ranks)
+    twin = _twin(config, root)
+    if twin is None:
+        model = build_student(config, inputs.labels)
+        source = signals.open_source(config, inputs, root, ranks)
+    else:  # trained before: only the way to infer differs
+        model = MBLMForSequenceClassification.from_pretrained(twin / "model", inference=config.student.inference)
+        source = signals.Source(signals.hard_labels)
     branches = list(config.languages) if config.student.branch_depth else []
     groups = parameter_groups(model, branches, config.train.weight_decay)
     parameters = sum(p.numel() for p in model.parameters())
-    if config.distill.hidden:
+    if config.distill.hidden and twin is None:
         weights = {x: [teacher.weight for teacher in several] for x, several in inputs.teachers.items()}
         # A part of the student while it learns, so that its gradients are summed over the ranks with the others.
         model.matching = hidden.Matching(model, source.teachers, weights, config.distill)
@@ -92,7 +99,8 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
     engine = ds.training_engine(model, optimizer, config.train, ranks)
     trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps)
     trainer.begin_or_go_on()
-    trainer.train()
+    if twin is None:
+        trainer.train()
     found = {split: trainer.measure(split) for split in inputs.heldout}
     if ranks.first:
         result = {
@@ -119,9 +127,13 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
                 "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds),
                 "teacher": config.distill.signal,
             },
+            "rows": inputs.rows,
             "fingerprints": trainer.fingerprints(),
         }
-        if config.distill.hidden:
+        if twin is not None:
+            before = runs.read_result(twin)
+            result |= {name: before[name] for name in OF_THE_TRAINING} | {"trained_as": twin.name}
+        if config.distill.hidden and twin is None:
             del model.matching
         _save(config, directory, engine.module, result)
         runs.write_json(directory / "result.json", result)
@@ -130,6 +142,15 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
     if lock is not None:
         lock.release()
     return directory
+
+
+def _twin(config: Config, root: Path) -> Path | None:
+    """The finished run of the same training whose student infers in the other way; None where there is none."""
+    if config.student.mixers != "none" or not config.student.branch_depth:
+        return None
+    other = {"all": "single", "single": "all"}[config.student.inference]
+    twin = runs.folder(root, changed(config, {"student": {"inference": other}}))
+    return twin if runs.finished(twin) else None
 
 
 class Trainer:

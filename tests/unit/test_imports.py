@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 # Each layer may import itself and the ones before it.
 LAYERS = [
     {"errors", "registration", "structures", "config", "paper", "runs", "progress", "show"},
-    {"data", "model", "distill.losses", "measure.metrics", "train.optim"},
+    {"data", "model", "distill.losses", "measure.metrics", "measure.selection", "train.optim"},
     {"train.inputs", "train.engine"},
     {"train.launch", "train.checkpoint"},
     {"distill.teachers"},

@@ -1,0 +1,50 @@
+"""Which configuration of a system counts: the one with the best mean dev average over its seeds (decision 18)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mbkd.errors import UserError
+
+# all: dev AVG(A), as in the paper, which looks at zero-shot dev labels; supervised: dev AVG(S) (decision 19)
+Rule = Literal["all", "supervised"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration of a system: its values, and the results of its finished runs, one for each seed."""
+
+    values: dict[str, Any]
+    results: tuple[dict[str, Any], ...]
+
+
+def score(result: dict[str, Any], rule: Rule = "all") -> float:
+    """The dev average, 0 to 1, by which a run is judged. Raises UserError for a run without it."""
+    name = {"all": "A", "supervised": "S"}[rule]
+    value = result["averages"].get("dev", {}).get(name)
+    if value is None:
+        raise UserError(
+            f"{result['system']}, seed {result['seed']}: no AVG({name}) on a dev split, so no configuration can be "
+            "chosen by it; give the task dev rows in every language, or train with fixed values"
+        )
+    return float(value)
+
+
+def mean_score(candidate: Candidate, rule: Rule = "all") -> float:
+    """The mean over a candidate's seeds. Raises UserError for a run without a dev average."""
+    return sum(score(result, rule) for result in candidate.results) / len(candidate.results)
+
+
+def choose(candidates: Sequence[Candidate], rule: Rule = "all") -> Candidate:
+    """The candidate with the best mean; of equals the one with fewer steps, then the first.
+
+    Only candidates with the most seeds compete: one lucky seed is no match for a mean over five.
+    Raises UserError where no run is finished, or one has no dev average.
+    """
+    most = max((len(candidate.results) for candidate in candidates), default=0)
+    if not most:
+        raise UserError("no run is finished, so no configuration can be chosen")
+    full = [candidate for candidate in candidates if len(candidate.results) == most]
+    if len(full) == 1:
+        return full[0]
+    return max(full, key=lambda candidate: (mean_score(candidate, rule), -candidate.results[0]["steps"]))
