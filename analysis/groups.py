@@ -1,0 +1,144 @@
+"""The runs of one system after selection, one per seed: from a sweep's record, or by the same rule without one."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.collect import Collection, Problem, Run
+from mbkd.errors import UserError
+from mbkd.measure.selection import Candidate
+from mbkd.measure.selection import choose as best
+
+Key = tuple[str, str, str, int]  # task, backbone, system, branch depth
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs that a system's scores are means over.
+
+    values: what was chosen, such as {"train.lr": 2e-5}; empty where there was no choice. how: who chose, in words.
+    experiment: the sweep's, empty without a record. Of an ensemble every pair of seeds is a run.
+    """
+
+    task: str
+    backbone: str
+    system: str
+    branch_depth: int
+    runs: tuple[Run, ...]
+    values: dict[str, Any] = field(default_factory=dict)
+    how: str = ""
+    experiment: str = ""
+
+    @property
+    def role(self) -> str:
+        """student, teacher or ensemble."""
+        return self.runs[0].role
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds that took part, in order."""
+        return tuple(sorted({seed for run in self.runs for seed in run.seeds}))
+
+
+def choose(collection: Collection) -> list[Group]:
+    """The groups of a collection. What cannot be chosen, and what a sweep still misses, joins the problems."""
+    named = {run.name: run for run in collection.runs}
+    groups = [
+        group
+        for sweep in collection.sweeps
+        for record in sweep["groups"]
+        if (group := _recorded(sweep, record, named, collection.problems)) is not None
+    ]
+    for key, runs in _by_key(run for run in collection.runs if run.role != "ensemble").items():
+        there = [group for group in groups if _key(group.runs[0]) == key]
+        # The depth sweep trains with fixed values; its runs do not speak for what a search would choose.
+        if any(group.experiment != "depth" for group in there):
+            continue
+        if {run.name for run in runs} - {run.name for group in there for run in group.runs}:
+            groups += _chosen(key, runs, collection.problems)
+    return groups + _ensembles(collection, groups)
+
+
+def _recorded(
+    sweep: dict[str, Any], record: dict[str, Any], named: dict[str, Run], problems: list[Problem]
+) -> Group | None:
+    """A group as its sweep chose it."""
+    known = {problem.where for problem in problems}
+    for name in record.get("missing", []):
+        if name not in known and name not in named:
+            problems.append(Problem(name, f"not there yet, of the sweep {sweep['experiment']}"))
+    for failed in record.get("failed", []):
+        if failed["run"] not in known and failed["run"] not in named:
+            problems.append(Problem(failed["run"], f"failed: {failed['reason']}"))
+    runs = tuple(named[name] for name in record.get("runs", []) if name in named)
+    if not runs or runs[0].role == "ensemble":
+        return None
+    how = f"sweep {sweep['experiment']} ({sweep['protocol']}, rule {sweep['rule']})"
+    if not sweep.get("finished", True):
+        how += ", not finished"
+    task, backbone, system, depth = _key(runs[0])
+    return Group(task, backbone, system, depth, runs, record.get("chosen") or {}, how, sweep["experiment"])
+
+
+def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Group]:
+    """The group that the selection's rule takes from the runs of one system."""
+    by_values: dict[str, list[Run]] = {}
+    for run in runs:
+        by_values.setdefault(json.dumps(_without_seed(run), sort_keys=True), []).append(run)
+    several = [sorted(each, key=lambda run: run.seeds) for each in by_values.values()]
+    differ = _differences([_without_seed(each[0]) for each in several])
+    candidates = [
+        Candidate(values, tuple(run.result for run in each)) for values, each in zip(differ, several, strict=True)
+    ]
+    try:
+        found = best(candidates)
+    except UserError as error:
+        problems.append(Problem(" ".join(map(str, key)), f"left out: {error}"))
+        return []
+    chosen = several[next(i for i, candidate in enumerate(candidates) if candidate is found)]
+    how = "the only configuration" if len(several) == 1 else f"best dev AVG(A) of {len(several)} configurations"
+    return [Group(*key, tuple(chosen), found.values, how)]
+
+
+def _ensembles(collection: Collection, groups: Sequence[Group]) -> list[Group]:
+    """Ensembles of runs that were chosen; those of other runs are left out."""
+    chosen = {run.name for group in groups for run in group.runs}
+    found = []
+    for key, runs in _by_key(run for run in collection.runs if run.role == "ensemble").items():
+        kept = tuple(run for run in runs if set(run.result["members"]) <= chosen)
+        if kept:
+            found.append(Group(*key, kept, {}, "all pairs of the members' seeds that are there"))
+        for run in set(runs) - set(kept) if not kept else ():
+            collection.problems.append(Problem(run.name, "its members are not the chosen runs, left out"))
+    return found
+
+
+def _key(run: Run) -> Key:
+    return run.task, run.backbone, run.system, run.branch_depth
+
+
+def _by_key(runs: Iterable[Run]) -> dict[Key, list[Run]]:
+    found: dict[Key, list[Run]] = {}
+    for run in runs:
+        found.setdefault(_key(run), []).append(run)
+    return found
+
+
+def _without_seed(run: Run) -> dict[str, Any]:
+    """The configuration as flat `a.b` -> value, without the seed."""
+    return {key: value for key, value in _flat(run.config).items() if key != "seed"}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _differences(configurations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each configuration the values that are not the same in all."""
+    keys = dict.fromkeys(key for each in configurations for key in each)
+    differing = [key for key in keys if len({json.dumps(each.get(key)) for each in configurations}) > 1]
+    return [{key: each.get(key) for key in differing} for each in configurations]

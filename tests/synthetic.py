@@ -1,0 +1,79 @@
+"""Run directories as mbkd writes them, without training: which rows a model got right is given."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbkd.config import Config
+from mbkd.measure import metrics
+
+CLASSES = {"xnli": ("entailment", "neutral", "contradiction"), "marc": ("1", "2", "3", "4", "5")}
+Rights = Mapping[str, Mapping[str, np.ndarray]]  # split -> language -> (rows,) bool
+
+
+def labels_of(task: str, split: str, language: str, rows: int, classes: int) -> np.ndarray:
+    """(rows,) classes: the same in all languages for XNLI, each language's own otherwise."""
+    seed = zlib.crc32(f"{split} {'' if task == 'xnli' else language}".encode())
+    return np.random.default_rng(seed).integers(0, classes, rows)
+
+
+def write_run(root: Path, config: Config, rights: Rights, **result: Any) -> Path:
+    """A finished run of a configuration; `result` overrides what result.json says."""
+    folder = root / config.run_name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
+    given = {"system": config.system, "role": config.role, "seed": config.seed, "hash": config.hash}
+    given |= {"backbone": config.student.backbone, "trained": config.languages}
+    return _write(folder, config, rights, given | result)
+
+
+def write_ensemble(root: Path, members: Sequence[Config], rights: Rights, **result: Any) -> Path:
+    """An ensemble of runs, as tuning writes it: shaped like a run, without a configuration."""
+    seeds = [config.seed for config in members]
+    folder = root / f"{members[0].task.kind}-ens2-{'-'.join(map(str, seeds))}-{members[0].hash}"
+    folder.mkdir(parents=True)
+    given = {"system": "Ens2", "role": "ensemble", "seeds": seeds, "members": [config.run_name for config in members]}
+    given |= {"backbone": members[0].student.backbone, "branch_depth": members[0].student.branch_depth}
+    return _write(folder, members[0], rights, given | result)
+
+
+def _write(folder: Path, config: Config, rights: Rights, result: dict[str, Any]) -> Path:
+    task = config.task
+    names = task.labels or CLASSES[task.kind]
+    scores: dict[str, dict[str, Any]] = {"accuracy": {}, "mae": {}, "averages": {}, "mae_averages": {}, "rows": {}}
+    for kind in ("logits", "labels"):
+        (folder / kind).mkdir()
+    for split, each in rights.items():
+        accuracy, mae = {}, {}
+        for language, right in each.items():
+            labels = labels_of(task.kind, split, language, len(right), len(names))
+            said = np.where(right, labels, (labels + 1) % len(names))
+            logits = np.eye(len(names), dtype=np.float32)[said]
+            np.save(folder / "logits" / f"{split}.{language}.npy", logits)
+            np.save(folder / "labels" / f"{split}.{language}.npy", labels)
+            accuracy[language] = metrics.accuracy(logits, labels)
+            mae[language] = metrics.mae(logits, labels)
+        scores["accuracy"][split] = accuracy
+        scores["averages"][split] = metrics.averages(accuracy, task.supervised, task.zero_shot)
+        scores["rows"][split] = {language: len(right) for language, right in each.items()}
+        if task.kind == "marc" or task.ordinal:
+            scores["mae"][split] = mae
+            scores["mae_averages"][split] = metrics.averages(mae, task.supervised, task.zero_shot)
+    whole = {
+        "task": task.kind,
+        "labels": names,
+        "supervised": task.supervised,
+        "zero_shot": task.zero_shot,
+        **scores,
+        "parameters": 1000,
+        "steps": round(100 * config.train.epochs),
+        "train_seconds": 10.0,
+        "step_seconds": {"median": 0.1, "teacher": config.distill.signal},
+        **result,
+    }
+    (folder / "result.json").write_text(json.dumps(whole), encoding="utf-8")
+    return folder
