@@ -314,6 +314,11 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 def read(file: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file and apply `key.key=value` overrides. Raises UserError."""
+    return parse(override(read_values(file), overrides or []), str(file))
+
+
+def read_values(file: str | Path) -> dict[str, Any]:
+    """The values of a YAML file, not validated yet. Raises UserError."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -326,7 +331,7 @@ def read(file: str | Path, overrides: list[str] | None = None) -> Config:
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: a configuration is a mapping of sections (task, student, ...), not {values!r}")
-    return parse(override(values, overrides or []), str(file))
+    return values
 
 
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -57,11 +57,11 @@ class Report:
         if self.bar is not None:
             self.bar.stop()
         elif self.show and kind is None:
-            self._line(f"done in {_clock(time.monotonic() - self.began)}")
+            self._line(f"done in {clock(time.monotonic() - self.began)}")
 
     def _left(self) -> str:
         spent = time.monotonic() - self.began
-        return _clock(spent / max(1, self.done - self.first) * (self.total - self.done))
+        return clock(spent / max(1, self.done - self.first) * (self.total - self.done))
 
     def _line(self, note: str) -> None:
         self.last_line = time.monotonic()
@@ -74,7 +74,8 @@ def _note(values: dict[str, Any]) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, or hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -8,6 +8,7 @@ from mbkd.errors import UserError
 
 # all: dev AVG(A), as in the paper, which looks at zero-shot dev labels; supervised: dev AVG(S) (decision 19)
 Rule = Literal["all", "supervised"]
+AVERAGE = {"all": "A", "supervised": "S"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Candidate:
 
 def score(result: dict[str, Any], rule: Rule = "all") -> float:
     """The dev average, 0 to 1, by which a run is judged. Raises UserError for a run without it."""
-    name = {"all": "A", "supervised": "S"}[rule]
+    name = AVERAGE[rule]
     value = result["averages"].get("dev", {}).get(name)
     if value is None:
         raise UserError(

@@ -98,7 +98,9 @@ def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path,
             weights[f"classifier.out_proj.{name}"] = weights[f"classifier.out_proj.{name}"][order]
 
     edit_weights(folder, permute)
-    assert torch.equal(Teacher(str(folder), LABELS, ranks).logits(tokens(world, folder, tmp_path), ROWS), expected)
+    found = Teacher(str(folder), LABELS, ranks).logits(tokens(world, folder, tmp_path), ROWS)
+    # Not bit for bit: a matrix product may round its last column, which fills no vector, in another order.
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
 def test_other_labels_are_refused_by_name(folder: Path, ranks):

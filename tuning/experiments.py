@@ -1,0 +1,131 @@
+"""The paper's experiments: which systems each one compares. What is searched and repeated comes on top (protocols)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mbkd import config as configuration
+from mbkd import paper
+from mbkd.config import Config
+from mbkd.errors import UserError
+from tuning import grids
+
+# full: every configuration with every seed (the paper's); confirm: one seed searches, the winner gets the others;
+# fixed: the configuration's own values, all seeds; search: a searcher proposes for one seed, the winner gets the others
+Protocol = Literal["full", "confirm", "fixed", "search"]
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of a table: a configuration in which values can be set and a seed chosen.
+
+    language, index: for a teacher, the language and which of its teachers; None for a student.
+    """
+
+    full: Config
+    language: str | None = None
+    index: int = 0
+
+    def given(self, values: dict[str, Any], seed: int) -> Config:
+        """The configuration with these values, by dotted field. Raises UserError for values that do not fit."""
+        return grids.with_values(self.full, values | {"seed": seed})
+
+    def run(self, values: dict[str, Any], seed: int) -> Config:
+        """The run with these values and this seed; a teacher's seed is always 1 (decision 20). Raises UserError."""
+        config = self.given(values, seed)
+        return config if self.language is None else config.teacher_run(self.language, self.index)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How an experiment's systems come from the configuration of MultiKD + MBLM, and its usual way to run.
+
+    bases: names of the paper's settings it is run on; searched: the fields of the paper's grid;
+    values: the paper's own where nothing is searched.
+    """
+
+    systems: Callable[[Config, list[int]], list[System]]
+    bases: tuple[str, ...]
+    protocol: Protocol
+    searched: tuple[str, str] = ("train.lr", "train.epochs")
+    values: tuple[str, ...] = ()
+
+
+def main(full: Config, _: list[int]) -> list[System]:
+    """Tables 3, 4, 7, 8."""
+    return [System(paper.system(full, name)) for name in paper.SYSTEMS]
+
+
+def ablations(full: Config, _: list[int]) -> list[System]:
+    """Table 5. Of the training without mixers the row `(single)` is measured afterwards, without a training."""
+    rows = [paper.system(full, "multikd"), full, *(paper.ablation(full, name) for name in paper.ABLATIONS)]
+    return [System(config) for config in rows]
+
+
+def efficiency(full: Config, _: list[int]) -> list[System]:
+    """Table 6; Ens2 comes from the saved logits of Single."""
+    return [System(paper.system(full, "multikd")), System(full)]
+
+
+def depth(full: Config, depths: list[int]) -> list[System]:
+    """Fig 5: hard labels, branches of every depth."""
+    labels = configuration.changed(full, {"distill": {"signal": "labels"}})
+    return [System(configuration.changed(labels, {"student": {"branch_depth": k}})) for k in depths]
+
+
+def teachers(full: Config, _: list[int]) -> list[System]:
+    """Table 2: every teacher that a configuration wants fine-tuned, on its own language."""
+    wanted = [
+        System(full, language, index)
+        for language in full.languages
+        for index, teacher in enumerate(full.teachers.get(language, ()))
+        if not teacher.fine_tuned
+    ]
+    if not wanted:
+        raise UserError("teachers: the configuration names no teacher to fine-tune (teachers.<language>.model)")
+    return wanted
+
+
+def grid(full: Config, _: list[int]) -> list[System]:
+    """A user's own configuration as it is."""
+    return [System(full)]
+
+
+EXPERIMENTS = {
+    "main": Experiment(main, ("xnli-mbert", "xnli-xlmr", "marc-mbert", "marc-xlmr"), "full"),
+    "ablations": Experiment(ablations, ("xnli-mbert",), "full"),
+    "efficiency": Experiment(efficiency, ("xnli-mbert",), "full"),
+    "depth": Experiment(depth, ("xnli-mbert",), "fixed", values=("train.lr=1e-5", "train.epochs=3")),
+    "teachers": Experiment(teachers, ("xnli-mbert", "marc-mbert"), "full", ("teaching.lr", "teaching.epochs")),
+    "grid": Experiment(grid, (), "full"),
+}
+GRID: tuple[list[float], list[int]] = ([1e-5, 2e-5, 3e-5], [2, 3, 5, 7, 10])  # the paper's
+
+
+def base(
+    name: str, overrides: list[str], experiment: Experiment, teachers: Path | None = None
+) -> tuple[Config, dict[str, list[Any]]]:
+    """A setting of the paper (xnli-mbert, ...) or a YAML file, and the lists that stand for single values in it.
+
+    Teacher logits are cached unless the file or an override says otherwise: many runs ask the same teachers.
+    teachers: a YAML file whose `teachers` are used instead. Raises UserError.
+    """
+    settings = {f"{task}-{backbone}": (task, backbone) for task in paper.TASKS for backbone in paper.BACKBONES}
+    if name in settings and not Path(name).exists():
+        task, backbone = settings[name]
+        values = paper.base(paper.TASKS[task](), paper.BACKBONES[backbone]).model_dump(mode="json")
+        del values["distill"]["signal"]
+        overrides = [*experiment.values, *overrides]
+    elif Path(name).is_file() or name.endswith((".yaml", ".yml")):
+        values = configuration.read_values(name)
+    else:
+        raise UserError(f"{name}: neither a file nor one of the paper's settings ({', '.join(settings)})")
+    if teachers is not None:
+        values["teachers"] = configuration.read_values(teachers).get("teachers")
+    values = configuration.override(values, overrides)
+    distill = values.get("distill") or {}
+    if isinstance(distill, dict) and not distill.get("hidden"):  # hidden states are not cached
+        values["distill"] = {"signal": "cache"} | distill
+    values, lists = grids.split(values)
+    return configuration.parse(values, name), lists

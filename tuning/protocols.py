@@ -1,0 +1,142 @@
+"""Which runs a comparison needs, given what is finished: grid times seeds, or one seed that searches and the rest that
+confirm. A pure function of configurations and results, so the same command always does exactly what is left.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mbkd.config import Config
+from mbkd.measure import selection
+from tuning.experiments import Protocol, System
+from tuning.grids import value_of
+
+Results = Mapping[str, dict[str, Any]]  # by run name, of the finished ones
+
+
+@dataclass
+class Choice:
+    """A system with the values that are tried, by dotted field."""
+
+    system: System
+    values: dict[str, Any]
+    _runs: dict[int, Config] = field(default_factory=dict)
+
+    def run(self, seed: int) -> Config:
+        """The run of a seed."""
+        if seed not in self._runs:  # asked for after every run that ends, and a validation takes a millisecond
+            self._runs[seed] = self.system.run(self.values, seed)
+        return self._runs[seed]
+
+    def names(self, seeds: Sequence[int]) -> list[str]:
+        """The names of its runs: a teacher has one, whatever the seeds."""
+        return list(dict.fromkeys(self.run(seed).run_name for seed in seeds))
+
+    def results(self, seeds: Sequence[int], results: Results) -> tuple[dict[str, Any], ...]:
+        """What its finished runs measured."""
+        return tuple(results[name] for name in self.names(seeds) if name in results)
+
+
+@dataclass
+class Group:
+    """The choices that compete for one row of a table."""
+
+    task: str
+    backbone: str
+    system: str
+    branch_depth: int
+    choices: list[Choice] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """How the screen calls it."""
+        return f"{self.system}, K={self.branch_depth}" if self.branch_depth else self.system
+
+
+def groups(systems: Iterable[System], combinations: Sequence[dict[str, Any]]) -> list[Group]:
+    """Every system with every combination of values, gathered by what a table calls the same. Raises UserError."""
+    found: dict[tuple[str, str, str, int], Group] = {}
+    for system in systems:
+        for values in combinations:
+            config = system.run(values, seed=1)
+            key = config.task.kind, config.student.backbone, config.system, config.student.branch_depth
+            exact = {path: value_of(system.given(values, seed=1), path) for path in values}
+            found.setdefault(key, Group(*key)).choices.append(Choice(system, exact))
+    return list(found.values())
+
+
+def wanted(
+    group: Group, protocol: Protocol, seeds: Sequence[int], results: Results, failed: set[str], rule: selection.Rule
+) -> list[Config]:
+    """The runs of a group that are known to be needed and that are neither finished nor failed.
+
+    Raises UserError where a configuration is to be chosen and a run has no dev average.
+    """
+    tried = seeds if protocol in ("full", "fixed") else seeds[:1]
+    runs = _left([choice.run(seed) for choice in group.choices for seed in tried], results, failed)
+    if runs or len(tried) == len(seeds):
+        return runs
+    winner = chosen(group, tried, results, rule)
+    return [] if winner is None else _left([winner.run(seed) for seed in seeds], results, failed)
+
+
+def _left(runs: list[Config], results: Results, failed: set[str]) -> list[Config]:
+    names = {config.run_name: config for config in runs}
+    return [config for name, config in names.items() if name not in results and name not in failed]
+
+
+def chosen(group: Group, seeds: Sequence[int], results: Results, rule: selection.Rule) -> Choice | None:
+    """The choice that counts; None where none has a finished run. Raises UserError for a run without dev average."""
+    have = [(choice, selection.Candidate(choice.values, choice.results(seeds, results))) for choice in group.choices]
+    have = [(choice, candidate) for choice, candidate in have if candidate.results]
+    if len(have) < 2:
+        return have[0][0] if have else None
+    best = selection.choose([candidate for _, candidate in have], rule)
+    return next(choice for choice, candidate in have if candidate is best)
+
+
+def record(
+    group: Group,
+    protocol: Protocol,
+    seeds: Sequence[int],
+    results: Results,
+    failed: Mapping[str, str],
+    rule: selection.Rule,
+) -> dict[str, Any]:
+    """What a group came to, as a report reads it: every configuration's score, the chosen one and its runs."""
+    tried = seeds if protocol in ("full", "fixed") else seeds[:1]
+    searched = []
+    for choice in group.choices:
+        found = choice.results(tried, results)
+        scores = [score for result in found if (score := _score(result, rule)) is not None]
+        searched.append(
+            {
+                "values": choice.values,
+                "seeds": [result["seed"] for result in found],
+                "score": sum(scores) / len(scores) if scores else None,
+                "steps": found[0]["steps"] if found else None,
+                "runs": [name for name in choice.names(seeds) if name in results],
+            }
+        )
+    best = chosen(group, tried, results, rule)
+    mine = best.names(seeds) if best is not None else []
+    expected = {name for choice in group.choices for name in choice.names(tried)} | set(mine)
+    scores = [score for name in mine if name in results and (score := _score(results[name], rule)) is not None]
+    return {
+        "task": group.task,
+        "backbone": group.backbone,
+        "system": group.system,
+        "branch_depth": group.branch_depth,
+        "chosen": best.values if best is not None else None,
+        "score": sum(scores) / len(scores) if scores else None,
+        "runs": [name for name in mine if name in results],
+        "searched": searched,
+        "failed": [{"run": name, "reason": failed[name]} for name in sorted(expected & set(failed))],
+        "missing": sorted(expected - set(results) - set(failed)),
+    }
+
+
+def _score(result: dict[str, Any], rule: selection.Rule) -> float | None:
+    """The dev average by the rule; None without one, which matters only where a choice is to be made."""
+    value: float | None = result["averages"].get("dev", {}).get(selection.AVERAGE[rule])
+    return value

@@ -1,0 +1,195 @@
+"""The stages of a sweep: teachers, tokens and caches once, then the runs that are wanted until none is."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mbkd import config as configuration
+from mbkd import paper, runs
+from mbkd.config import Config
+from tuning import grids, protocols
+from tuning.board import Board
+from tuning.experiments import System
+from tuning.protocols import Choice, Group
+from tuning.study import Sweep
+from tuning.trial import Conditions, Job, failure
+
+if TYPE_CHECKING:
+    from tuning.pool import Pool
+
+
+def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
+    """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
+    study.look()
+    if not study.wanted() and not _left_to_propose(study) and not _twins(study):
+        return True
+    from tuning.pool import Pool  # seconds of imports and processes, for nothing if nothing is left
+
+    title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
+    with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
+        stages = Stages(study, pool, board)
+        return stages.prepare() and stages.search() and stages.runs() and stages.twins()
+
+
+class Stages:
+    """One stage after the other on one pool; each returns False if the person stopped it."""
+
+    def __init__(self, study: Sweep, pool: "Pool", board: Board):
+        self.study, self.pool, self.board, self.root = study, pool, board, study.root
+
+    def prepare(self) -> bool:
+        """Teachers, tokens and caches, made once for all runs."""
+        students = [config for config in self.study.wanted() if config.role == "student"]
+        taught = [config for config in students if config.distill.signal != "labels"]
+        teachers = {run.run_name: run for config in taught for run in paper.teacher_runs(config)}
+        missing = [run for name, run in teachers.items() if not runs.finished(self.root / name)]
+        if not self._stage("teachers", [Job(run) for run in missing]):
+            return False
+        for config in taught:
+            lost = [run.run_name for run in paper.teacher_runs(config) if not runs.finished(self.root / run.run_name)]
+            if lost:
+                self.study.failed[config.run_name] = f"its teacher {lost[0]} failed"
+        ready = [config for config in students if config.run_name not in self.study.failed]
+        self._tokens(ready)
+        return self._caches([config for config in ready if config.distill.signal == "cache"])
+
+    def _tokens(self, configs: list[Config]) -> None:
+        """Tokenise what is not tokenised yet, and find bad input before any trial starts. Raises UserError."""
+        from mbkd.train.inputs import prepare
+
+        seen = set()
+        for config in configs:
+            key = (
+                config.task.model_dump_json(),
+                config.student.backbone,
+                config.train.max_length,
+                config.languages,
+                config.distill.signal == "labels",
+            )
+            if key not in seen:
+                seen.add(key)
+                self.board.say(f"tokens: {config.task.kind}, {config.student.backbone}, {', '.join(config.languages)}")
+                prepare(config, self.root)
+
+    def _caches(self, configs: list[Config]) -> bool:
+        """Ask every teacher once; the runs whose teacher is refused fail with its reason."""
+        jobs: list[Job] = []
+        served: set[tuple[str, ...]] = set()
+        for config in sorted(configs, key=lambda config: -len(config.languages)):
+            needs = set(_voices(config))
+            if not needs <= served:
+                jobs.append(Job(config, "cache"))
+                served |= needs
+        if not self._stage("teacher logits", jobs):
+            return False
+        for job in jobs:
+            reason = self.study.failed.pop(job.name, None)
+            for config in configs if reason else ():
+                if set(_voices(config)) & set(_voices(job.config)):
+                    self.study.failed[config.run_name] = str(reason)
+        return True
+
+    def search(self) -> bool:
+        """For the protocol search: Optuna proposes values for the first seed, system by system."""
+        for group in self.study.groups if self.study.protocol == "search" else ():
+            if not self.runs():  # what an earlier start of this command proposed, and the configuration's own values
+                return False
+            if (count := self.study.budget - len(group.choices)) > 0 and not self._propose(group, count):
+                return False
+        return True
+
+    def _propose(self, group: Group, count: int) -> bool:
+        seed, system = self.study.seeds[0], group.choices[0].system
+        known = [
+            (choice.values, score)
+            for choice in group.choices
+            for result in choice.results([seed], self.study.results)
+            if (score := self.study.score(result)) is not None
+        ]
+
+        def make(values: dict[str, Any]) -> Job:
+            rounded = {x: float(f"{v:.3g}") if isinstance(v, float) else v for x, v in values.items()}
+            exact = {x: grids.value_of(system.given(rounded, seed), x) for x in rounded}
+            group.choices.append(Choice(system, exact))
+            job = Job(group.choices[-1].run(seed))
+            self.study.record(False)  # the proposal is kept, whatever happens
+            return job
+
+        self.board.begin(f"search, {group.label}", {}, self.pool.at_once)
+        return self.pool.search(self.study.ranges, make, known, count, self.study.rule, self.board, self._ended)
+
+    def runs(self) -> bool:
+        """The runs that are wanted, and then those that their results make wanted."""
+        stage = 1
+        while wanted := self.study.wanted():
+            if not self._stage(f"runs, stage {stage}", [Job(config) for config in wanted]):
+                return False
+            stage += 1
+        return True
+
+    def twins(self) -> bool:
+        """Of the chosen trainings without mixers the other row of Table 5: measured, not trained."""
+        self.study.groups += _twins(self.study)
+        self.study.look()
+        return self.runs()
+
+    def _stage(self, title: str, jobs: list[Job]) -> bool:
+        if not jobs:
+            return True
+        for job in jobs:
+            (job.home(self.root) / "failed.json").unlink(missing_ok=True)  # another start, another chance
+        weights = {job.name: job.config.train.epochs * len(job.config.languages) for job in jobs}
+        self.board.begin(title, weights, self.pool.at_once)
+        return self.pool.run(jobs, self.board, self._ended)
+
+    def _ended(self, job: Job, node: str | None) -> None:
+        """Note what became of a job, on the board and in the record."""
+        name, directory = job.name, job.home(self.root)
+        problem = failure(directory)
+        if job.command == "train" and runs.finished(directory):
+            (directory / "failed.json").unlink(missing_ok=True)
+            self.study.results[name] = runs.read_result(directory)
+            score = self.study.score(self.study.results[name])
+            self.board.end(name, "" if score is None else f"dev {100 * score:.2f}")
+        elif problem or job.command == "train":
+            self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or its machine)")
+            if not problem:
+                directory.mkdir(parents=True, exist_ok=True)
+                runs.write_json(
+                    directory / "failed.json", {"reason": self.study.failed[name], "attempts": 1, "log": []}
+                )
+            self.board.end(name, self.study.failed[name], failed=True)
+        else:
+            self.board.end(name, "")
+        if node is not None:
+            self.study.nodes[name] = node
+        self.study.record(False)
+
+
+def _voices(config: Config) -> Iterable[tuple[str, ...]]:
+    """What decides a cache: a teacher, its language, the task and the length."""
+    for language in config.languages:
+        for teacher in config.teachers.get(language, ()):
+            same = config.task.model_dump_json(exclude={"zero_shot"}), str(config.train.max_length)
+            teaching = "" if teacher.fine_tuned else config.teaching.model_dump_json()
+            yield language, teacher.model, teaching, *same
+
+
+def _left_to_propose(study: Sweep) -> bool:
+    return study.protocol == "search" and any(len(group.choices) < study.budget for group in study.groups)
+
+
+def _twins(study: Sweep) -> list[Group]:
+    """For each chosen training without mixers, the group of its runs with the other way to infer, if not there yet."""
+    found = []
+    for group in study.groups:
+        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        full = best.system.full if best is not None else None
+        if best is None or full is None or study.name != "ablations" or full.student.mixers != "none":
+            continue
+        single = configuration.changed(full, {"student": {"inference": "single"}})
+        label = best.run(study.seeds[0])
+        name = configuration.changed(label, {"student": {"inference": "single"}}).system
+        if full.student.inference == "all" and not any(each.system == name for each in study.groups):
+            twin = Group(group.task, group.backbone, name, group.branch_depth, [Choice(System(single), best.values)])
+            found.append(twin)
+    return found

@@ -1,0 +1,87 @@
+"""What a sweep knows while it goes on, all of it read from run directories, and the record that it leaves."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mbkd import runs
+from mbkd.config import Config
+from mbkd.measure import selection
+from tuning import protocols
+from tuning.experiments import Protocol
+from tuning.protocols import Group
+
+
+@dataclass
+class Sweep:
+    """What a sweep knows: its groups, what is finished, what has failed, where each run ran."""
+
+    name: str
+    groups: list[Group]
+    protocol: Protocol
+    seeds: list[int]
+    rule: selection.Rule
+    root: Path
+    command: str
+    ranges: dict[str, tuple[float, float] | list[Any]] = field(default_factory=dict)  # of a search
+    budget: int = 0
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, str] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Read the results that are there, whoever made them."""
+        for group in self.groups:
+            for choice in group.choices:
+                for name in choice.names(self.seeds):
+                    if name not in self.results and runs.finished(self.root / name):
+                        self.results[name] = runs.read_result(self.root / name)
+
+    @property
+    def tried(self) -> list[int]:
+        """The seeds that a configuration is chosen with."""
+        return self.seeds if self.protocol in ("full", "fixed") else self.seeds[:1]
+
+    def wanted(self) -> list[Config]:
+        """The runs that are needed now."""
+        found: dict[str, Config] = {}
+        for group in self.groups:
+            now = protocols.wanted(group, self.protocol, self.seeds, self.results, set(self.failed), self.rule)
+            found |= {config.run_name: config for config in now}
+        return list(found.values())
+
+    def score(self, result: dict[str, Any]) -> float | None:
+        """The dev average that a run is judged by; None without one."""
+        value: float | None = result["averages"].get("dev", {}).get(selection.AVERAGE[self.rule])
+        return value
+
+    def best(self, group: Group) -> tuple[float | None, int]:
+        """The best dev average of a group so far, and how many of its runs are finished."""
+        made = [choice.results(self.seeds, self.results) for choice in group.choices]
+        scores = [self.score(result) for results in made for result in results]
+        return max((score for score in scores if score is not None), default=None), sum(map(len, made))
+
+    def record(self, finished: bool) -> Path:
+        """Write what is known as RUNS/sweeps/<name>-<hash>.json, whole or not at all."""
+        plan = [[group.system, group.branch_depth, choice.values, choice.system.full.hash]
+                for group in self.groups for choice in group.choices]  # fmt: skip
+        text = json.dumps([plan, self.seeds, self.protocol, self.rule])
+        file = self.root / "sweeps" / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "experiment": self.name,
+            "protocol": self.protocol,
+            "rule": self.rule,
+            "finished": finished,
+            "command": self.command,
+            "seeds": self.seeds,
+            "groups": [
+                protocols.record(group, self.protocol, self.seeds, self.results, self.failed, self.rule)
+                for group in self.groups
+            ],
+            "nodes": self.nodes,
+        }
+        runs.write_json(file, content)
+        return file

@@ -1,0 +1,205 @@
+"""Many runs as one command that can be killed and given again: grid, seeds, choice, table."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from mbkd.errors import UserError
+from mbkd.measure import metrics, selection
+from mbkd.show import print_results
+from tuning import grids, protocols
+from tuning.experiments import EXPERIMENTS, GRID, Experiment, Protocol, base
+from tuning.protocols import Group
+from tuning.stages import carry_out
+from tuning.study import Sweep
+from tuning.trial import Conditions, log_file
+
+STOPPED = 130
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(EXPERIMENTS)}.", metavar="EXPERIMENT")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="For example train.batch_size=64; a list, such as train.lr=[1e-5,2e-5], is searched. "
+            "For grid: FILE first, a configuration with lists.",
+            metavar="[KEY=VALUE]...",
+        ),
+    ] = None,
+    on: Annotated[
+        list[str] | None, typer.Option(help="A setting of the paper such as xnli-mbert, or a YAML file; repeatable.")
+    ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            help="full: every configuration with every seed; confirm: one seed searches, the best gets the others; "
+            "fixed: no search; search: Optuna searches with one seed, the best gets the others."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 1, 2, ...")] = 5,
+    rule: Annotated[
+        selection.Rule, typer.Option(help="What is best on dev: all (the paper's, over all languages) or supervised.")
+    ] = "all",
+    depths: Annotated[str, typer.Option(help="For depth: the values of K, such as 0,1,2.")] = "0,2,4,6,8,10,12",
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", help="For search: FIELD=LOW:HIGH, on a log scale; repeatable.")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="For search: proposals for each system.")] = 20,
+    teachers: Annotated[
+        Path | None, typer.Option(help="A YAML file with `teachers`, such as the teachers sweep writes.")
+    ] = None,
+    root: Annotated[Path, typer.Option("--runs", help="Where run directories go.")] = Path("runs"),
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes of a trial; one per GPU of it.")] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(min=0, help="May be a fraction. One where there is one.")
+    ] = None,
+    cpus_per_trial: Annotated[float, typer.Option(min=0.01, help="Cores of a trial; also its threads.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
+    hang_minutes: Annotated[float, typer.Option(help="A trial that says nothing for so long has failed.")] = 30,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster, or auto; without it Ray starts here.")] = None,
+) -> None:
+    """Run an experiment of the paper, or a grid of your own; given again, it does what is left."""
+    if name not in EXPERIMENTS:
+        raise UserError(f"{name}: no such experiment; there are {', '.join(EXPERIMENTS)}")
+    experiment, given, bases = EXPERIMENTS[name], list(overrides or []), list(on or [])
+    if name == "grid" and given and "=" not in given[0]:
+        bases.append(given.pop(0))
+    bases = bases or list(experiment.bases)
+    if not bases:
+        raise UserError("grid: name the file: python -m tuning.sweep grid FILE [key=value ...]")
+    protocol = protocol or experiment.protocol
+    spans = _ranges(protocol, ranges or [])
+    seeds_wanted = list(range(1, seeds + 1))
+    groups: list[Group] = []
+    for each in bases:
+        full, lists = base(each, given, experiment, teachers)
+        if "seed" in lists:
+            seeds_wanted = [int(seed) for seed in lists.pop("seed")]
+        systems = experiment.systems(full, _depths(depths))
+        tried = _combinations(name, experiment, protocol, lists) or [{x: grids.value_of(full, x) for x in spans}]
+        groups += protocols.groups(systems, tried)
+    command = shlex.join(["python", "-m", "tuning.sweep", *sys.argv[1:]])
+    study = Sweep(name, groups, protocol, seeds_wanted, rule, root, command, spans, budget)
+    given_to_trials = Conditions(root.absolute(), Path.cwd(), ranks, cpus_per_trial, gpus_per_trial, hang_minutes * 60)
+    whole = carry_out(study, given_to_trials, retries, address)
+    file = study.record(whole and not study.failed)
+    show(study)
+    if name == "teachers":
+        for written in write_teachers(study):
+            print(f"the chosen teachers, for --teachers: {written}")
+    print(f"report: python -m analysis.report {root} --out {root}/report")
+    print(file)
+    if not whole:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(STOPPED)
+    if study.failed:
+        for run, reason in study.failed.items():
+            print(f"error: {run} failed: {reason}; log: {log_file(root, run)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _ranges(protocol: Protocol, texts: list[str]) -> dict[str, tuple[float, float] | list[Any]]:
+    """FIELD=LOW:HIGH or FIELD=[A,B] by field. Raises UserError."""
+    if (protocol == "search") != bool(texts):
+        raise UserError("--protocol search and --range FIELD=LOW:HIGH belong together")
+    found: dict[str, tuple[float, float] | list[Any]] = {}
+    for text in texts:
+        path, _, value = text.partition("=")
+        try:
+            if value.startswith("["):
+                found[path] = list(yaml.safe_load(value))
+            else:
+                low, high = (float(part) for part in value.split(":"))
+                if not 0 < low < high:
+                    raise ValueError
+                found[path] = low, high
+        except (ValueError, yaml.YAMLError):
+            raise UserError(f"--range {text}: write FIELD=LOW:HIGH with 0 < LOW < HIGH, or FIELD=[A,B]") from None
+    return found
+
+
+def _depths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--depths {text}: write whole numbers with commas, such as 0,2,4") from None
+
+
+def _combinations(
+    name: str, experiment: Experiment, protocol: Protocol, lists: dict[str, list[Any]]
+) -> list[dict[str, Any]]:
+    """The values that every system is tried with. Raises UserError where lists and protocol do not fit."""
+    if protocol in ("fixed", "search"):
+        if lists:
+            raise UserError(f"{next(iter(lists))} is a list, and --protocol {protocol} tries none; give one value")
+        return [{}] if protocol == "fixed" else []  # a search starts from the configuration's own values
+    if not lists and name == "grid":
+        raise UserError("grid: nothing to try; write a list at one field at least, such as train.lr=[1e-5,2e-5]")
+    return grids.combinations(lists or dict(zip(experiment.searched, GRID, strict=True)))
+
+
+def show(study: Sweep) -> None:
+    """The table of the chosen configurations, means over their seeds, split by split."""
+    means = []
+    for group in study.groups:
+        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        if best is not None:
+            found = best.results(study.seeds, study.results)
+            values = ", ".join(f"{path.split('.')[-1]} {value:g}" for path, value in best.values.items())
+            means.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))
+    for task in dict.fromkeys(mean["task"] for mean in means):
+        mine = [mean for mean in means if mean["task"] == task]
+        for split in mine[0]["accuracy"]:
+            print_results(mine, split)
+
+
+def _mean(results: tuple[dict[str, Any], ...], label: str) -> dict[str, Any]:
+    """One result for several seeds: the mean of every score."""
+    mean: dict[str, Any] = {key: results[0][key] for key in ("role", "task", "supervised", "zero_shot")}
+    mean["system"] = label
+    for metric, averages in (("accuracy", "averages"), ("mae", "mae_averages")):
+        mean[metric], mean[averages] = {}, {}
+        for split, languages in results[0][metric].items():
+            each = {x: sum(result[metric][split][x] for result in results) / len(results) for x in languages}
+            mean[metric][split] = each
+            mean[averages][split] = metrics.averages(each, mean["supervised"], mean["zero_shot"])
+    return mean
+
+
+def write_teachers(study: Sweep) -> Iterator[Path]:
+    """The best teachers of each task as a YAML file that `--teachers` reads."""
+    by_task: dict[str, dict[str, Any]] = {}
+    for group in study.groups:
+        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        if best is not None:
+            language = best.system.language or ""
+            weight = best.system.full.teachers[language][best.system.index].weight
+            teacher = {"model": str(study.root / best.names([1])[0] / "model"), "fine_tuned": True, "weight": weight}
+            by_task.setdefault(group.task, {}).setdefault(language, []).append(teacher)
+    for task, teachers in by_task.items():
+        file = study.root / "sweeps" / f"teachers-{task}.yaml"
+        file.write_text(yaml.safe_dump({"teachers": teachers}, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        yield file
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend end in one message and exit code 2."""
+    try:
+        app()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""One trial: a run brought to its end by `mbkd` in a process of its own, watched, its metrics passed on."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+import mbkd
+from mbkd import runs
+from mbkd.config import Config
+from mbkd.errors import UserError
+
+LOOK = 0.5  # seconds between two looks at a process
+PATIENCE = 30.0  # seconds for a checkpoint after SIGTERM
+LINES = 20  # of the log that a failure shows
+USER_ERROR = 2
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a trial does: `train` a student or a teacher, or build the `cache` of the teachers' logits."""
+
+    config: Config
+    command: Literal["train", "cache"] = "train"
+
+    @property
+    def name(self) -> str:
+        """The run's name; a cache serves many runs and is called after the first that asks."""
+        return self.config.run_name if self.command == "train" else f"cache-{self.config.run_name}"
+
+    def home(self, root: Path) -> Path:
+        """Where what is written about it goes: the run's directory, or one of its own."""
+        return runs.folder(root, self.config) if self.command == "train" else root / "sweeps" / self.name
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How trials are run: where, with what, and how long one may stay silent. Paths are absolute.
+
+    gpus: of one trial, 0.5 for two on one; None is one where there are any. ranks: None is one for each GPU.
+    """
+
+    root: Path
+    here: Path  # where the sweep was started: relative paths of a configuration start there
+    ranks: int | None
+    cpus: float
+    gpus: float | None
+    silence: float  # seconds
+
+    def with_gpus(self, there: float) -> "Conditions":
+        """The same with the number of GPUs and ranks decided, on machines with so many GPUs."""
+        gpus = self.gpus if self.gpus is not None else float(there > 0)
+        return replace(self, gpus=gpus, ranks=self.ranks or max(1, int(gpus)))
+
+    @property
+    def threads(self) -> int:
+        """Threads of a rank."""
+        return max(1, int(self.cpus) // (self.ranks or 1))
+
+
+class TrialFailed(Exception):
+    """Why a trial ended without a result; the last lines of its log are in failed.json."""
+
+
+def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) -> None:
+    """Bring a job to its end; one that another process works on is waited for. Raises TrialFailed.
+
+    report: gets the dev averages of each epoch while the run writes them.
+    """
+    directory = runs.folder(given.root, job.config)
+    seen = _Epochs(directory)
+    while not (job.command == "train" and runs.finished(directory)):
+        if job.command == "train" and _taken(given.root, job.config):
+            time.sleep(LOOK)
+        else:
+            code, lines = _attempt(job, given, lambda: seen.tell(report))
+            if code == USER_ERROR and any("another process is working on this run" in line for line in lines):
+                continue
+            if code == 0 and job.command == "cache":
+                return
+            if code != 0 or not runs.finished(directory):
+                raise TrialFailed(_fail(job, given.root, code, lines))
+        seen.tell(report)
+
+
+def hopeless(directory: Path) -> bool:
+    """Whether trying again cannot help: the last attempt ended in an error that the user must mend."""
+    return failure(directory).get("code") == USER_ERROR
+
+
+def failure(directory: Path) -> dict[str, Any]:
+    """What failed.json of a run holds; empty where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((directory / "failed.json").read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError):
+        return {}
+
+
+def log_file(root: Path, name: str) -> Path:
+    """Where the output of a trial's process goes."""
+    return root / "sweeps" / "logs" / f"{name}.log"
+
+
+def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int | None, list[str]]:
+    """Start the process and wait for it: its exit code, None if it was silent too long, and its last lines."""
+    log = log_file(given.root, job.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = log.with_suffix(".yaml")
+    file.write_text(job.config.dump(), encoding="utf-8")
+    command = [sys.executable, "-m", "mbkd.cli", job.command, str(file), "--runs", str(given.root)]
+    command += ["--ranks", str(given.ranks)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(given.threads),
+        # The checkout that this process runs, wherever the trial's working directory is.
+        "PYTHONPATH": os.pathsep.join([str(Path(mbkd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=given.here if given.here.is_dir() else None,
+            env=environment,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
+        )
+        try:
+            code = _wait(process, [log, runs.folder(given.root, job.config) / "metrics.jsonl"], given.silence, look)
+        finally:
+            _end(process)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return code, lines[-LINES:]
+
+
+def _wait(process: subprocess.Popen[bytes], files: list[Path], silence: float, look: Callable[[], Any]) -> int | None:
+    """The exit code, or None once no file has grown for `silence` seconds."""
+    sizes, since = [-1] * len(files), time.monotonic()
+    while process.poll() is None:
+        time.sleep(LOOK)
+        look()
+        now = [file.stat().st_size if file.exists() else -1 for file in files]
+        if now != sizes:
+            sizes, since = now, time.monotonic()
+        elif time.monotonic() - since > silence:
+            return None
+    return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process that still runs for a checkpoint, wait a while, and leave nothing of it behind."""
+    if process.poll() is not None:
+        return
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    _, alive = psutil.wait_procs([psutil.Process(process.pid), *below], timeout=PATIENCE)
+    for each in alive:
+        each.kill()
+    process.wait()
+
+
+def _die_with_parent() -> None:
+    """Have Linux send SIGTERM when the parent dies, so that a killed driver leaves no run behind."""
+    PR_SET_PDEATHSIG = 1
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _taken(root: Path, config: Config) -> bool:
+    """Whether another process works on a run now."""
+    try:
+        runs.lock(root, config).release()
+        return False
+    except UserError:
+        return True
+
+
+def _fail(job: Job, root: Path, code: int | None, lines: list[str]) -> str:
+    """Write failed.json, and return why in one line."""
+    errors = [line for line in lines if line.startswith("error: ") or "Error" in line]
+    reason = f"silent for too long and ended; log: {log_file(root, job.name)}"
+    if code is not None:
+        reason = f"exit code {code}: {errors[-1] if errors else (lines or ['no output'])[-1]}"
+    directory = job.home(root)
+    attempts = failure(directory).get("attempts", 0) + 1
+    directory.mkdir(parents=True, exist_ok=True)
+    runs.write_json(directory / "failed.json", {"reason": reason, "attempts": attempts, "code": code, "log": lines})
+    return reason
+
+
+class _Epochs:
+    """The dev scores that a run has written since they were last asked for."""
+
+    def __init__(self, run: Path):
+        self.file, self.seen = run / "metrics.jsonl", 0
+
+    def tell(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """Report epoch and dev averages of each measurement that is new."""
+        try:
+            lines = self.file.read_bytes().split(b"\n")[:-1]  # the last line may be half-written
+        except FileNotFoundError:
+            return
+        found = [line for line in map(json.loads, lines) if line.get("split") == "dev"]
+        for line in found[self.seen :]:
+            averages = {f"dev_{name}": value for name, value in line["accuracy_averages"].items() if value is not None}
+            report({"epoch": line["epoch"], **averages})
+        self.seen = max(self.seen, len(found))
