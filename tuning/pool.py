@@ -149,6 +149,10 @@ class _Watcher(tune.Callback):
         self.jobs: dict[str, Job] = {}  # by Tune's own id of the trial
         self.ended = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes its callbacks to disk for a resume of its own; ours is by run directories."""
+        return {}
+
     def job(self, trial: Any) -> Job:
         """The job of a trial; found once, as a search makes a new one for every proposal."""
         if trial.trial_id not in self.jobs:
