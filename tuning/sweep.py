@@ -147,16 +147,17 @@ def _combinations(
 
 
 def show(study: Sweep) -> None:
-    """The table of the chosen configurations, means over their seeds, split by split."""
-    means = []
+    """The tables of the chosen configurations, means over their seeds: for each task and backbone, split by split."""
+    means: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in study.groups:
         best = protocols.chosen(group, study.tried, study.results, study.rule)
         if best is not None:
             found = best.results(study.seeds, study.results)
-            values = ", ".join(f"{path.split('.')[-1]} {value:g}" for path, value in best.values.items())
-            means.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))
-    for task in dict.fromkeys(mean["task"] for mean in means):
-        mine = [mean for mean in means if mean["task"] == task]
+            values = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in best.values.items())
+            label = f"{group.label} ({values or 'as given'}; n={len(found)})"
+            means.setdefault((group.task, group.backbone), []).append(_mean(found, label))
+    for (task, backbone), mine in means.items():
+        print(f"{task}, {backbone}")
         for split in mine[0]["accuracy"]:
             print_results(mine, split)
 

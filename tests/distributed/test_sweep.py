@@ -1,0 +1,248 @@
+"""Sweeps through Ray Tune as a user types them: protocols, kills, failures, two nodes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.conftest import ENVIRONMENT, ROOT, run
+
+PLAIN = ("distill.signal=labels", "student.branch_depth=0")  # MultiTrain: no teachers to wait for
+
+
+def sweep(*arguments: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    """`python -m tuning.sweep ARGUMENTS` in a fresh process."""
+    return run(sys.executable, "-m", "tuning.sweep", *arguments, timeout=timeout)
+
+
+def record(runs: Path, experiment: str) -> dict:
+    (file,) = (runs / "sweeps").glob(f"{experiment}-*.json")
+    return json.loads(file.read_text())
+
+
+def finished(runs: Path) -> set[str]:
+    return {file.parent.name for file in runs.glob("*/result.json")}
+
+
+def same_logits(a: Path, b: Path) -> bool:
+    files = sorted(file.relative_to(a) for file in a.glob("*/logits/*.npy"))
+    return bool(files) and all(np.array_equal(np.load(a / file), np.load(b / file)) for file in files)
+
+
+def processes_of(runs: Path) -> list[psutil.Process]:
+    """Ranks and commands that work below a folder of runs."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any("mbkd" in part for part in process.info["cmdline"] or []) and str(runs) in process.info["cmdline"]:
+            found.append(process)
+    return found
+
+
+def test_a_sweep_searches_confirms_and_does_nothing_twice(toy_yaml: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,1e-5]", "--protocol", "confirm")
+    asked = (*asked, "--seeds", "2", "--runs", runs)
+    done = sweep(*asked)
+    assert done.returncode == 0, done.stderr
+    (group,) = record(runs, "grid")["groups"]
+    assert len(finished(runs)) == 3
+    assert [each["seeds"] for each in group["searched"]] == [[1], [1]]
+    scores = [each["score"] for each in group["searched"]]
+    assert group["chosen"]["train.lr"] == (1e-3 if scores[0] >= scores[1] else 1e-5)
+    assert len(group["runs"]) == 2
+    assert "python -m analysis.report" in done.stdout
+    assert "n=2" in done.stdout
+    before = {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")}
+    again = sweep(*asked)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""  # nothing to do, so nothing was started
+    assert {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")} == before
+
+
+def test_a_wrong_value_ends_in_one_message_before_anything_starts(toy_yaml: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    for arguments, message in (
+        (("grid", toy_yaml, "train.lr=[1e-3,-1]"), "train.lr = -1"),
+        (("grid", toy_yaml), "nothing to try"),
+        (("mian",), "no such experiment; there are main"),
+        (("main", "--on", toy_yaml, "--protocol", "fixed", "train.lr=[1,2]"), "--protocol fixed tries none"),
+        (("main", "--on", toy_yaml, "--protocol", "search"), "--range FIELD=LOW:HIGH belong together"),
+        (("main", "--on", "nowhere.yaml"), "nowhere.yaml"),
+    ):
+        done = sweep(*arguments, "--runs", runs)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not runs.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_every_experiment_by_name_end_to_end(toy_yaml: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    lists = ("train.lr=[1e-3,3e-3]", "train.epochs=[1,2]")
+    small = ("--on", toy_yaml, "--runs", runs, "--seeds", "2")
+    done = sweep("teachers", "--on", toy_yaml, "--runs", runs, "teaching.lr=[1e-3,3e-3]")
+    assert done.returncode == 0, done.stderr
+    teachers = runs / "sweeps" / "teachers-marc.yaml"
+    assert str(teachers) in done.stdout
+    teaching = ("--teachers", teachers)
+    done = sweep("main", *small, *teaching, *lists, timeout=2000)
+    assert done.returncode == 0, done.stderr
+    groups = record(runs, "main")["groups"]
+    assert [group["system"] for group in groups] == ["MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM"]
+    assert all(len(each["runs"]) == 2 for group in groups for each in group["searched"])
+    assert len(finished(runs)) == 6 + 4 * 8
+    for name in ("ablations", "efficiency", "depth"):
+        extra = ("--protocol", "fixed") if name != "depth" else ("--depths", "0,1,2")
+        done = sweep(name, *small, *teaching, *extra, timeout=1000)
+        assert done.returncode == 0, done.stderr
+        assert all(len(group["runs"]) == 2 for group in record(runs, name)["groups"]), name
+    systems = [group["system"] for group in record(runs, "ablations")["groups"]]
+    assert systems[-1] == "MultiKD + MBLM - all mixers (single)"
+    single = [json.loads(file.read_text()) for file in runs.glob("*single*/result.json")]
+    for each in single:
+        trained = json.loads((runs / each["trained_as"] / "result.json").read_text())
+        assert each["averages"]["test"]["Z"] == trained["averages"]["test"]["Z"]
+        assert each["train_seconds"] == trained["train_seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_driver_killed_three_times_leaves_exactly_the_rest(toy_yaml: Path, tmp_path: Path):
+    asked = ("grid", toy_yaml, "train.lr=[1e-3,3e-3]", "--seeds", "2")
+    assert sweep(*asked, "--runs", tmp_path / "quiet", timeout=900).returncode == 0
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-m", "tuning.sweep", *map(str, asked), "--runs", str(runs)]
+    for seconds in (14, 30, 40):
+        driver = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    done = sweep(*asked, "--runs", runs, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert finished(runs) == finished(tmp_path / "quiet")
+    assert same_logits(tmp_path / "quiet", runs)
+    assert not processes_of(runs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_trials_that_raise_are_killed_or_hang_do_not_stop_the_others(toy_yaml: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    # 1e30 makes the loss infinite; the second and the third are killed and stopped below; the fourth is well
+    asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e30,1e-3,2e-3,3e-3]", "train.epochs=20")
+    asked = (*asked, "--seeds", "1", "--retries", "1", "--hang-minutes", "0.5", "--runs", str(runs))
+    command = [sys.executable, "-m", "tuning.sweep", *map(str, asked)]
+    driver = subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    names = {}
+    deadline = time.monotonic() + 900
+    while driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+        for log in (runs / "sweeps" / "logs").glob("*.yaml"):
+            text = log.read_text()
+            names |= {lr: log.stem for lr in ("0.001", "0.002") if f"lr: {lr}\n" in text.split("\ntrain:")[-1]}
+        for process in processes_of(runs):
+            line = " ".join(process.cmdline()) if process.is_running() else ""
+            if "mbkd.train.job" in line and "launcher" not in line:
+                if names.get("0.001", "-") in line:
+                    process.kill()
+                elif names.get("0.002", "-") in line:
+                    process.suspend()
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 1, errors
+    (group,) = record(runs, "grid")["groups"]
+    reasons = {each["run"]: each["reason"] for each in group["failed"]}
+    assert len(reasons) == 3
+    assert "not finite" in " ".join(reasons.values())
+    assert "silent for too long" in reasons[names["0.002"]]
+    assert group["chosen"]["train.lr"] == 3e-3
+    assert all(name in errors for name in reasons)
+    killed = json.loads((runs / names["0.001"] / "failed.json").read_text())
+    assert killed["attempts"] == 2
+    assert any("killed by signal 9" in line for line in killed["log"])
+    assert not processes_of(runs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same(toy_yaml: Path, tmp_path: Path):
+    asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,3e-3]", "--seeds", "2")
+    assert sweep(*asked, "--runs", tmp_path / "alone", timeout=900).returncode == 0
+    runs = tmp_path / "runs"
+    code = (
+        "import subprocess, sys\n"
+        "from ray.cluster_utils import Cluster\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False})\n"
+        "cluster.add_node(num_cpus=1)\n"
+        "cluster.wait_for_nodes()\n"
+        "done = subprocess.run([sys.executable, '-m', 'tuning.sweep', *sys.argv[1:], '--address', cluster.address])\n"
+        "cluster.shutdown()\n"
+        "sys.exit(done.returncode)\n"
+    )
+    done = run(sys.executable, "-c", code, *asked, "--runs", runs, timeout=900)
+    assert done.returncode == 0, done.stderr
+    nodes = record(runs, "grid")["nodes"]
+    assert len(set(nodes.values())) == 2
+    assert same_logits(tmp_path / "alone", runs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_a_search_keeps_to_its_budget_and_goes_on(toy_yaml: Path, tmp_path: Path):
+    pytest.importorskip("optuna")
+    runs = tmp_path / "runs"
+    asked = (
+        "grid",
+        toy_yaml,
+        LABELS,
+        "student.branch_depth=0",
+        "--protocol",
+        "search",
+        "--range",
+        "train.lr=1e-4:1e-2",
+    )
+    asked = (*asked, "--seeds", "2", "--runs", runs)
+    done = sweep(*asked, "--budget", "2")
+    assert done.returncode == 0, done.stderr
+    (group,) = record(runs, "grid")["groups"]
+    assert len(group["searched"]) == 2
+    assert len(group["runs"]) == 2
+    assert sweep(*asked, "--budget", "2").stderr == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(toy_yaml: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    asked = (
+        "grid",
+        toy_yaml,
+        LABELS,
+        "student.branch_depth=0",
+        "train.lr=[1e-3,3e-3]",
+        "--seeds",
+        "1",
+        "--runs",
+        str(runs),
+    )
+    command = [sys.executable, "-m", "tuning.sweep", *map(str, asked)]
+    driver = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list(runs.glob("*/config.yaml")):
+        time.sleep(0.2)
+        assert driver.poll() is None
+    os.kill(driver.pid, signal.SIGINT)
+    _, errors = driver.communicate(timeout=200)
+    assert driver.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert not processes_of(runs)
+    assert sweep(*asked).returncode == 0
+    assert len(finished(runs)) == 2
