@@ -204,8 +204,7 @@ def test_a_search_keeps_to_its_budget_and_goes_on(toy_yaml: Path, tmp_path: Path
     asked = (
         "grid",
         toy_yaml,
-        LABELS,
-        "student.branch_depth=0",
+        *PLAIN,
         "--protocol",
         "search",
         "--range",
@@ -226,8 +225,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(toy_yaml: Path, tmp_p
     asked = (
         "grid",
         toy_yaml,
-        LABELS,
-        "student.branch_depth=0",
+        *PLAIN,
         "train.lr=[1e-3,3e-3]",
         "--seeds",
         "1",
