@@ -1,6 +1,11 @@
 """What a table of the report is, whoever renders it: rows of cells, each a number and what stands beside it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+NOTHING = "–"
+WITHIN = Decimal("0.05")  # of the best, inclusive: the caption of Table 3
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,29 @@ class Table:
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     spans: list[tuple[str, int]] = field(default_factory=list)
+
+
+def empty(note: str = "") -> Cell:
+    """A cell without a number."""
+    return Cell(None, NOTHING, note=note)
+
+
+def embolden(rows: Sequence[Row], lowest: bool = False) -> list[Row]:
+    """Bold every number within 0.05 of its block's best in its column, decided on the printed decimals.
+
+    lowest: the best is the smallest (MAE). A number that stands alone is not bold.
+    """
+    found = list(rows)
+    for block in dict.fromkeys(row.block for row in rows):
+        mine = [i for i, row in enumerate(rows) if row.block == block]
+        for column in range(len(rows[mine[0]].cells)):
+            printed = {
+                i: Decimal(found[i].cells[column].text) for i in mine if found[i].cells[column].value is not None
+            }
+            best = (min if lowest else max)(printed.values(), default=Decimal(0))
+            for i, number in printed.items():
+                if len(printed) > 1 and abs(number - best) <= WITHIN:
+                    cells = list(found[i].cells)
+                    cells[column] = replace(cells[column], bold=True)
+                    found[i] = replace(found[i], cells=cells)
+    return found

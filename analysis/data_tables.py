@@ -1,0 +1,101 @@
+"""Tables 1 and 2: what the data is, and how good the teachers are in their own languages."""
+
+import statistics
+from pathlib import Path
+
+from analysis import reference
+from analysis.collect import Run
+from analysis.context import TASKS, Context
+from analysis.groups import Group
+from analysis.scores import Score, score
+from analysis.tables import Cell, Row, Table, empty
+
+# The paper's teachers, by the folder of their checkpoints.
+TEACHERS = {
+    "roberta-large": "RoBERTa",
+    "camembert-large": "CamemBERT",
+    "chinese-roberta-wwm-ext-large": "RoBERTa-wwm-ext",
+}
+
+
+def data_tables(context: Context) -> list[Table]:
+    """Table 1; Table 2 where there are runs of teachers, with the paper's numbers beside it if asked for."""
+    tables = [statistics_table(context)]
+    if any(group.role == "teacher" for group in context.groups):
+        table = teachers_table(context)
+        beside = reference.comparison(table, table.columns) if context.paper else None
+        tables += [table, *([beside] if beside else [])]
+    return tables
+
+
+def statistics_table(context: Context) -> Table:
+    """Table 1: languages, labels, and rows of a language in each split."""
+    rows = []
+    for task in context.tasks:
+        first = next(g.runs[0] for g in context.groups if g.task == task and g.role == "student")
+        printed = reference.tables()["table-1"].get(TASKS[task], {}) if context.paper else {}
+        counts = [(len(first.languages), "languages"), (len(first.result["labels"]), "labels")]
+        cells = [reference.beside(Cell(n, f"{n:,}"), printed.get(name)) for n, name in counts]
+        for split in ("train", "dev", "test"):
+            cells.append(reference.beside(_rows(first, split), printed.get(split)))
+        rows.append(Row(TASKS[task], cells))
+    columns = ["#Language", "#Labels", "#Train", "#Dev", "#Test"]
+    return Table("table-1", "Table 1: rows of each language", columns, rows)
+
+
+def _rows(run: Run, split: str) -> Cell:
+    """How many rows a language has; `least to most` where they differ."""
+    counts = list(run.result.get("rows", {}).get(split, {}).values())
+    if not counts:
+        return empty()
+    low, high = min(counts), max(counts)
+    return Cell(low, f"{low:,}") if low == high else Cell(statistics.mean(counts), f"{low:,} to {high:,}")
+
+
+def teachers_table(context: Context) -> Table:
+    """Table 2: each teacher's accuracy in its own language, on test where there is one, and their mean."""
+    groups = [group for group in context.groups if group.role == "teacher"]
+    tasks = [task for task in TASKS if any(group.task == task for group in groups)]
+    languages = list(dict.fromkeys(x for run in context.collection.runs for x in run.result["supervised"]))
+    found: dict[tuple[int, str], dict[str, Score]] = {}
+    notes = []
+    for task in tasks:
+        split = _split(context, [g for g in groups if g.task == task])
+        notes.append(f"{TASKS[task]}: {split} split.")
+        for group in groups:
+            language = group.runs[0].result["supervised"][0]
+            values = [x for run in group.runs if (x := run.scores(split).get(language)) is not None]
+            if group.task == task and values:
+                name = Path(group.backbone).name
+                key = languages.index(language), f"({language}) {TEACHERS.get(name, name)}"
+                found.setdefault(key, {})[task] = score(values)
+    rows = []
+    for (_, label), each in sorted(found.items()):
+        printed = reference.tables()["table-2"].get(label, {}) if context.paper else {}
+        cells = [reference.beside(each[x].cell(), printed.get(TASKS[x])) if x in each else empty() for x in tasks]
+        rows.append(Row(label, cells))
+    rows.append(Row("Average", [_average(context, found, task) for task in tasks]))
+    title = "Table 2: teachers in their own languages, accuracy x100"
+    return Table("table-2", title, [TASKS[task] for task in tasks], rows, notes)
+
+
+def _split(context: Context, groups: list[Group]) -> str:
+    """The one that is asked for; else test, where all teachers of a task were measured on it."""
+    everywhere = all("test" in run.result["accuracy"] for group in groups for run in group.runs)
+    return context.split or ("test" if everywhere else "dev")
+
+
+def _average(context: Context, found: dict[tuple[int, str], dict[str, Score]], task: str) -> Cell:
+    """The mean over languages of the best teacher; none where a language that students learn from has no teacher."""
+    best: dict[int, float] = {}
+    for (language, _), each in found.items():
+        if task in each:
+            best[language] = max(best.get(language, 0.0), each[task].mean)
+    wanted = {
+        x for g in context.groups if g.task == task and g.role == "student" for x in g.runs[0].result["supervised"]
+    }
+    if len(best) < len(wanted):
+        return empty("a language has no teacher here")
+    mean = statistics.fmean(best.values())
+    printed = reference.tables()["table-2"]["Average"].get(TASKS[task]) if context.paper else None
+    return reference.beside(Cell(mean, f"{mean:.2f}", n=len(best)), printed)

@@ -1,0 +1,191 @@
+"""What every run said about every row, read once, and the averages of systems resampled over rows and seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from analysis import bootstrap
+from analysis.bootstrap import Estimate
+from analysis.collect import Problem, Run
+from analysis.groups import Group
+
+SEED = 20220228  # of the bootstrap's draws: the same report every time
+AVERAGES = ("S", "Z", "A")
+
+
+def averages(group: Group) -> dict[str, tuple[str, ...]]:
+    """The languages behind AVG(S), AVG(Z) and AVG(A); an average over no language is none."""
+    first = group.runs[0]
+    found = {"S": tuple(first.result["supervised"]), "Z": tuple(first.result["zero_shot"]), "A": first.languages}
+    return {name: languages for name, languages in found.items() if languages}
+
+
+@dataclass(frozen=True)
+class Said:
+    """The classes that a group's runs chose: language -> (runs, rows) uint8."""
+
+    group: Group
+    classes: dict[str, np.ndarray]
+
+
+class Resampled:
+    """The averages of groups on one split of one task, with intervals; scores x100.
+
+    groups that miss a language, or whose arrays are not there, have none. metric: accuracy, or mae.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], split: str, metric: str, draws: int, problems: list[Problem], said: "Answers"
+    ):
+        self.metric, self.draws = metric, draws
+        self.labels = said.labels
+        self.said = {id(group): found for group in groups if (found := said.of(group, split, problems)) is not None}
+        self.columns = [(found.group, name) for found in self.said.values() for name in averages(found.group)]
+        self.position = {(id(group), name): i for i, (group, name) in enumerate(self.columns)}
+
+    @cached_property
+    def blocks(self) -> list[tuple[str, ...]]:
+        """Languages whose rows are resampled together: those with the same labels row by row are translations.
+
+        But not in MARC, whose files may be sorted by stars.
+        """
+        if any(found.group.task == "marc" for found in self.said.values()):
+            return [(language,) for language in self.labels]
+        together: dict[bytes, list[str]] = {}
+        for language, labels in self.labels.items():
+            together.setdefault(labels.tobytes(), []).append(language)
+        return [tuple(languages) for languages in together.values()]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which of S, Z, A there are intervals of."""
+        return tuple(name for name in AVERAGES if any(column == name for _, column in self.columns))
+
+    @property
+    def notes(self) -> list[str]:
+        """How the intervals were made, in words."""
+        if not self.columns:
+            return ["No intervals: a run has not all the logits that they are made from."]
+        together = [languages for languages in self.blocks if len(languages) > 1]
+        alone = [languages[0] for languages in self.blocks if len(languages) == 1]
+        found = [f"Bootstrap over rows, {self.draws:,} draws, the same rows for all systems; spread over seeds added."]
+        found += [f"The same items in {', '.join(each)}: resampled together." for each in together]
+        if alone and len(self.labels) > 1:
+            found.append(f"Rows of {', '.join(alone)} are not translations of each other: each language by itself.")
+        if any(len(_by_seed(found.group)) == 1 for found in self.said.values()):
+            found.append("A system with one seed: its interval says nothing about another seed.")
+        return found
+
+    @cached_property
+    def moves(self) -> np.ndarray:
+        """(draws, columns): how each average moves when rows are resampled, the same rows for every group."""
+        means = [[part.mean(axis=0) for part in self._scores(group, name)] for group, name in self.columns]
+        blocks = [np.stack(parts, axis=1) for parts in zip(*means, strict=True)]
+        return bootstrap.row_draws(blocks, self.draws, np.random.default_rng(SEED))
+
+    def average(self, group: Group, name: str) -> Estimate | None:
+        """AVG(S), AVG(Z) or AVG(A) of a group with its interval; None where rows are missing."""
+        at = self.position.get((id(group), name))
+        if at is None:
+            return None
+        scores = self._scores(group, name)
+        return self._estimate(scores, self.moves[:, at] + self._by_seeds(scores, at))
+
+    def difference(self, left: Group, right: Group, name: str, margin: float = 0.0) -> Estimate | None:
+        """left - right of an average, rows paired, and seeds too where both have the same; p of its being `margin`."""
+        a, b = self.position.get((id(left), name)), self.position.get((id(right), name))
+        if a is None or b is None:
+            return None
+        mine, other = self._scores(left, name), self._scores(right, name)
+        moves = self.moves[:, a] - self.moves[:, b]
+        paired = [x.mean(axis=0)[None] - y.mean(axis=0)[None] for x, y in zip(mine, other, strict=True)]
+        if left.seeds == right.seeds and len(mine[0]) == len(other[0]):
+            paired = [x - y for x, y in zip(mine, other, strict=True)]
+            moves = moves + self._by_seeds(paired, a, b)
+        else:
+            moves = moves + self._by_seeds(mine, a) - self._by_seeds(other, b)
+        return self._estimate(paired, moves, margin)
+
+    def _by_seeds(self, scores: list[np.ndarray], *stream: int) -> np.ndarray | float:
+        rng = np.random.default_rng([SEED, *stream])
+        return bootstrap.seed_draws(bootstrap.seed_error(scores), len(scores[0]), self.draws, rng)
+
+    @staticmethod
+    def _estimate(scores: list[np.ndarray], moves: np.ndarray, margin: float = 0.0) -> Estimate:
+        value = sum(float(part.mean(dtype=np.float64)) for part in scores)
+        return bootstrap.estimate(100 * value, 100 * moves, margin)
+
+    def _scores(self, group: Group, name: str) -> list[np.ndarray]:
+        """For each block (seeds, rows): a seed's share of the average from each row; the blocks' means sum to it."""
+        languages = averages(group)[name]
+        classes = self.said[id(group)].classes
+        found = []
+        for block in self.blocks:
+            rows = len(self.labels[block[0]])
+            total = np.zeros((len(group.runs), rows), dtype=np.float32)
+            for language in block:
+                if language in languages:
+                    labels = self.labels[language]
+                    if self.metric == "accuracy":
+                        total += classes[language] == labels
+                    else:
+                        total += np.abs(classes[language].astype(np.int16) - labels)
+            found.append(_by_seed(group) @ (total / len(languages)))
+        return found
+
+
+def _by_seed(group: Group) -> np.ndarray:
+    """(seeds, runs): runs to seeds. The identity, but for ensembles, whose pairs share seeds.
+
+    The mean over all pairs is a U-statistic; its jackknife pseudo-values are what each seed contributes.
+    """
+    runs, seeds = len(group.runs), group.seeds
+    if group.role != "ensemble":
+        return np.eye(runs, dtype=np.float32)
+    without = np.array([[seed not in run.seeds for run in group.runs] for seed in seeds], dtype=np.float32)
+    counts = without.sum(axis=1, keepdims=True)
+    if (counts == 0).any():  # two seeds make one pair: nothing is known of their spread
+        return np.full((1, runs), 1 / runs, dtype=np.float32)
+    values: np.ndarray = len(seeds) / runs - (len(seeds) - 1) * without / counts
+    return values
+
+
+class Answers:
+    """Reads the classes that runs chose on one split of one task; a run is read once, whatever asks for it."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, np.ndarray] = {}  # language -> (rows,), of the first run that has it
+        self.read: dict[int, Said | None] = {}
+
+    def of(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
+        """What a group's runs said; None, with the reason among the problems, where that is not known of all."""
+        if id(group) not in self.read:
+            self.read[id(group)] = self._read(group, split, problems)
+        return self.read[id(group)]
+
+    def _read(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
+        classes: dict[str, list[np.ndarray]] = {}
+        for run in group.runs:
+            for language in group.runs[0].languages:
+                if (split, language) in run.damaged or language not in run.scores(split):
+                    return None  # named already, or listed with the table as a language that is missing
+                try:
+                    classes.setdefault(language, []).append(self._run(run, split, language))
+                except (OSError, ValueError) as error:
+                    what = f"no intervals for {group.system} ({error})"
+                    problems.append(Problem(f"{run.name}, {split} {language}", what))
+                    return None
+        return Said(group, {language: np.stack(each) for language, each in classes.items()})
+
+    def _run(self, run: Run, split: str, language: str) -> np.ndarray:
+        """(rows,) uint8. Raises ValueError where the arrays contradict result.json, or another run's labels."""
+        labels = np.asarray(run.labels(split, language))
+        known = self.labels.setdefault(language, labels.astype(np.int16))
+        if not np.array_equal(known, labels):
+            raise ValueError("other labels than the first run's: measured on other rows")
+        chosen = run.logits(split, language).argmax(axis=1).astype(np.uint8)
+        if abs(float(np.mean(chosen == labels)) - run.scores(split)[language]) > 1e-6:
+            raise ValueError("logits and result.json have different accuracies")
+        return chosen

@@ -1,0 +1,123 @@
+"""Tables 3, 4, 7 and 8, and the same for a user's own task: every system in every language."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from analysis import reference
+from analysis.bootstrap import Estimate
+from analysis.claims import NOT_WORSE, Claim, compare, decide
+from analysis.context import TASKS, Context, block_name, depth_note
+from analysis.groups import Group
+from analysis.items import Resampled, averages
+from analysis.scores import AVERAGES, gaps, scores
+from analysis.tables import Cell, Row, Table, embolden, empty
+
+SYSTEMS = ("MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM")
+PAPER = {
+    ("xnli", "test", "accuracy"): "table-3",
+    ("marc", "test", "accuracy"): "table-4",
+    ("xnli", "dev", "accuracy"): "table-7",
+    ("marc", "test", "mae"): "table-8",
+}
+METRICS = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}
+
+
+def main_tables(context: Context) -> tuple[list[Table], list[Claim]]:
+    """Every main table with what stands beside it (intervals; the paper's numbers), and the claims about them."""
+    tables: list[Table] = []
+    claims: list[Claim] = []
+    for task in context.tasks:
+        for split in context.splits(task):
+            for metric in METRICS:
+                groups = list(_groups(context, task))
+                if any(scores(group, split, metric) for group in groups):
+                    resampled = context.resampled(task, split, metric, groups)
+                    table = main_table(context, task, split, metric, groups)
+                    tables += [table, intervals(table, groups, resampled)]
+                    if context.paper and (beside := reference.comparison(table, AVERAGES)):
+                        tables.append(beside)
+                    if metric == "accuracy":
+                        claims += _claims(context, table.key, task, resampled)
+    return tables, claims
+
+
+def main_table(context: Context, task: str, split: str, metric: str, groups: Sequence[Group]) -> Table:
+    """One table in the paper's layout: a row per system, a block per backbone, languages, averages, number of runs."""
+    key = PAPER.get((task, split, metric), f"{task}-{split}{'-mae' if metric == 'mae' else ''}")
+    first = groups[0].runs[0]
+    supervised, zero_shot = first.result["supervised"], first.result["zero_shot"]
+    columns = [*first.languages, *(name for name in AVERAGES if zero_shot or name != "AVG(Z)")]
+    rows, notes = [], []
+    for group in groups:
+        found = scores(group, split, metric)
+        printed = reference.printed(key, group.runs[0], columns) if context.paper else {}
+        cells = [
+            reference.beside(found[column].cell(), printed.get(column)) if column in found else empty()
+            for column in columns
+        ]
+        rows.append(Row(group.system, cells, block_name(group.backbone)))
+        notes += [*depth_note(group), *gaps(group, split, metric)]
+    rows = embolden(rows, lowest=metric == "mae")
+    runs = [Cell(len(group.runs), str(len(group.runs))) for group in groups]
+    rows = [Row(row.label, [*row.cells, n], row.block) for row, n in zip(rows, runs, strict=True)]
+    notes += _missing(context, task)
+    number = key.replace("table-", "Table ") + ": " if key.startswith("table") else ""
+    spans = [("Supervised", len(supervised)), *([("Zero-shot", len(zero_shot))] if zero_shot else [])]
+    return Table(key, f"{number}{TASKS[task]} {split}, {METRICS[metric]}", [*columns, "runs"], rows, notes, spans)
+
+
+def intervals(table: Table, groups: Sequence[Group], resampled: Resampled, pairs: bool = True) -> Table:
+    """The 95 % interval of each average, and of each difference of two systems of a block."""
+    names = list(averages(groups[0]))
+    rows = []
+    for backbone in dict.fromkeys(group.backbone for group in groups):
+        mine = [group for group in groups if group.backbone == backbone]
+        for group in mine:
+            cells = [_interval(resampled.average(group, name), "") for name in names]
+            rows.append(Row(group.system, cells, block_name(backbone)))
+        for right, left in combinations(mine, 2) if pairs else ():
+            cells = [_interval(resampled.difference(left, right, name), "+") for name in names]
+            rows.append(Row(f"{left.system} − {right.system}", cells, block_name(backbone)))
+    columns = [f"AVG({name})" for name in names]
+    return Table(f"{table.key}-intervals", f"{table.title}: 95 % intervals", columns, rows, resampled.notes)
+
+
+def _interval(found: Estimate | None, sign: str) -> Cell:
+    if found is None:
+        return empty()
+    value, low, high = (f"{x:{sign}.2f}" for x in (found.value, found.low, found.high))
+    return Cell(found.value, f"{value} [{low}, {high}]", interval=(found.low, found.high))
+
+
+def _groups(context: Context, task: str) -> Iterator[Group]:
+    """The rows: the paper's systems in its order, then the user's others; ablations have a table of their own."""
+    others = sorted({group.system for group in context.groups if group.task == task and group.role == "student"})
+    others = [name for name in others if name not in SYSTEMS and not name.startswith("MultiKD + MBLM ")]
+    for backbone in context.backbones(task):
+        for system in (*SYSTEMS, *others):
+            if group := context.find(task, backbone, system):
+                yield group
+
+
+def _missing(context: Context, task: str) -> list[str]:
+    """The paper's systems that a backbone has no finished runs of."""
+    found = []
+    for backbone in context.backbones(task) if task != "own" else ():
+        names = [system for system in SYSTEMS if context.find(task, backbone, system) is None]
+        if names:
+            found.append(f"{block_name(backbone)}: no finished runs of {', '.join(names)}")
+    return found
+
+
+def _claims(context: Context, key: str, task: str, resampled: Resampled) -> list[Claim]:
+    """What the paper says about its main tables, for each backbone."""
+    found = []
+    for backbone in context.backbones(task):
+        train, kd, mblm = (context.find(task, backbone, system) for system in SYSTEMS[1:])
+        block = block_name(backbone)
+        found.append(compare(key, block, resampled, kd, train, "S", "MultiKD > MultiTrain on AVG(S)"))
+        if "Z" in resampled.names:
+            found.append(compare(key, block, resampled, mblm, kd, "Z", "MBLM > MultiKD on AVG(Z)"))
+        not_worse = "MBLM not worse than MultiKD on AVG(S)"
+        found.append(compare(key, block, resampled, mblm, kd, "S", not_worse, -NOT_WORSE))
+    return decide(found)

@@ -1,0 +1,133 @@
+"""Finished runs -> the paper's tables with intervals, and its claims as a checklist.
+
+usage: python -m analysis.report RUNS [--out DIR] [--split dev|test] [--reference paper] [--draws N]
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis import render
+from analysis.claims import Claim, checklist
+from analysis.collect import Collection, Problem, collect
+from analysis.context import Context, systems_table
+from analysis.data_tables import data_tables
+from analysis.groups import Group, choose
+from analysis.main_tables import main_tables
+from analysis.structure_tables import structure_tables
+from analysis.tables import Table
+from mbkd.errors import UserError
+from mbkd.progress import Report
+
+BESIDE = ("-intervals", "-paper")  # tables that stand behind their own
+
+
+def make(
+    root: Path, split: str | None = None, paper: bool = False, draws: int = 10_000
+) -> tuple[Collection, list[Group], list[Table], list[Claim]]:
+    """Everything that a report shows, of the runs below a folder. Raises UserError."""
+    if draws < 1000:
+        raise UserError(f"--draws {draws}: an interval from fewer than 1000 is noise")
+    with Report("report", 4) as report:
+        collection = collect(root)
+        groups = choose(collection)
+        report.advance({"runs": len(collection.runs)})
+        context = Context(collection, groups, split, paper, draws)
+        if split and not any(context.splits(task) for task in context.tasks):
+            raise UserError(f"--split {split}: no run was measured on it")
+        tables = data_tables(context)
+        report.advance()
+        main, claims = main_tables(context)
+        report.advance()
+        structures, others = structure_tables(context)
+        report.advance()
+    tables = sorted([*tables, *main, *structures], key=_place)
+    claims = sorted([*claims, *others], key=lambda claim: [table.key for table in tables].index(claim.table))
+    return collection, groups, tables, claims
+
+
+def _place(table: Table) -> tuple[bool, str, int]:
+    """The paper's tables first, in its order, each followed by what stands beside it."""
+    own = table.key
+    for i, suffix in enumerate(BESIDE, start=1):
+        if own.endswith(suffix):
+            return not own.startswith("table"), own.removesuffix(suffix), i
+    return not own.startswith("table"), own, 0
+
+
+def write(
+    collection: Collection, groups: Sequence[Group], tables: Sequence[Table], claims: Sequence[Claim], out: Path
+) -> list[Path]:
+    """Write report.md, tables.tex, cells.csv and report.json; returns the files."""
+    missing = list(dict.fromkeys(collection.problems))
+    systems = systems_table(groups)
+    whole = {
+        "runs": str(collection.root),
+        "problems": [asdict(problem) for problem in missing],
+        "claims": [asdict(claim) for claim in claims],
+        "tables": [render.as_json(table) for table in (systems, *tables)],
+    }
+    texts = {
+        "report.md": _markdown(collection, missing, systems, tables, claims),
+        "tables.tex": "% \\usepackage{booktabs,graphicx}\n" + "\n".join(map(render.latex, tables)),
+        "report.json": json.dumps(whole, indent=1, ensure_ascii=False) + "\n",
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    with (out / "cells.csv").open("w", encoding="utf-8", newline="") as file:
+        lines = csv.DictWriter(file, render.CSV_COLUMNS)
+        lines.writeheader()
+        lines.writerows(line for table in tables for line in render.csv_lines(table))
+    return [out / name for name in (*texts, "cells.csv")]
+
+
+def _markdown(
+    collection: Collection, missing: Sequence[Problem], systems: Table, tables: Sequence[Table], claims: Sequence[Claim]
+) -> str:
+    parts = [f"# {collection.root}: {len(collection.runs)} finished runs\n"]
+    if missing:
+        parts.append("## Missing from this report\n\n" + "\n".join(f"- {x.where}: {x.what}" for x in missing) + "\n")
+    parts += [render.markdown(checklist(claims)), *map(render.markdown, tables), render.markdown(systems)]
+    return "\n".join(parts)
+
+
+def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim]) -> None:
+    """Print what is missing, the tables, and the checklist; intervals are in the files."""
+    console = Console(width=None if Console().is_terminal else 200)
+    missing = [(problem.where, problem.what) for problem in dict.fromkeys(collection.problems)]
+    shown: list[Table] = [render.problems(missing)] if missing else []
+    shown += [table for table in tables if not table.key.endswith("-intervals")]
+    for table in [*shown, checklist(claims)]:
+        console.print(render.rich_table(table))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="analysis.report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, help="the folder that `mbkd train --runs` wrote to")
+    parser.add_argument("--out", type=Path, help="where the files go (default: RUNS/report)")
+    parser.add_argument("--split", choices=("dev", "test"), help="only this one (default: what each table asks for)")
+    parser.add_argument("--reference", choices=("paper",), help="print the paper's numbers and the difference beside")
+    parser.add_argument("--draws", type=int, default=10_000, help="of the bootstrap (default: 10000)")
+    asked: Any = parser.parse_args(arguments)
+    collection, groups, tables, claims = make(asked.runs, asked.split, asked.reference == "paper", asked.draws)
+    files = write(collection, groups, tables, claims, asked.out or asked.runs / "report")
+    show(collection, tables, claims)
+    for file in files:
+        print(file)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

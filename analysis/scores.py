@@ -1,0 +1,59 @@
+"""A group's scores on a split: mean, standard deviation and number of runs of every language and average."""
+
+import statistics
+from dataclasses import dataclass
+
+from analysis.groups import Group
+from analysis.tables import Cell
+from mbkd.measure import metrics
+
+AVERAGES = ("AVG(S)", "AVG(Z)", "AVG(A)")
+
+
+@dataclass(frozen=True)
+class Score:
+    """x100; std is over n runs, None for one."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def cell(self) -> Cell:
+        """As it is printed: two decimals."""
+        return Cell(self.mean, f"{self.mean:.2f}", std=self.std, n=self.n)
+
+
+def scores(group: Group, split: str, metric: str = "accuracy") -> dict[str, Score]:
+    """Column (a language, or one of AVERAGES) -> score. What no run measured is not there.
+
+    An average is over the runs that measured all its languages.
+    """
+    values: dict[str, list[float]] = {}
+    for run in group.runs:
+        each = run.scores(split, metric)
+        for language, value in each.items():
+            values.setdefault(language, []).append(value)
+        means = metrics.averages(each, run.result["supervised"], run.result["zero_shot"])
+        for name, mean in means.items():
+            if mean is not None:
+                values.setdefault(f"AVG({name})", []).append(mean)
+    return {column: score(each) for column, each in values.items()}
+
+
+def score(values: list[float]) -> Score:
+    """Of values 0 to 1 (classes for mae)."""
+    std = 100 * statistics.stdev(values) if len(values) > 1 else None
+    return Score(100 * statistics.fmean(values), std, len(values))
+
+
+def gaps(group: Group, split: str, metric: str = "accuracy") -> list[str]:
+    """In words: what keeps a group's averages from being over all runs and all languages."""
+    found = []
+    for run in group.runs:
+        there = run.scores(split, metric)
+        if missing := [language for language in run.languages if language not in there]:
+            seeds = " and ".join(map(str, run.seeds))
+            found.append(
+                f"{group.system}, seed {seeds}: no {split} score for {', '.join(missing)}; in no average of it"
+            )
+    return found

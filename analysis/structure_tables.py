@@ -1,0 +1,208 @@
+"""Tables 5 and 6: what each part of MBLM is worth, and what it costs beside one model and an ensemble of two."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from analysis import reference
+from analysis.claims import Claim, compare, decide, ratio
+from analysis.context import TASKS, Context, block_name, depth_note
+from analysis.groups import Group
+from analysis.items import Resampled
+from analysis.main_tables import intervals
+from analysis.scores import AVERAGES, gaps, scores
+from analysis.tables import Cell, Row, Table, empty
+
+SINGLE, MBLM, ENSEMBLE = "MultiKD", "MultiKD + MBLM", "Ens2"
+TOP = f"{MBLM} + branches at the top"
+ABLATIONS = (
+    f"{MBLM} - inner-mixers",
+    f"{MBLM} - all mixers (single)",
+    f"{MBLM} - all mixers (all)",
+    f"{MBLM} - detaching",
+    TOP,
+    f"{MBLM} + multi-classifier",
+)
+# Parameters of MBLM over the plain model (K = 4, three branches): 32 and 20 % more. Time is printed for mBERT only.
+PARAMETERS = {"mbert": "1.3", "xlmr": "1.2"}
+TIME = {"mbert": "1.1"}
+
+
+def structure_tables(context: Context) -> tuple[list[Table], list[Claim]]:
+    """Table 5 and Table 6 of every task that has the systems for them, on dev where there is one, with the claims."""
+    tables: list[Table] = []
+    claims: list[Claim] = []
+    for task in context.tasks:
+        splits = context.splits(task)
+        if not splits:
+            continue
+        split = splits[-1]  # dev, the paper's; test where it is all there is
+        for make in (_ablations, _efficiency):
+            found, said = make(context, task, split)
+            tables += found
+            claims += said
+    return tables, claims
+
+
+def _ablations(context: Context, task: str, split: str) -> tuple[list[Table], list[Claim]]:
+    """Table 5."""
+    blocks = {}
+    for backbone in context.backbones(task):
+        names = (SINGLE, MBLM, *ABLATIONS)
+        here = {name: group for name in names if (group := context.find(task, backbone, name))}
+        if any(name in here for name in ABLATIONS):
+            blocks[backbone] = here
+    if not blocks:
+        return [], []
+    key = "table-5" if task == "xnli" else f"{task}-ablations"
+    title = f"ablations, {TASKS[task]} {split}, accuracy x100"
+    found = _averages(context, task, split, key, title, blocks, _ablation_label)
+    resampled = context.resampled(task, split, "accuracy", [g for each in blocks.values() for g in each.values()])
+    claims = []
+    for backbone, here in blocks.items():
+        block, full = block_name(backbone), here.get(MBLM)
+        for name in ABLATIONS:
+            text = f"{name.removeprefix(MBLM).strip()} below MBLM on AVG(A)"
+            claims.append(compare(key, block, resampled, full, here.get(name), "A", text))
+        plain = reference.backbone_name(reference.backbone_key(backbone))
+        text = f"branches at the top below {plain} on AVG(A)"
+        claims.append(compare(key, block, resampled, here.get(SINGLE), here.get(TOP), "A", text))
+    return found, decide(claims)
+
+
+def _ablation_label(name: str, backbone: str) -> str:
+    if name == SINGLE:
+        return reference.backbone_name(reference.backbone_key(backbone))
+    return "+ MBLM" if name == MBLM else name.removeprefix(MBLM).strip()
+
+
+def _averages(
+    context: Context,
+    task: str,
+    split: str,
+    key: str,
+    title: str,
+    blocks: dict[str, dict[str, Group]],
+    label: Callable[[str, str], str],
+) -> list[Table]:
+    """A table of the averages of some systems, its intervals, and the paper's numbers beside it."""
+    rows, notes = [], []
+    for backbone, here in blocks.items():
+        for name, group in here.items():
+            found = scores(group, split)
+            printed = reference.printed(key, group.runs[0], AVERAGES) if context.paper and split == "dev" else {}
+            cells = [reference.beside(found[x].cell(), printed.get(x)) if x in found else empty() for x in AVERAGES]
+            runs = Cell(len(group.runs), str(len(group.runs)))
+            rows.append(Row(label(name, backbone), [*cells, runs], block_name(backbone)))
+            notes += [*depth_note(group), *gaps(group, split)]
+    number = key.replace("table-", "Table ") + ": " if key.startswith("table") else ""
+    table = Table(key, f"{number}{title}", [*AVERAGES, "runs"], rows, notes)
+    groups = [group for here in blocks.values() for group in here.values()]
+    resampled = context.resampled(task, split, "accuracy", groups)
+    beside = reference.comparison(table, AVERAGES) if context.paper else None
+    return [table, intervals(table, groups, resampled, pairs=False), *([beside] if beside else [])]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How many times Single's parameters and step time a system has; where the numbers are from, and n."""
+
+    parameters: float
+    time: float | None
+    source: str
+    n: str
+
+
+def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], list[Claim]]:
+    """Table 6."""
+    blocks = {}
+    for backbone in context.backbones(task):
+        here = {name: group for name in (SINGLE, MBLM) if (group := context.find(task, backbone, name))}
+        if SINGLE in here and (pairs := _ensemble(context, here[SINGLE])):
+            here = {SINGLE: here[SINGLE], ENSEMBLE: pairs, **here}
+        if SINGLE in here and len(here) > 1:
+            blocks[backbone] = here
+    if not blocks:
+        return [], []
+    key = "table-6" if task == "xnli" else f"{task}-efficiency"
+    names = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE}
+    title = f"efficiency, {TASKS[task]} {split}, accuracy x100"
+    table, *others = _averages(context, task, split, key, title, blocks, lambda name, _: names[name])
+    resampled = context.resampled(task, split, "accuracy", [g for each in blocks.values() for g in each.values()])
+    claims, rows, sources = [], iter(table.rows), []
+    with_cost = []
+    for backbone, here in blocks.items():
+        costs = {name: _cost(context, backbone, name, here) for name in here}
+        sources += [f"{block_name(backbone)}: {cost.source}" for cost in costs.values()]
+        for name, cost in costs.items():
+            row = next(rows)
+            printed = {}
+            if context.paper and row.cells[0].reference is not None:
+                printed = reference.tables()[key]["mbert"][name]
+            columns = (("Params", cost.parameters), ("Time", cost.time))
+            extra = [reference.beside(_times(value), printed.get(column)) for column, value in columns]
+            with_cost.append(Row(row.label, [*row.cells[:-1], *extra, row.cells[-1]], row.block))
+        claims += _claims(key, backbone, here, costs, resampled)
+    notes = [*table.notes, *dict.fromkeys(sources)]
+    table = Table(key, table.title, [*AVERAGES, "Params", "Time", "runs"], with_cost, notes)
+    if context.paper and (beside := reference.comparison(table, [*AVERAGES, "Params", "Time"])):
+        others = [*others[:1], beside]
+    return [table, *others], decide(claims)
+
+
+def _ensemble(context: Context, single: Group) -> Group | None:
+    """The pairs of Single's runs."""
+    members = {run.name for run in single.runs}
+    for group in context.groups:
+        if group.system == ENSEMBLE and set(group.runs[0].result["members"]) <= members:
+            return group
+    return None
+
+
+def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) -> Cost:
+    """From the record of `tuning.efficiency` for this backbone; without one from what the runs noted themselves."""
+    label = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE}[name]
+    task = here[SINGLE].task
+    for record in context.collection.efficiency:
+        if (record["task"], record["backbone"]) == (task, backbone) and label in record["systems"]:
+            single, mine = record["systems"]["Single"], record["systems"][label]
+            seconds = [each["step_seconds"]["online"]["median"] for each in (mine, single)]
+            time = seconds[0] / seconds[1]
+            if label == "MBLM":  # of each round, then the median: what slows the machine slows both
+                time = record["ratios"]["measured"]["online"]
+            source = (
+                f"Params and Time measured in turn, teachers online, {record['rounds']} rounds ({record['machine']})"
+            )
+            return Cost(mine["parameters"] / single["parameters"], time, source, f"{record['rounds']} rounds")
+    results = {key: [run.result for run in here[key].runs] for key in (SINGLE, name)}
+    modes = {result["step_seconds"]["teacher"] for each in results.values() for result in each}
+    parameters, seconds = (
+        [statistics.median(read(result) for result in results[key]) for key in (name, SINGLE)]
+        for read in (lambda result: result["parameters"], lambda result: result["step_seconds"]["median"])
+    )
+    source = "Params and Time from the runs' own records, teachers " + " and ".join(sorted(modes))
+    time = seconds[0] / seconds[1] if len(modes) == 1 else None
+    return Cost(parameters[0] / parameters[1], time, source, f"{len(here[name].runs)} runs")
+
+
+def _times(value: float | None) -> Cell:
+    return empty() if value is None else Cell(value, f"{value:.2f}×")
+
+
+def _claims(
+    key: str, backbone: str, here: dict[str, Group], costs: dict[str, Cost], resampled: Resampled
+) -> list[Claim]:
+    """What the paper says about its Table 6."""
+    block, which = block_name(backbone), reference.backbone_key(backbone)
+    pairs, mblm = here.get(ENSEMBLE), here.get(MBLM)
+    found = [compare(key, block, resampled, pairs, mblm, "S", "Ens2 > MBLM on AVG(S)")]
+    if "Z" in resampled.names:
+        found.append(compare(key, block, resampled, mblm, pairs, "Z", "Ens2 < MBLM on AVG(Z)"))
+    cost = costs.get(MBLM)
+    for printed, name, value in (
+        (PARAMETERS.get(which), "Params", cost.parameters if cost else None),
+        (TIME.get(which), "Time", cost.time if cost else None),
+    ):
+        if printed:
+            found.append(ratio(key, block, f"{name}: MBLM / Single = {printed}", value, cost.n if cost else ""))
+    return found
