@@ -155,6 +155,36 @@ def train(
 
 
 @app.command()
+def grow(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    *,
+    language: Annotated[str, typer.Option(help="The language that gets a branch; it needs training rows.")],
+    runs: Runs = Path("runs"),
+    ranks: Ranks = None,
+    fresh: Fresh = False,
+    checkpoint_steps: CheckpointSteps = 500,
+    verbose: Verbose = False,
+) -> None:
+    """Add a branch for one more language to a trained model; it alone learns, all languages are measured."""
+    from mbkd import grown, paper
+    from mbkd.config import override
+    from mbkd.model import saved
+    from mbkd.show import print_results
+    from mbkd.train.launch import carry_out
+
+    values = override(paper.values(config), overrides or [])
+    overrides = [*(overrides or []), *grown.overrides(saved.folder(model), values, language)]
+    found = paper.find(config, overrides)
+    arguments = [config, *overrides, "--checkpoint-steps", str(checkpoint_steps)]
+    [(directory, result)] = carry_out([found], arguments, runs, ranks, fresh, verbose).items()
+    for split in result["accuracy"]:
+        print_results([result | result["before"] | {"system": "before"}, result], split)
+    print(directory)
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
     config: ConfigArgument,

@@ -94,6 +94,9 @@ class Student(Section):
     branch_depth K = 0 is the plain backbone. branch_position, mixers, heads, inference and detach are the paper's
     ablations, described with MBLMConfig. head `linear` is dropout and one linear layer on the first
     position; `own` is the backbone's own classification model, which has no branches.
+
+    grow names the one language that learns where `backbone` is the folder of a trained MBLM that gets a branch for it;
+    `mbkd grow` fills in the other fields as that model has them.
     """
 
     backbone: str
@@ -105,11 +108,18 @@ class Student(Section):
     detach: bool = True
     idle_dropout: bool = True
     head: Literal["linear", "own"] = "linear"
+    grow: str | None = None
 
     @model_validator(mode="after")
     def _own_head_has_no_branches(self) -> Student:
         if self.head == "own" and self.branch_depth > 0:
             raise ValueError("head 'own' is the plain backbone: set branch_depth to 0 or head to linear")
+        return self
+
+    @model_validator(mode="after")
+    def _grows_among_branches(self) -> Student:
+        if self.grow is not None and not self.branch_depth:
+            raise ValueError("grow adds a branch to branches: branch_depth is that of the trained model, not 0")
         return self
 
     @model_validator(mode="after")
@@ -240,6 +250,8 @@ class Config(Section):
     def _languages_fit(self) -> Config:
         if unknown := [x for x in self.distill.languages if x not in self.task.supervised]:
             raise ValueError(f"distill.languages: {unknown[0]!r} is not supervised ({', '.join(self.task.supervised)})")
+        if (new := self.student.grow) is not None and new not in self.task.supervised:
+            raise ValueError(f"student.grow: {new!r} is not supervised ({', '.join(self.task.supervised)})")
         if unknown := [x for x in self.teachers if x not in self.task.supervised]:
             raise ValueError(f"teachers: {unknown[0]!r} is not supervised ({', '.join(self.task.supervised)})")
         if self.distill.signal != "labels" and (missing := [x for x in self.languages if x not in self.teachers]):
@@ -251,6 +263,8 @@ class Config(Section):
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages that are trained on, in the task's order; each has a branch."""
+        if self.student.grow is not None:
+            return (self.student.grow,)
         return tuple(x for x in self.task.supervised if not self.distill.languages or x in self.distill.languages)
 
     @property
@@ -258,14 +272,14 @@ class Config(Section):
         """The system's name as the paper's tables have it."""
         if self.role == "teacher":
             return f"Teacher {self.languages[0]}"
-        name = ("Multi" if len(self.languages) > 1 else "Mono") + ("Train" if self.distill.signal == "labels" else "KD")
         student = self.student
-        if student.branch_depth:
-            name += " + MBLM"
-            name += structures.name(
-                student.branch_position, student.mixers, student.heads, student.inference, student.detach
-            )
-        return name
+        structure = structures.name(
+            student.branch_position, student.mixers, student.heads, student.inference, student.detach
+        )
+        if student.grow is not None:
+            return f"MBLM{structure} + {student.grow} ({'labels' if self.distill.signal == 'labels' else 'teacher'})"
+        name = ("Multi" if len(self.languages) > 1 else "Mono") + ("Train" if self.distill.signal == "labels" else "KD")
+        return f"{name} + MBLM{structure}" if student.branch_depth else name
 
     @property
     def hash(self) -> str:

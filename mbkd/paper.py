@@ -92,15 +92,19 @@ def recipes() -> dict[str, Config]:
 
 def find(name: str, overrides: list[str]) -> Config:
     """The configuration of a YAML file or of a recipe's name, with `key=value` overrides. Raises UserError."""
+    return configuration.parse(configuration.override(values(name), overrides), name)
+
+
+def values(name: str) -> dict[str, Any]:
+    """The values of a YAML file, not validated yet, or of a recipe's name. Raises UserError."""
     named = recipes()
     if name in named and not Path(name).exists():
-        values = configuration.override(named[name].model_dump(mode="json"), overrides)
-        return configuration.parse(values, name)
+        return named[name].model_dump(mode="json")
     if not Path(name).is_file() and not name.endswith((".yaml", ".yml")):
         near = difflib.get_close_matches(name, named, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{name}: neither a file nor a recipe; {hint}`mbkd recipes` lists the names")
-    return configuration.read(name, overrides)
+    return configuration.read_values(name)
 
 
 def teacher_runs(config: Config) -> Iterator[Config]:

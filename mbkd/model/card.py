@@ -74,16 +74,17 @@ def _usage(config: Config) -> str:
 
 def _origin(config: Config, result: dict[str, Any]) -> str:
     student, distill = config.student, config.distill
+    # A grown model has learned all its supervised languages, the last of them in this run.
+    labelled = config.task.supervised if student.grow else config.languages
+    branches = result["branches"]
     teachers = [f"{_public(t.model)} ({x})" for x in config.languages for t in config.teachers.get(x, ())]
     rows = {
         "task": config.task.kind,
         "data": _public(config.task.path) or ", ".join(_public(file) for file in config.task.files.values()),
-        "languages with labels": ", ".join(config.languages),
-        "zero-shot languages": ", ".join(x for x in config.task.languages if x not in config.languages) or "none",
-        "backbone": _public(student.backbone),
-        "branches": f"{student.branch_depth} layers for each of {', '.join(config.languages)}"
-        if student.branch_depth
-        else "none",
+        "languages with labels": ", ".join(labelled),
+        "zero-shot languages": ", ".join(x for x in config.task.languages if x not in labelled) or "none",
+        "grown from" if student.grow else "backbone": _public(student.backbone),
+        "branches": f"{student.branch_depth} layers for each of {', '.join(branches)}" if branches else "none",
         "teachers": "none: hard labels" if distill.signal == "labels" else ", ".join(teachers),
         "parameters": f"{result['parameters']:,}",
         "longest input": f"{config.train.max_length} tokens",

@@ -59,6 +59,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
         own_heads = N if K and config.heads == "per_language" else 0
         self.heads = nn.ModuleList(self._linear() for _ in range(own_heads))
         self.head = None if own_heads else self._linear()
+        # How far the last branch takes part: 1, but while a trained model gets a new one (mbkd/model/grow.py).
+        self.opening = 1.0
         # Whoever looks at the mixers is told a mixer's name and its weights (N, B, d), whenever it runs.
         self.watch: Callable[[str, Tensor], None] | None = None
         self.post_init()
@@ -113,6 +115,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
         hidden = self.family.embed(self.encoder, input_ids, token_type_ids)  # Eq. 5: (B, n, d)
         run = self.family.layer(self.encoder, hidden, mask)
         names = self.config.branch_languages
+        if not self.opening and not self.training:
+            names = names[:-1]  # the last language is a zero-shot one still
         own = names.index(language) if language in names and self.branches else None
 
         if not self.branches or self.config.branch_position == "top":
@@ -164,19 +168,28 @@ class MBLMForSequenceClassification(PreTrainedModel):
         """One state (B, n, d) for the layers that follow: the outer mixer, or the branches' mean without it."""
         if self.outer is not None:
             return self._mix("outer", torch.stack(list(states.values())), self.outer, mask)
-        return torch.stack(list(states.values())).mean(dim=0)
+        return self._mean(list(states.values()))
+
+    def _mean(self, values: list[Tensor]) -> Tensor:
+        """The mean over the branches that took part."""
+        stacked = torch.stack(values)
+        if self.opening < 1 and len(values) == len(self.branches):
+            return torch.lerp(stacked[:-1].mean(dim=0), stacked[-1], self.opening / len(values))
+        return stacked.mean(dim=0)
 
     def _mix(self, name: str, states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """The branches' states (N, B, n, d) mixed into one (B, n, d)."""
         if self.watch is not None:
             self.watch(name, mixer.weights(states, v, mask))
+        if self.opening < 1:
+            return mixer.mix_opening(states, v, mask, self.opening)
         return mixer.mix(states, v, mask)
 
     def _own_heads(self, states: dict[int, Tensor], own: int | None) -> Tensor:
         """Logits (B, C) of the multi-classifier: the own head, or the mean over heads for a zero-shot language."""
         if own is not None:
             return self._logits(self.heads[own], states[own])
-        return torch.stack([self._logits(self.heads[i], state) for i, state in states.items()]).mean(dim=0)
+        return self._mean([self._logits(self.heads[i], state) for i, state in states.items()])
 
     def _logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
         return head(self.dropout(self.family.finish(self.encoder, hidden)[:, 0]))  # first position of H_L

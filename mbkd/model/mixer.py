@@ -22,3 +22,13 @@ def weights(states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def mix(states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Blend the branches' states (N, B, n, d) into one (B, n, d); arguments as in `weights`."""
     return (weights(states, v, mask).unsqueeze(2) * states).sum(dim=0)  # Eq. 12
+
+
+def mix_opening(states: Tensor, v: Tensor, mask: Tensor, opening: float) -> Tensor:
+    """As `mix`, but the last branch counts for a part `opening` of its weight: 0 is the mix of the others, 1 is `mix`.
+
+    Eq. 11 and 12 are m + w (h - m), with h and w the last branch's state and weight, m the mix of the others. Here w is
+    scaled. m is computed as a model without the last branch computes it, so at 0 not a bit differs.
+    """
+    share = opening * weights(states, v, mask)[-1].unsqueeze(1)  # (B, 1, d)
+    return torch.lerp(mix(states[:-1], v, mask), states[-1], share)

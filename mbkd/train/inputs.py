@@ -7,7 +7,7 @@ find them ready.
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbkd import runs
+from mbkd import grown, runs
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.classifiers import fingerprint
@@ -35,6 +35,7 @@ class Inputs:
     teachers: dict[str, tuple[TeacherInput, ...]]  # by language; none for hard labels
     labels: tuple[str, ...]
     ordinal: bool
+    grown_from: str | None = None  # the hash of the trained model that gets a branch
 
     @property
     def rows(self) -> dict[str, dict[str, int]]:
@@ -94,7 +95,10 @@ def prepare(config: Config, root: Path) -> Inputs:
         )
 
     backbone = config.student.backbone
-    _check_depth(config)
+    if config.student.grow is None:
+        _check_depth(config)
+    else:
+        grown.check(config, tasks.label_names(task))
     present = tasks.splits(task)
     if "train" not in present:
         raise UserError(f"task.path = {task.path}: there is no training split here")
@@ -106,6 +110,7 @@ def prepare(config: Config, root: Path) -> Inputs:
         teachers={x: tuple(teacher(x, i) for i in range(len(several))) for x, several in paths.items()},
         labels=tasks.label_names(task),
         ordinal=tasks.is_ordinal(task),
+        grown_from=fingerprint(backbone, root / "store") if config.student.grow is not None else None,
     )
     for language, teachers in inputs.teachers.items():
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):

@@ -22,7 +22,7 @@ from mbkd.distill import hidden, signals
 from mbkd.distill.losses import step_loss
 from mbkd.errors import Stopped, UserError
 from mbkd.measure import evaluate
-from mbkd.model import card
+from mbkd.model import card, grow
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.progress import Report
 from mbkd.train import checkpoint
@@ -41,6 +41,9 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
     torch.manual_seed(config.seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     student = config.student
+    if student.grow is not None:
+        trained = MBLMForSequenceClassification.from_pretrained(student.backbone, dtype=torch.float32)
+        return grow.grow(trained, student.grow)
     if student.head == "own":
         try:
             return AutoModelForSequenceClassification.from_pretrained(
@@ -55,7 +58,7 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
         student.backbone,
         branch_languages=config.languages if student.branch_depth else (),
         mixer_length=config.train.max_length,
-        **student.model_dump(exclude={"backbone", "head"}),
+        **student.model_dump(exclude={"backbone", "head", "grow"}),
         **names,
     )
 
@@ -87,7 +90,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
     else:  # trained before: only the way to infer differs
         model = MBLMForSequenceClassification.from_pretrained(twin / "model", inference=config.student.inference)
         source = signals.Source(signals.hard_labels)
-    branches = list(config.languages) if config.student.branch_depth else []
+    branches = list(getattr(model.config, "branch_languages", ()))
     groups = parameter_groups(model, branches, config.train.weight_decay)
     parameters = sum(p.numel() for p in model.parameters())
     if config.distill.hidden and twin is None:
@@ -101,6 +104,11 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
     trainer.begin_or_go_on()
     if twin is None:
         trainer.train()
+    before: dict[str, dict[str, Any]] = {}
+    if config.student.grow is not None:
+        engine.module.opening = 0.0  # with its new branch closed it still is the model that it was
+        before = {split: trainer.measure(split, epoch=0) for split in inputs.heldout}
+        engine.module.opening = 1.0
     found = {split: trainer.measure(split) for split in inputs.heldout}
     if ranks.first:
         result = {
@@ -112,12 +120,10 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
             "hash": config.hash,
             "labels": inputs.labels,
             "trained": config.languages,
+            "branches": branches,
             "supervised": config.task.supervised,
             "zero_shot": config.task.zero_shot,
-            "accuracy": {split: scores["accuracy"] for split, scores in found.items()},
-            "averages": {split: scores["accuracy_averages"] for split, scores in found.items()},
-            "mae": {split: scores["mae"] for split, scores in found.items() if "mae" in scores},
-            "mae_averages": {split: scores["mae_averages"] for split, scores in found.items() if "mae" in scores},
+            **_scores(found),
             "teacher_accuracy": source.accuracy,
             "parameters": parameters,
             "steps": plan.steps,
@@ -131,8 +137,12 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
             "fingerprints": trainer.fingerprints(),
         }
         if twin is not None:
-            before = runs.read_result(twin)
-            result |= {name: before[name] for name in OF_THE_TRAINING} | {"trained_as": twin.name}
+            trained = runs.read_result(twin)
+            result |= {name: trained[name] for name in OF_THE_TRAINING} | {"trained_as": twin.name}
+        if config.student.grow is not None:
+            result["before"] = _scores(before)
+            if trainer.precision != "fp32":
+                grow.restore(engine.module, build_student(config, inputs.labels))
         if config.distill.hidden and twin is None:
             del model.matching
         _save(config, directory, engine.module, result)
@@ -214,6 +224,8 @@ class Trainer:
         stopping = self._agree(step, language, stop)
         torch.manual_seed(_step_seed(self.config.seed, step, ranks.rank))  # dropout: a function of these alone
         self.optimizer.active = language if self.still else None
+        if self.config.student.grow is not None:
+            self.engine.module.opening = grow.opening(step, self.plan.steps, train.warmup)
         self.optimizer.set_lr(train.lr * lr_factor(step, self.plan.steps, train.warmup))
         tokens = self.inputs.train[language]
         finite = torch.ones((), dtype=torch.bool, device=ranks.device)
@@ -321,6 +333,7 @@ class Trainer:
         """What the run was made from, besides its configuration."""
         return {
             "train": {x: tokens.fingerprint for x, tokens in self.inputs.train.items()},
+            **({"grown from": {"model": self.inputs.grown_from}} if self.inputs.grown_from else {}),
             **self.source.fingerprints,
         }
 
@@ -392,6 +405,16 @@ class StopSignal:
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """A seed of its own for every (seed, step, rank)."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _scores(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What result.json holds of the scores by split."""
+    return {
+        "accuracy": {split: scores["accuracy"] for split, scores in found.items()},
+        "averages": {split: scores["accuracy_averages"] for split, scores in found.items()},
+        "mae": {split: scores["mae"] for split, scores in found.items() if "mae" in scores},
+        "mae_averages": {split: scores["mae_averages"] for split, scores in found.items() if "mae" in scores},
+    }
 
 
 def _save(config: Config, directory: Path, model: PreTrainedModel, result: dict[str, Any]) -> None:

@@ -22,9 +22,12 @@ def parameter_groups(model: nn.Module, languages: list[str], weight_decay: float
     """Groups for the optimizer: per language and for what is shared, with and without weight decay.
 
     languages: those with a branch, in the branches' order. Vectors (biases, norms, mixers) get no decay (decision 16).
+    What requires no gradient is in no group.
     """
     groups: dict[tuple[str | None, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         decay = weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((language_of(name, languages), decay), []).append(parameter)
     return [

@@ -1,11 +1,16 @@
 """What a user does with a trained model, each command in a fresh process and offline."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
-from tests.conftest import mbkd, run
+from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +57,6 @@ def test_predict_reads_a_pipe_names_the_bad_row_and_goes_on(trained: Path):
 
 def test_predict_answers_as_the_run_was_measured(trained: Path, world: Path, tmp_path: Path):
     """The test rows of a language, as a table of pairs, get the labels that the run's own logits say."""
-    import numpy as np
-
     from mbkd import config, paper
     from mbkd.data import tasks
 
@@ -117,3 +120,81 @@ def test_a_model_with_mixers_has_one_way_to_infer(trained: Path, toy_yaml: Path,
     assert done.returncode == 2
     assert "without mixers" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- one more language
+
+
+@pytest.fixture(scope="module")
+def with_german(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The override that makes the task one with German training rows, too."""
+    from mbkd.data import toy
+
+    folder = tmp_path_factory.mktemp("german")
+    for file in (world / "data").iterdir():
+        (folder / file.name).symlink_to(file)
+    rows = (json.dumps(row) for _, row in toy.reviews("de", "train", 60, 0))
+    (folder / "dataset_de_train.json").write_text("\n".join(rows) + "\n")
+    return f"task.path={folder}"
+
+
+@pytest.fixture(scope="module")
+def grown(trained: Path, toy_yaml: Path, with_german: str, runs: Path) -> Path:
+    """The run directory of that model with a German branch."""
+    done = mbkd("grow", trained, toy_yaml, with_german, "--language", "de", "--runs", runs, "--ranks", "1")
+    assert done.returncode == 0, done.stderr
+    assert "before" in done.stdout
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def test_a_grown_model_has_a_branch_more_and_every_other_bit_as_it_was(trained: Path, grown: Path):
+    from safetensors.numpy import load_file
+
+    old, new = (load_file(run / "model" / "model.safetensors") for run in (trained, grown))
+    assert all(np.array_equal(values, new[name]) for name, values in old.items())
+    added = {name for name in new if name not in old}
+    assert added == {name.replace("branches.0.", "branches.3.") for name in old if name.startswith("branches.0.")}
+    mean = {name: sum(old[name.replace("branches.3.", f"branches.{i}.")] for i in range(3)) / 3 for name in added}
+    assert any(np.abs(values - new[name]).max() > 1e-4 for name, values in mean.items())
+
+
+def test_a_grown_run_says_how_every_language_was_before_and_is_after(trained: Path, grown: Path):
+    old, new = (json.loads((run / "result.json").read_text()) for run in (trained, grown))
+    assert new["before"]["accuracy"] == old["accuracy"]
+    assert new["before"]["mae"] == old["mae"]
+    assert (new["system"], new["trained"], new["branches"]) == ("MBLM + de (labels)", ["de"], ["en", "fr", "zh", "de"])
+    assert list(new["accuracy"]["test"]) == ["en", "fr", "zh", "de", "es", "ja"]
+    assert "| branches | 1 layers for each of en, fr, zh, de |" in (grown / "model" / "README.md").read_text()
+
+
+def test_a_grown_model_is_measured_and_grows_again_like_any_other(grown: Path, toy_yaml: Path, runs: Path):
+    done = mbkd("evaluate", grown, toy_yaml, "--runs", runs)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(Path(done.stdout.split()[-1]).read_text())["accuracy"]
+    assert measured["test"] == json.loads((grown / "result.json").read_text())["accuracy"]["test"]
+    done = mbkd("grow", grown, toy_yaml, "--language", "es", "--runs", runs)
+    assert done.returncode == 2
+    assert "dataset_es_train.json" in done.stderr  # it is the rows that are missing
+    done = mbkd("grow", grown, toy_yaml, "--language", "fr", "--runs", runs)
+    assert "a branch for 'fr' already (en, fr, zh, de)" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_grown_run_that_was_killed_goes_on_to_the_same_bits(
+    trained: Path, grown: Path, toy_yaml: Path, with_german: str, tmp_path: Path
+):
+    command = ["grow", str(trained), str(toy_yaml), with_german, "--language", "de", "--runs", str(tmp_path)]
+    command += ["--ranks", "1", "--checkpoint-steps", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "mbkd.cli", *command], env=ENVIRONMENT, cwd=ROOT)
+    while not list(tmp_path.glob("*/checkpoints/step-*/manifest.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if "mbkd.train.job" in p.cmdline()]
+    for rank in ranks:
+        rank.kill()
+    assert process.wait() != 0
+    done = mbkd(*command)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stderr
+    file = Path("model") / "model.safetensors"
+    assert (tmp_path / grown.name / file).read_bytes() == (grown / file).read_bytes()

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Each layer may import itself and the ones before it.
 LAYERS = [
-    {"errors", "registration", "structures", "config", "paper", "runs", "progress", "show"},
+    {"errors", "registration", "structures", "config", "paper", "grown", "runs", "progress", "show"},
     {"data", "model", "distill.losses", "measure.metrics", "measure.selection", "train.optim"},
     {"train.inputs", "train.engine"},
     {"train.launch", "train.checkpoint"},

@@ -179,6 +179,7 @@ def carded(without_mixers, tmp_path):
     result = {
         "labels": ["1", "2"],
         "parameters": 12345,
+        "branches": ["en", "fr", "zh"],
         "accuracy": {"test": dict.fromkeys(config.task.languages, 0.5)},
         "averages": {"test": {"S": 0.5, "Z": 0.25, "A": 0.375}},
         "mae": {},

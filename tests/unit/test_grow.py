@@ -1,0 +1,201 @@
+"""Claims about a trained model that gets a branch for one more language."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbkd import config as configuration
+from mbkd import grown, paper
+from mbkd.errors import UserError
+from mbkd.model import grow
+from mbkd.model.mblm import MBLMForSequenceClassification
+from mbkd.model.mixer import mix, mix_opening
+from mbkd.train.optim import parameter_groups
+from tests.unit.test_mblm import (
+    DIFFERENT,
+    LANGUAGES,
+    STRUCTURES,
+    always_zero,
+    batch,
+    branch_of,
+    gradients,
+    logits_of,
+    mblm,
+    ragged,
+    text,
+    trained,
+)
+
+NEW = len(LANGUAGES)
+QUESTIONS = (*LANGUAGES, "de", "es", None)
+every_structure = pytest.mark.parametrize("structure", STRUCTURES)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def grown_pair(*args, **fields):
+    """A trained model, and a copy of it with a closed German branch."""
+    old = trained(*args, **fields)
+    return old, grow.grow(copy.deepcopy(old), "de")
+
+
+def test_opening_goes_from_the_mix_of_the_others_to_the_mix_of_all():
+    states, v, mask = torch.randn(4, 2, 7, 5), torch.randn(16), torch.ones(2, 7, dtype=torch.long)
+    assert torch.equal(mix_opening(states, v, mask, 0.0), mix(states[:-1], v, mask))
+    torch.testing.assert_close(mix_opening(states, v, mask, 1.0), mix(states, v, mask))
+    half = mix_opening(states, v, mask, 0.5)
+    torch.testing.assert_close(2 * half, mix(states[:-1], v, mask) + mix(states, v, mask))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "structure", "depth", "languages"),
+    [
+        *(("bert", structure, 2, LANGUAGES) for structure in STRUCTURES),
+        *((backbone, "full", 1, LANGUAGES) for backbone in DIFFERENT),
+        *(("bert", structure, 3, ("en",)) for structure in ("full", "no_mixers_single")),
+    ],
+)
+def test_before_the_first_step_no_answer_differs_by_a_bit(backbone, structure, depth, languages):
+    old, new = grown_pair(backbone, structure, languages, branch_depth=depth)
+    new.eval()
+    inputs = batch(backbone, [text(backbone, tokens) for tokens in (61, 3, 17)])
+    for language in QUESTIONS:
+        assert torch.equal(logits_of(new, inputs, language), logits_of(old, inputs, language)), language
+
+
+@every_structure
+def test_the_new_branch_starts_as_the_mean_of_the_others(structure):
+    old, new = grown_pair("bert", structure)
+    state = old.state_dict()
+    for name, parameter in new.named_parameters():
+        if branch_of(name) != NEW:
+            assert torch.equal(parameter, state[name]), name
+            continue
+        group, _, *rest = name.split(".")
+        others = [state[".".join([group, str(i), *rest])] for i in range(NEW)]
+        torch.testing.assert_close(parameter, torch.stack(others).mean(dim=0))
+    assert new.config.branch_languages == [*LANGUAGES, "de"]
+
+
+@every_structure
+@pytest.mark.parametrize("opening", [0.1, 1.0])
+def test_once_it_opens_the_new_branch_learns_as_a_whole_and_nothing_else_does(structure, opening):
+    _, new = grown_pair("bert", structure)
+    new.opening = opening
+    seen = set()
+    for name, gradient in gradients(new, new.train()(**ragged("bert"), language="de").logits).items():
+        if branch_of(name) == NEW:
+            assert gradient is not None, name
+            assert always_zero(name) or gradient.abs().max() > 0, name
+            seen.add(name.split(".")[0])
+        else:
+            assert gradient is None, name
+    assert "branches" in seen
+    [*groups] = parameter_groups(new, new.config.branch_languages, 0.01)
+    assert {group["language"] for group in groups} == {"de"}
+
+
+def test_a_branch_beside_a_single_one_learns_too_without_dropout():
+    """Equal to the only branch it starts from, the new one would stay so behind a gate that had to learn to open."""
+    _, new = grown_pair("bert", "full", ("en",))
+    new.opening = grow.opening(1, steps=100, warmup=0.1)
+    found = gradients(new, new.eval()(**ragged("bert"), language="de").logits)
+    assert all(always_zero(n) or g.abs().max() > 0 for n, g in found.items() if n.startswith("branches.1."))
+
+
+@every_structure
+def test_once_open_it_is_an_ordinary_model_and_closed_again_the_old_one(structure, tmp_path):
+    old, new = grown_pair("bert", structure)
+    with torch.no_grad():
+        for parameter in new.branches[NEW].parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    new.eval().opening = 1.0
+    new.save_pretrained(tmp_path)
+    loaded, inputs = MBLMForSequenceClassification.from_pretrained(tmp_path), ragged("bert")
+    for language in QUESTIONS:
+        assert torch.equal(logits_of(loaded, inputs, language), logits_of(new, inputs, language)), language
+    assert not torch.equal(logits_of(new, inputs, None), logits_of(old, inputs, None))
+    new.opening = 0.0
+    for language in QUESTIONS:
+        assert torch.equal(logits_of(new, inputs, language), logits_of(old, inputs, language)), language
+
+
+def test_the_opening_is_nothing_at_first_and_whole_from_the_end_of_the_warm_up_on():
+    assert [grow.opening(step, steps=100, warmup=0.1) for step in (0, 5, 10, 99)] == [0.0, 0.5, 1.0, 1.0]
+    assert [grow.opening(step, steps=3, warmup=0.0) for step in (0, 1, 2)] == [0.0, 1.0, 1.0]
+
+
+def test_what_half_precision_rounded_gets_its_bits_back():
+    old, new = grown_pair()
+    twin = grow.grow(copy.deepcopy(old), "de")
+    new.to(torch.bfloat16)
+    branch = {name: p.float() for name, p in new.named_parameters() if branch_of(name) == NEW}
+    grow.restore(new, twin)
+    for name, parameter in new.named_parameters():
+        assert torch.equal(parameter, branch[name] if name in branch else old.state_dict()[name]), name
+
+
+# ---------------------------------------------------------------------------------------------- as a configuration
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    mblm("bert", "no_inner_mixers").save_pretrained(path)
+    return path
+
+
+VALUES = {
+    "task": {"kind": "own", "files": {"train": "x.csv"}, "labels": ["a", "b", "c"], "supervised": ["en", "fr", "zh"],
+             "zero_shot": ["es", "de"]},
+    "student": {"backbone": "some/encoder"},
+    "teachers": {x: {"model": f"teacher-{x}"} for x in ("en", "fr", "zh")},
+}  # fmt: skip
+
+
+def test_the_language_becomes_a_supervised_one_and_learns_alone_in_the_models_structure(folder):
+    wanted = grown.overrides(folder, VALUES, "de")
+    found = configuration.parse(configuration.override(VALUES, wanted), "test")
+    assert found.languages == ("de",)
+    assert (found.task.supervised, found.task.zero_shot) == (("en", "fr", "zh", "de"), ("es",))
+    assert (found.student.backbone, found.student.branch_depth, found.student.mixers) == (str(folder), 2, "outer")
+    assert found.system == "MBLM - inner-mixers + de (labels)"
+
+
+def test_a_teacher_that_is_named_for_the_language_teaches_it(folder):
+    values = copy.deepcopy(VALUES)
+    values["task"] |= {"supervised": ["en", "fr", "zh", "de"], "zero_shot": ["es"]}
+    values["teachers"]["de"] = {"model": "teacher-de"}
+    found = configuration.parse(configuration.override(values, grown.overrides(folder, values, "de")), "test")
+    assert found.distill.signal == "online"
+    assert [run.languages for run in paper.teacher_runs(found)] == [("de",)]
+    assert found.system == "MBLM - inner-mixers + de (teacher)"
+
+
+@pytest.mark.parametrize(
+    ("more", "labels", "said"),
+    [
+        (["student.grow=fr"], ("LABEL_0", "LABEL_1", "LABEL_2"), "a branch for 'fr' already (en, fr, zh)"),
+        ([], ("LABEL_1", "LABEL_0", "LABEL_2"), "in order, LABEL_1"),
+        (["train.max_length=64"], ("LABEL_0", "LABEL_1", "LABEL_2"), "trained with 128"),
+        (["student.mixers=all"], ("LABEL_0", "LABEL_1", "LABEL_2"), "student.mixers = 'all'"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(folder, more, labels, said):
+    wanted = [*grown.overrides(folder, VALUES, "de"), *more]
+    with pytest.raises(UserError) as refusal:
+        grown.check(configuration.parse(configuration.override(VALUES, wanted), "test"), labels)
+    assert said in str(refusal.value)
+
+
+def test_a_language_or_a_model_that_cannot_grow_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="there are en, fr, zh, es, de"):
+        grown.overrides(folder, VALUES, "pl")
+    mblm("bert", "plain").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no branches"):
+        grown.overrides(tmp_path, VALUES, "de")
