@@ -78,6 +78,10 @@ def _check_depth(config: Config) -> None:
 def prepare(config: Config, root: Path) -> Inputs:
     """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers."""
     task, length = config.task, config.train.max_length
+    if config.student.grow is None:
+        _check_depth(config)
+    else:
+        grown.check(config, tasks.label_names(task))
     taught = () if config.distill.signal == "labels" else config.languages
     paths = {x: [teacher_path(config, x, i, root) for i in range(len(config.teachers[x]))] for x in taught}
 
@@ -95,10 +99,6 @@ def prepare(config: Config, root: Path) -> Inputs:
         )
 
     backbone = config.student.backbone
-    if config.student.grow is None:
-        _check_depth(config)
-    else:
-        grown.check(config, tasks.label_names(task))
     present = tasks.splits(task)
     if "train" not in present:
         raise UserError(f"task.path = {task.path}: there is no training split here")

@@ -220,7 +220,7 @@ class Trainer:
     def step(self, step: int, stop: bool) -> bool:
         """One iteration of MultiKD: one language, one teacher, one branch. Returns whether to stop after it."""
         train, distill, ranks = self.config.train, self.config.distill, self.ranks
-        language, rows = self.plan.language(step), self.plan.rows(step)
+        language, rows = self.plan.language(step), self.plan.rows(step)  # Eq. 4: one term of the sum over languages
         stopping = self._agree(step, language, stop)
         torch.manual_seed(_step_seed(self.config.seed, step, ranks.rank))  # dropout: a function of these alone
         self.optimizer.active = language if self.still else None
