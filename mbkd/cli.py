@@ -225,7 +225,8 @@ def mixers(
 
     found = paper.find(config, overrides or [])
     _quiet()
-    from mbkd.measure.mixers import heat_map, measure, write
+    from mbkd.measure.heat_map import heat_map
+    from mbkd.measure.mixers import measure, write
     from mbkd.show import print_mixers
 
     weights = measure(model, found, split, runs)

@@ -92,30 +92,3 @@ def write(found: dict[str, Any], file: Path) -> None:
             writer.writerows(found["rows"])
     else:
         raise UserError(f"{file}: unknown ending {file.suffix!r}; the weights go to .json or .csv")
-
-
-def heat_map(found: dict[str, Any], file: Path) -> None:
-    """Draw the mean weights around the even share: a row per language, a column per branch, a panel per mixer.
-
-    Raises UserError where matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("no heat map: matplotlib is not installed; pip install 'mbkd[report]'") from None
-    branches, rows = found["branches"], found["rows"]
-    languages, mixers = (list(dict.fromkeys(row[key] for row in rows)) for key in ("language", "mixer"))
-    mean = {(row["mixer"], row["language"], row["branch"]): row["mean"] for row in rows}
-    even = 1 / len(branches)
-    span = max(0.01, *(abs(row["mean"] - even) for row in rows))
-    width = 1.5 + len(mixers) * (0.5 + 0.45 * len(branches))
-    figure = Figure(figsize=(width, 1.5 + 0.3 * len(languages)), layout="constrained")
-    panels = figure.subplots(1, len(mixers), sharey=True, squeeze=False)[0]
-    for panel, mixer in zip(panels, mixers, strict=True):
-        values = [[mean[mixer, language, branch] for branch in branches] for language in languages]
-        image = panel.imshow(values, vmin=even - span, vmax=even + span, cmap="RdBu_r", aspect="auto")
-        panel.set_title(mixer, fontsize=8)
-        panel.set_xticks(range(len(branches)), branches)
-        panel.set_yticks(range(len(languages)), languages)
-    figure.colorbar(image, ax=list(panels), label=f"mean weight of a branch, {found['split']}")
-    figure.savefig(file, dpi=150)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from mbkd import paper
 from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
-from mbkd.measure import mixers
+from mbkd.measure import heat_map, mixers
 from mbkd.model.mblm import MBLMForSequenceClassification
 
 LANGUAGES = ("en", "fr", "zh")
@@ -104,7 +104,7 @@ def test_shares_sum_to_one_and_are_even_before_training(world, tmp_path, config)
     with (tmp_path / "weights.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == len(found["rows"])
     pytest.importorskip("matplotlib")
-    mixers.heat_map(found, tmp_path / "weights.png")
+    heat_map.heat_map(found, tmp_path / "weights.png")
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,0 +1,109 @@
+"""What is taken for what: confusion matrices, and for ordinal labels how far off the answers are."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis import look
+from analysis.collect import Run
+
+NAMES = {"supervised": "labelled languages", "zero_shot": "zero-shot languages"}
+
+
+def counts(runs: Sequence[Run], split: str, languages: Iterable[str]) -> np.ndarray | None:
+    """(C, C) rows of each label (first axis) that got each answer, over runs and languages; None without logits."""
+    total: np.ndarray | None = None
+    for run in runs:
+        for language in languages:
+            if (split, language) in run.damaged:
+                continue
+            try:
+                logits, labels = run.logits(split, language), run.labels(split, language)
+            except FileNotFoundError:
+                continue
+            classes = logits.shape[1]
+            pairs = np.bincount(np.asarray(labels) * classes + logits.argmax(axis=1), minlength=classes * classes)
+            found = pairs.reshape(classes, classes)
+            total = found if total is None else total + found
+    return total
+
+
+def _by_side(systems: Mapping[str, Sequence[Run]], split: str) -> dict[tuple[str, str], np.ndarray]:
+    """(system, supervised or zero_shot) -> its counts, where there are any."""
+    found = {}
+    for name, runs in systems.items():
+        for side in NAMES:
+            total = counts(runs, split, runs[0].result[side])
+            if total is not None:
+                found[name, side] = total
+    return found
+
+
+def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None:
+    """A row of panels per system; each row of a matrix sums to 100. None without logits."""
+    found = _by_side(systems, split)
+    if not found:
+        return None
+    there = [name for name in systems if any(key[0] == name for key in found)]
+    sides = [side for side in NAMES if any(key[1] == side for key in found)]
+    labels = next(iter(systems.values()))[0].result["labels"]
+    short = [label if len(label) <= 14 else f"{label[:13]}…" for label in labels]
+    each = 0.5 * len(labels)
+    figure = look.new(len(sides) * (1.1 + each) + 0.4, len(there) * (0.95 + 0.75 * each))
+    panels = figure.subplots(len(there), len(sides), squeeze=False)
+    for row, name in enumerate(there):
+        for column, side in enumerate(sides):
+            panel = panels[row][column]
+            if (name, side) not in found:
+                panel.set_axis_off()
+                continue
+            total = found[name, side]
+            share = 100 * total / np.maximum(total.sum(axis=1, keepdims=True), 1)
+            panel.pcolormesh(share, vmin=0, vmax=100, cmap="cividis")
+            for (true, answer), value in np.ndenumerate(share):
+                color = "#111111" if value > 55 else "white"
+                center = (answer + 0.5, true + 0.5)
+                panel.annotate(f"{value:.0f}", center, ha="center", va="center", fontsize=9, color=color)
+            panel.set_title(f"{name}\n{NAMES[side]}", fontsize=8.5)
+            ticks = [x + 0.5 for x in range(len(labels))]
+            turned = any(len(label) > 3 for label in labels)
+            panel.set_xticks(ticks, short, rotation=30 if turned else 0, ha="right" if turned else "center", fontsize=8)
+            panel.set_yticks(ticks, short if column == 0 else [""] * len(short), fontsize=8)
+            panel.invert_yaxis()
+            panel.tick_params(length=0)
+            panel.grid(False)
+            if column == 0:
+                panel.set_ylabel("label")
+            if row == len(there) - 1:
+                panel.set_xlabel("answer")
+    return figure
+
+
+def distances(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None:
+    """Answer minus label in classes, as percent of all rows, a bar per system. None without logits."""
+    found = _by_side(systems, split)
+    if not found:
+        return None
+    sides = [side for side in NAMES if any(key[1] == side for key in found)]
+    its = look.looks(systems)
+    figure = look.new(7, 2.6 * len(sides) + 0.4)
+    width = 0.8 / len(systems)
+    handles: dict[str, object] = {}
+    for panel, side in zip(figure.subplots(len(sides), 1, sharex=True, squeeze=False)[:, 0], sides, strict=True):
+        for place, name in enumerate(systems):
+            if (name, side) not in found:
+                continue
+            total = found[name, side]
+            classes = len(total)
+            offsets = np.arange(1 - classes, classes)
+            # np.trace's diagonal d holds answer - label = d
+            share = np.array([100 * np.trace(total, d) / total.sum() for d in offsets])
+            at = offsets + (place - (len(systems) - 1) / 2) * width
+            bars = panel.bar(at, share, width, label=name, color=its[name].color, edgecolor="none")
+            handles.setdefault(name, bars)
+        panel.set(title=NAMES[side], ylabel="percent of rows", xticks=offsets)
+        panel.grid(axis="x", visible=False)
+    panel.set_xlabel("answer minus label, in classes")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
+    return figure

@@ -1,0 +1,91 @@
+"""How a system learned: loss and KL of each language over the epochs, and the dev averages after each."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis import look
+from analysis.collect import Run
+
+POINTS = 120  # a line's longest; what is nearer together than that is averaged
+
+Line = list[tuple[float, float]]  # (epoch, value)
+
+
+def training(runs: Sequence[Run], what: str) -> dict[str, Line]:
+    """Language -> the mean over runs of `loss` or `kl` while training, in at most POINTS windows."""
+    found: dict[str, Line] = {}
+    for run in runs:
+        for entry in run.metrics():
+            for language, values in entry.get("languages", {}).items():
+                if values.get(what) is not None:
+                    found.setdefault(language, []).append((entry["epoch"], values[what]))
+    return {language: thin(points) for language, points in found.items()}
+
+
+def averages(runs: Sequence[Run], split: str) -> dict[str, Line]:
+    """S, Z -> the mean over runs of the average accuracy x100 of a split after each epoch."""
+    found: dict[str, Line] = {}
+    for run in runs:
+        for entry in run.metrics():
+            if entry.get("split") == split:
+                for name in "SZ":
+                    if (value := entry.get("accuracy_averages", {}).get(name)) is not None:
+                        found.setdefault(name, []).append((entry["epoch"], 100 * value))
+    return {name: same_epoch(points) for name, points in found.items()}
+
+
+def same_epoch(points: Iterable[tuple[float, float]]) -> Line:
+    """Values of the same epoch averaged, in the epochs' order."""
+    at: dict[float, list[float]] = {}
+    for epoch, value in points:
+        at.setdefault(epoch, []).append(value)
+    return [(epoch, float(np.mean(values))) for epoch, values in sorted(at.items())]
+
+
+def thin(points: Line) -> Line:
+    """At most POINTS points: what falls into the same window of epochs is averaged."""
+    points = same_epoch(points)
+    if len(points) <= POINTS:
+        return points
+    epochs, values = np.array(points).T
+    window = np.minimum((epochs / epochs[-1] * POINTS).astype(int), POINTS - 1)
+    count = np.bincount(window, minlength=POINTS)
+    there = count > 0
+    means = [np.bincount(window, sums, minlength=POINTS)[there] / count[there] for sums in (epochs, values)]
+    return list(zip(*(mean.tolist() for mean in means), strict=True))
+
+
+def draw(runs: Sequence[Run], languages: Sequence[str]) -> Any | None:
+    """Panels for loss, KL (where a teacher taught) and dev accuracy; None where nothing was noted.
+
+    languages: all of the task, so that a language looks the same for every system.
+    """
+    lines = {"loss": training(runs, "loss"), "KL": training(runs, "kl")}
+    labels_only = all(run.config.get("distill", {}).get("signal") == "labels" for run in runs)
+    wanted = [(name, found) for name, found in lines.items() if found and not (name == "KL" and labels_only)]
+    dev = averages(runs, "dev")
+    if not wanted and not dev:
+        return None
+    figure = look.new(3.3 * (len(wanted) + bool(dev)), 2.9)
+    panels = figure.subplots(1, len(wanted) + bool(dev), squeeze=False)[0]
+    for panel, (name, found) in zip(panels, wanted, strict=False):
+        for language in (x for x in languages if x in found):
+            its = look.series(languages.index(language))
+            every = max(1, len(found[language]) // 8)
+            style = {"color": its.color, "marker": its.marker, "markersize": 4, "markevery": every}
+            panel.plot(*zip(*found[language], strict=True), label=language, linewidth=1.4, **style)
+        panel.set(title=f"training {name}", xlabel="epoch")
+        panel.legend(fontsize=8, handlelength=1.6)
+    if dev:
+        names = {"S": ("supervised", "-"), "Z": ("zero-shot", "--")}
+        for place, (name, points) in enumerate(dev.items()):
+            its = look.series(place)
+            label, dashes = names[name]
+            panels[-1].plot(
+                *zip(*points, strict=True), label=label, linestyle=dashes, color=its.color, marker=its.marker
+            )
+        panels[-1].set(title="dev accuracy x100", xlabel="epoch")
+        panels[-1].legend(fontsize=8)
+    return figure

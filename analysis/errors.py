@@ -1,0 +1,153 @@
+"""The rows on which two systems differ most, language by language, with their texts where the data is still there."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from analysis.collect import Problem
+from analysis.groups import Group
+from mbkd.config import Task
+from mbkd.errors import UserError
+
+ITEMS = 900  # of all comparisons together: a page stays below a few MB
+CHARACTERS = 500  # of a text; what is longer is cut, visibly
+PAIRS = (("MultiKD + MBLM", "MultiKD"), ("MultiKD", "MultiTrain"))
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row: its text (empty where the data is gone), its label, and each system's probabilities (C,).
+
+    difference: probability of the label by the first system minus that by the second.
+    """
+
+    language: str
+    id: str
+    text_a: str
+    text_b: str
+    label: str
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on one split: their names, the classes, and the rows that differ most, the largest first."""
+
+    key: str
+    title: str
+    split: str
+    first: str
+    second: str
+    labels: tuple[str, ...]
+    items: list[Item]
+    rows: int  # that were compared
+
+
+def compare(groups: Sequence[Group], split_of: Any) -> tuple[list[Comparison], list[Problem]]:
+    """Compare the pairs of systems that are there, with at most ITEMS rows together, as many of each language.
+
+    split_of: (groups of a task and backbone) -> the split that the report shows.
+    """
+    wanted = list(pairs(groups))
+    found, gaps = [], []
+    for first, second in wanted:
+        split = split_of([first, second])
+        title = f"{first.system} and {second.system}: {first.task}, {Path(first.backbone).name}"
+        each = max(1, ITEMS // (len(wanted) * len(first.runs[0].languages)))
+        items, rows = [], 0
+        for language in first.runs[0].languages:
+            try:
+                some, count = _differing(first, second, split, language, each, gaps)
+            except (OSError, ValueError) as error:
+                gaps.append(Problem(f"comparison of {title}", f"{language} left out: {error}"))
+                continue
+            items += some
+            rows += count
+        if items:
+            items.sort(key=lambda item: -abs(item.difference))
+            labels = tuple(first.runs[0].result["labels"])
+            key = f"items-{len(found) + 1}"
+            found.append(Comparison(key, title, split, first.system, second.system, labels, items, rows))
+    return found, gaps
+
+
+def pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    """MBLM beside MultiKD and MultiKD beside MultiTrain, of each task and backbone; else the first two systems."""
+    places: dict[tuple[str, str], dict[str, Group]] = {}
+    for group in groups:
+        if group.role == "student" and group.experiment != "depth":
+            places.setdefault((group.task, group.backbone), {}).setdefault(group.system, group)
+    for systems in places.values():
+        named = [(systems[a], systems[b]) for a, b in PAIRS if a in systems and b in systems]
+        several = list(systems.values())
+        yield from named or ([(several[0], several[1])] if len(several) > 1 else [])
+
+
+def probabilities(group: Group, split: str, language: str) -> np.ndarray:
+    """(rows, C) softmax of the logits' mean over the runs. Raises OSError or ValueError without usable arrays."""
+    if any((split, language) in run.damaged for run in group.runs):
+        raise ValueError("damaged arrays")
+    logits = np.mean([run.logits(split, language) for run in group.runs], axis=0, dtype=np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return found
+
+
+def _differing(
+    first: Group, second: Group, split: str, language: str, most: int, gaps: list[Problem]
+) -> tuple[list[Item], int]:
+    """The rows of a language that differ most, and how many there were."""
+    one, two = probabilities(first, split, language), probabilities(second, split, language)
+    labels = np.asarray(first.runs[0].labels(split, language))
+    for run in [*first.runs, *second.runs]:
+        if not np.array_equal(run.labels(split, language), labels):
+            raise ValueError(f"{run.name} has other labels than {first.runs[0].name}")
+    if one.shape != two.shape or len(one) != len(labels):
+        raise ValueError(f"{one.shape} and {two.shape} probabilities for {len(labels)} labels")
+    rows = np.arange(len(labels))
+    differences = one[rows, labels] - two[rows, labels]
+    chosen = np.argsort(-np.abs(differences), kind="stable")[:most]
+    names = first.runs[0].result["labels"]
+    try:
+        texts = _texts(first.runs[0].config.get("task", {}), split, language, labels, chosen)
+    except UserError as error:
+        gaps.append(Problem(f"texts of {first.task}, {split} {language}", f"row numbers only: {error}"))
+        texts = [(f"row {row + 1}", "", "") for row in chosen]
+    items = [
+        Item(
+            language, *text, names[labels[row]], tuple(one[row].tolist()), tuple(two[row].tolist()), differences[row]
+        )
+        for row, text in zip(chosen, texts, strict=True)
+    ]
+    return items, len(labels)
+
+
+def _texts(
+    values: dict[str, Any], split: str, language: str, labels: np.ndarray, rows: np.ndarray
+) -> list[tuple[str, str, str]]:
+    """(id, text_a, text_b) of some rows. Raises UserError where the data is not there or not the run's any more."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads what is here; it never downloads a data set
+    from mbkd.data import tasks
+
+    try:
+        data = tasks.load(Task.model_validate(values), split, language)
+    except ValidationError:
+        raise UserError("the run's config.yaml has no task that can be read") from None
+    if not np.array_equal(data["label"], labels):
+        raise UserError("the data is not what the runs were measured on any more")
+    some = data.select(rows)
+    return [
+        (name, _cut(a), _cut(b or ""))
+        for name, a, b in zip(some["id"], some["text_a"], some["text_b"], strict=True)
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} … ({len(text):,} characters)"

@@ -1,0 +1,99 @@
+"""How every figure looks: a system's colour and marker, and one SVG that follows light and dark."""
+
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# (light, dark) pairs: Okabe and Ito's colour-blind safe hues, each at least 3:1 against its background. The figures are
+# drawn in the light ones; `svg` turns them into CSS variables that the page sets for both.
+PALETTE = {
+    "blue": ("#0072b2", "#56a9e8"),
+    "vermillion": ("#d55e00", "#ff8a3d"),
+    "green": ("#008a64", "#2cc79a"),
+    "purple": ("#a8478a", "#e39ac8"),
+    "ochre": ("#8f6a00", "#f0c040"),
+    "grey": ("#5a5a5a", "#c4c4c4"),
+    "brown": ("#7a3b00", "#c98b5a"),
+    "teal": ("#007c91", "#5fd3e8"),
+}
+INK, FAINT = "#1f2328", "#d4d8dd"
+THEME = {**PALETTE, "ink": (INK, "#e6e8eb"), "faint": (FAINT, "#42474e")}
+MARKERS = "osD^vPX*"
+# A system keeps its place, and with it its look, in every figure of every report.
+SYSTEMS = ("MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM", "Ens2", "MultiTrain + MBLM")
+
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's colour
+    "text.parse_math": False,  # a label such as $5 is text
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "axes.titlesize": 10,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What marks a series: colour and marker differ together, so that neither alone has to be seen."""
+
+    color: str
+    marker: str
+
+
+def looks(systems: Iterable[str]) -> dict[str, Look]:
+    """The look of each system: the paper's main ones at their fixed places, all others behind, by name."""
+    others = sorted(set(systems) - set(SYSTEMS))
+    return {system: series(place) for place, system in enumerate([*SYSTEMS, *others])}
+
+
+def series(place: int) -> Look:
+    """The look of a series by its place; after all colours have been used they come again with other markers."""
+    colors = [light for light, _ in PALETTE.values()]
+    turn, at = divmod(place, len(colors))
+    return Look(colors[at], MARKERS[(at + turn) % len(MARKERS)])
+
+
+def new(width: float, height: float) -> Figure:
+    """An empty figure in inches, which lays itself out."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def standalone(figure: Figure, name: str, format: str) -> bytes:
+    """A figure as the bytes of a PNG or SVG file on white, the same bytes for the same figure."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        metadata = {"Date": None} if format == "svg" else {"Software": None}
+        figure.savefig(stream, format=format, dpi=150, facecolor="white", metadata=metadata)
+    return stream.getvalue()
+
+
+def themed(svg: str, name: str) -> str:
+    """A standalone SVG made part of a page: colours become variables, ids unique, the background transparent."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("fill: #ffffff", "fill: none", 1)  # the figure's own patch, always the first
+    for variable, (light, _) in THEME.items():
+        svg = svg.replace(f": {light}", f": var(--{variable})")
+    return svg
+
+
+def css() -> tuple[str, str]:
+    """The declarations of the colours' variables, for a light and for a dark page."""
+    light, dark = (";".join(f"--{name}:{pair[at]}" for name, pair in THEME.items()) for at in (0, 1))
+    return light, dark

@@ -1,0 +1,51 @@
+"""The picture of the mixers' weights: a row per language, a column per branch, a panel per mixer; no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mbkd.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DARK = 0.7  # share of the colours' span from which on a cell's number is written in white
+
+
+def draw(found: dict[str, Any]) -> "Figure":
+    """Draw what `mixers.measure` returns: the mean weight x100 in each cell, its colour around the even share.
+
+    Raises UserError where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("no heat map: matplotlib is not installed; pip install 'mbkd[report]'") from None
+    branches, rows = found["branches"], found["rows"]
+    languages, mixers = (list(dict.fromkeys(row[key] for row in rows)) for key in ("language", "mixer"))
+    mean = {(row["mixer"], row["language"], row["branch"]): row["mean"] for row in rows}
+    even = 1 / len(branches)
+    span = max(0.01, *(abs(row["mean"] - even) for row in rows))
+    width = 1.5 + len(mixers) * (0.5 + 0.45 * len(branches))
+    figure = Figure(figsize=(width, 1.5 + 0.3 * len(languages)), layout="constrained")
+    panels = figure.subplots(1, len(mixers), sharey=True, squeeze=False)[0]
+    for panel, mixer in zip(panels, mixers, strict=True):
+        values = [[mean[mixer, language, branch] for branch in branches] for language in languages]
+        # Cells rather than an image, so that a vector format holds no pixels.
+        mesh = panel.pcolormesh(values, vmin=even - span, vmax=even + span, cmap="RdBu_r")
+        for row, cells in enumerate(values):
+            for column, value in enumerate(cells):
+                color = "white" if abs(value - even) > DARK * span else "#222222"
+                center = (column + 0.5, row + 0.5)
+                panel.annotate(f"{100 * value:.0f}", center, ha="center", va="center", fontsize=7, color=color)
+        panel.set_title(mixer, fontsize=8)
+        panel.set_xticks([x + 0.5 for x in range(len(branches))], branches)
+        panel.set_yticks([y + 0.5 for y in range(len(languages))], languages)
+        panel.tick_params(length=0)
+    panels[0].invert_yaxis()  # shared: the first language on top in all panels
+    figure.colorbar(mesh, ax=list(panels), label=f"mean weight of a branch, {found['split']}")
+    return figure
+
+
+def heat_map(found: dict[str, Any], file: Path) -> None:
+    """Write the picture to a file whose ending says its format. Raises UserError without matplotlib."""
+    draw(found).savefig(file, dpi=150)
