@@ -1,6 +1,7 @@
 """What is taken for what: confusion matrices, and for ordinal labels how far off the answers are."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -37,20 +38,21 @@ def _by_side(systems: Mapping[str, Sequence[Run]], split: str) -> dict[tuple[str
             total = counts(runs, split, runs[0].result[side])
             if total is not None:
                 found[name, side] = total
+    if not found:
+        raise look.NoData(f"no logits of {split} are there")
     return found
 
 
-def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None:
-    """A row of panels per system; each row of a matrix sums to 100. None without logits."""
+def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, str]:
+    """A row of panels per system; each row of a matrix sums to 100. Raises NoData without logits."""
     found = _by_side(systems, split)
-    if not found:
-        return None
     there = [name for name in systems if any(key[0] == name for key in found)]
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
     labels = next(iter(systems.values()))[0].result["labels"]
     short = [label if len(label) <= 14 else f"{label[:13]}…" for label in labels]
-    each = 0.5 * len(labels)
-    figure = look.new(len(sides) * (1.1 + each) + 0.4, len(there) * (0.95 + 0.75 * each))
+    turned = any(len(label) > 3 for label in labels)
+    height = 0.7 + 0.3 * len(labels) + (0.4 if turned else 0)
+    figure = look.new(max(look.WIDTH, 0.72 * len(labels) * len(sides)), len(there) * height + 0.3)
     panels = figure.subplots(len(there), len(sides), squeeze=False)
     for row, name in enumerate(there):
         for column, side in enumerate(sides):
@@ -64,10 +66,9 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None:
             for (true, answer), value in np.ndenumerate(share):
                 color = "#111111" if value > 55 else "white"
                 center = (answer + 0.5, true + 0.5)
-                panel.annotate(f"{value:.0f}", center, ha="center", va="center", fontsize=9, color=color)
+                panel.annotate(f"{value:.0f}", center, ha="center", va="center", fontsize=8, color=color)
             panel.set_title(f"{name}\n{NAMES[side]}", fontsize=8.5)
             ticks = [x + 0.5 for x in range(len(labels))]
-            turned = any(len(label) > 3 for label in labels)
             panel.set_xticks(ticks, short, rotation=30 if turned else 0, ha="right" if turned else "center", fontsize=8)
             panel.set_yticks(ticks, short if column == 0 else [""] * len(short), fontsize=8)
             panel.invert_yaxis()
@@ -77,19 +78,17 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None:
                 panel.set_ylabel("label")
             if row == len(there) - 1:
                 panel.set_xlabel("answer")
-    return figure
+    return figure, f"{split}; how many of 100 rows with a label got which answer. All runs together."
 
 
-def distances(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None:
-    """Answer minus label in classes, as percent of all rows, a bar per system. None without logits."""
+def distances(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, str]:
+    """Answer minus label in classes, as percent of all rows, a bar per system. Raises NoData without logits."""
     found = _by_side(systems, split)
-    if not found:
-        return None
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
     its = look.looks(systems)
-    figure = look.new(7, 2.6 * len(sides) + 0.4)
+    figure = look.new(look.WIDTH, 2.3 * len(sides) + 0.4)
     width = 0.8 / len(systems)
-    handles: dict[str, object] = {}
+    handles: dict[str, Any] = {}
     for panel, side in zip(figure.subplots(len(sides), 1, sharex=True, squeeze=False)[:, 0], sides, strict=True):
         for place, name in enumerate(systems):
             if (name, side) not in found:
@@ -105,5 +104,5 @@ def distances(systems: Mapping[str, Sequence[Run]], split: str) -> Figure | None
         panel.set(title=NAMES[side], ylabel="percent of rows", xticks=offsets)
         panel.grid(axis="x", visible=False)
     panel.set_xlabel("answer minus label, in classes")
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
-    return figure
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=3)
+    return figure, f"{split}; answer minus label, in percent of all rows. All runs together."

@@ -1,9 +1,9 @@
 """How a system learned: loss and KL of each language over the epochs, and the dev averages after each."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from analysis import look
 from analysis.collect import Run
@@ -57,35 +57,38 @@ def thin(points: Line) -> Line:
     return list(zip(*(mean.tolist() for mean in means), strict=True))
 
 
-def draw(runs: Sequence[Run], languages: Sequence[str]) -> Any | None:
-    """Panels for loss, KL (where a teacher taught) and dev accuracy; None where nothing was noted.
+def draw(runs: Sequence[Run], its: look.Look) -> tuple[Figure, str]:
+    """Panels for loss, KL (where a teacher taught) and dev accuracy. Raises NoData where nothing was noted.
 
-    languages: all of the task, so that a language looks the same for every system.
+    its: the look of the system, for the averages. A language looks the same for every system.
     """
+    languages = runs[0].languages
     lines = {"loss": training(runs, "loss"), "KL": training(runs, "kl")}
     labels_only = all(run.config.get("distill", {}).get("signal") == "labels" for run in runs)
     wanted = [(name, found) for name, found in lines.items() if found and not (name == "KL" and labels_only)]
     dev = averages(runs, "dev")
     if not wanted and not dev:
-        return None
-    figure = look.new(3.3 * (len(wanted) + bool(dev)), 2.9)
+        raise look.NoData("metrics.jsonl is not there or empty")
+    figure = look.new(2.7 * (len(wanted) + bool(dev)), 2.7)
     panels = figure.subplots(1, len(wanted) + bool(dev), squeeze=False)[0]
     for panel, (name, found) in zip(panels, wanted, strict=False):
         for language in (x for x in languages if x in found):
-            its = look.series(languages.index(language))
+            a_language = look.series(languages.index(language))
             every = max(1, len(found[language]) // 8)
-            style = {"color": its.color, "marker": its.marker, "markersize": 4, "markevery": every}
+            style = {"color": a_language.color, "marker": a_language.marker, "markersize": 4, "markevery": every}
             panel.plot(*zip(*found[language], strict=True), label=language, linewidth=1.4, **style)
         panel.set(title=f"training {name}", xlabel="epoch")
         panel.legend(fontsize=8, handlelength=1.6)
     if dev:
         names = {"S": ("supervised", "-"), "Z": ("zero-shot", "--")}
-        for place, (name, points) in enumerate(dev.items()):
-            its = look.series(place)
+        for name, points in dev.items():
             label, dashes = names[name]
+            epochs, values = zip(*points, strict=True)
+            fill = {"S": its.color, "Z": "none"}[name]
             panels[-1].plot(
-                *zip(*points, strict=True), label=label, linestyle=dashes, color=its.color, marker=its.marker
+                epochs, values, dashes, color=its.color, marker=its.marker, markerfacecolor=fill, label=label
             )
         panels[-1].set(title="dev accuracy x100", xlabel="epoch")
         panels[-1].legend(fontsize=8)
-    return figure
+    many = "one run" if len(runs) == 1 else f"mean over {len(runs)} runs"
+    return figure, f"{many}, in at most {POINTS} windows of the training."

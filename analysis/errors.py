@@ -56,7 +56,8 @@ def compare(groups: Sequence[Group], split_of: Any) -> tuple[list[Comparison], l
     split_of: (groups of a task and backbone) -> the split that the report shows.
     """
     wanted = list(pairs(groups))
-    found, gaps = [], []
+    found: list[Comparison] = []
+    gaps: list[Problem] = []
     for first, second in wanted:
         split = split_of([first, second])
         title = f"{first.system} and {second.system}: {first.task}, {Path(first.backbone).name}"
@@ -121,9 +122,7 @@ def _differing(
         gaps.append(Problem(f"texts of {first.task}, {split} {language}", f"row numbers only: {error}"))
         texts = [(f"row {row + 1}", "", "") for row in chosen]
     items = [
-        Item(
-            language, *text, names[labels[row]], tuple(one[row].tolist()), tuple(two[row].tolist()), differences[row]
-        )
+        Item(language, *text, names[labels[row]], tuple(one[row].tolist()), tuple(two[row].tolist()), differences[row])
         for row, text in zip(chosen, texts, strict=True)
     ]
     return items, len(labels)
@@ -144,8 +143,7 @@ def _texts(
         raise UserError("the data is not what the runs were measured on any more")
     some = data.select(rows)
     return [
-        (name, _cut(a), _cut(b or ""))
-        for name, a, b in zip(some["id"], some["text_a"], some["text_b"], strict=True)
+        (name, _cut(a), _cut(b or "")) for name, a, b in zip(some["id"], some["text_a"], some["text_b"], strict=True)
     ]
 
 

@@ -1,12 +1,16 @@
 """How every figure looks: a system's colour and marker, and one SVG that follows light and dark."""
 
+import html
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+Draw = Callable[[], tuple[Figure, str]]  # a figure and its caption; raises NoData
 
 # (light, dark) pairs: Okabe and Ito's colour-blind safe hues, each at least 3:1 against its background. The figures are
 # drawn in the light ones; `svg` turns them into CSS variables that the page sets for both.
@@ -23,10 +27,11 @@ PALETTE = {
 INK, FAINT = "#1f2328", "#d4d8dd"
 THEME = {**PALETTE, "ink": (INK, "#e6e8eb"), "faint": (FAINT, "#42474e")}
 MARKERS = "osD^vPX*"
+WIDTH = 4.9  # inches: a phone shows a figure of this width whole, at three quarters of its size
 # A system keeps its place, and with it its look, in every figure of every report.
 SYSTEMS = ("MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM", "Ens2", "MultiTrain + MBLM")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's colour
     "text.parse_math": False,  # a label such as $5 is text
     "font.size": 10,
@@ -35,6 +40,7 @@ STYLE = {
     "axes.labelcolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "axes.facecolor": "none",
     "axes.grid": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
@@ -44,6 +50,10 @@ STYLE = {
     "legend.frameon": False,
     "axes.titlesize": 10,
 }
+
+
+class NoData(Exception):
+    """Says what a figure would need."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,11 @@ def looks(systems: Iterable[str]) -> dict[str, Look]:
     """The look of each system: the paper's main ones at their fixed places, all others behind, by name."""
     others = sorted(set(systems) - set(SYSTEMS))
     return {system: series(place) for place, system in enumerate([*SYSTEMS, *others])}
+
+
+def order(system: str) -> tuple[int, str]:
+    """The key by which systems stand in the paper's order, then by name."""
+    return SYSTEMS.index(system) if system in SYSTEMS else len(SYSTEMS), system
 
 
 def series(place: int) -> Look:
@@ -81,9 +96,9 @@ def standalone(figure: Figure, name: str, format: str) -> bytes:
     return stream.getvalue()
 
 
-def themed(svg: str, name: str) -> str:
+def themed(svg: str, name: str, title: str) -> str:
     """A standalone SVG made part of a page: colours become variables, ids unique, the background transparent."""
-    svg = svg[svg.index("<svg") :]
+    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)

@@ -1,0 +1,110 @@
+"""The report as one HTML page: gaps, claims, tables, figures and rows, without anything loaded from elsewhere."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis import charts, errors, figures, look
+from analysis.collect import Collection
+from analysis.groups import Group
+from analysis.tables import Cell, Row, Table
+
+TEMPLATE = Path(__file__).parent / "template"
+
+
+def write(
+    collection: Collection, groups: Sequence[Group], tables: Sequence[Table], claims: Sequence[object], out: Path
+) -> list[Path]:
+    """Write OUT/report.html, and each figure as OUT/figures/KEY.png and .svg; returns the files, the page first.
+
+    Raises UserError where the folder cannot be written.
+    """
+    pictures, without = figures.draw(collection, groups)
+    comparisons, unread = errors.compare(groups, charts.heldout)
+    written = []
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    shown = []
+    for picture in pictures:
+        for format in ("svg", "png"):
+            content = look.standalone(picture.figure, picture.key, format)
+            written.append(out / "figures" / f"{picture.key}.{format}")
+            written[-1].write_bytes(content)
+            if format == "svg":
+                # matplotlib escapes all text in it
+                svg = Markup(look.themed(content.decode(), picture.key, picture.title))
+        width = round(picture.figure.get_figwidth() * 96)  # CSS pixels
+        shown.append(
+            {"key": picture.key, "title": picture.title, "caption": picture.caption, "svg": svg, "width": width}
+        )
+    page = out / "report.html"
+    page.write_text(
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=f"Report on {collection.root.resolve().name}",
+            summary=_summary(collection, groups),
+            gaps=[*collection.problems, *without, *unread],
+            claims=claims,
+            tables=tables,
+            pictures=shown,
+            comparisons=comparisons,
+            most=errors.ITEMS,
+            **_assets(),
+        ),
+        encoding="utf-8",
+    )
+    return [page, *written]
+
+
+def _environment() -> Environment:
+    # Texts, labels and names come from data and folders that nobody has checked: everything is escaped.
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.globals |= {"blocks": blocks, "lines": lines, "answer": answer}
+    return environment
+
+
+def _assets() -> dict[str, Markup]:
+    """Style, script and colours of the page; the hash lets the browser run this script and no other."""
+    script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    light, dark = look.css()
+    style = (TEMPLATE / "page.css").read_text(encoding="utf-8")
+    texts = {"script": script, "script_hash": f"sha256-{digest}", "style": style, "light": light, "dark": dark}
+    return {name: Markup(text) for name, text in texts.items()}
+
+
+def _summary(collection: Collection, groups: Sequence[Group]) -> str:
+    systems = len({group.system for group in groups})
+    seeds = sorted({len(group.seeds) for group in groups}) or [0]
+    many = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"{len(collection.runs)} finished runs, {systems} systems, {many} seed{'' if many == '1' else 's'} each"
+
+
+def blocks(table: Table) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of a table under their headings, in its order."""
+    for block, rows in groupby(table.rows, key=lambda row: row.block):
+        yield block, list(rows)
+
+
+def lines(cell: Cell) -> Iterator[str]:
+    """What stands small below a number: its spread, its interval, the paper's number."""
+    if cell.std is not None:
+        yield f"± {cell.std:.2f}, n={cell.n}"
+    if cell.interval is not None:
+        yield "[{:.2f}, {:.2f}]".format(*cell.interval)
+    if cell.reference is not None:
+        difference = "" if cell.difference is None else f" ({cell.difference:+.2f})"
+        yield f"paper {cell.reference:.2f}{difference}"
+
+
+def answer(probabilities: Sequence[float], label: str, labels: Sequence[str]) -> str:
+    """What a system says of a row, such as `✗ neutral`."""
+    said = labels[max(range(len(labels)), key=probabilities.__getitem__)]
+    return f"{'✓' if said == label else '✗'} {said}"
