@@ -3,13 +3,15 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from analysis import reference
+from analysis.charts import heldout
 from analysis.collect import Problem
+from analysis.context import TASKS
 from analysis.groups import Group
 from mbkd.config import Task
 from mbkd.errors import UserError
@@ -50,17 +52,18 @@ class Comparison:
     rows: int  # that were compared
 
 
-def compare(groups: Sequence[Group], split_of: Any) -> tuple[list[Comparison], list[Problem]]:
+def compare(groups: Sequence[Group], asked: str | None = None) -> tuple[list[Comparison], list[Problem]]:
     """Compare the pairs of systems that are there, with at most ITEMS rows together, as many of each language.
 
-    split_of: (groups of a task and backbone) -> the split that the report shows.
+    asked: the split; None for test where both have it, else dev.
     """
     wanted = list(pairs(groups))
     found: list[Comparison] = []
     gaps: list[Problem] = []
     for first, second in wanted:
-        split = split_of([first, second])
-        title = f"{first.system} and {second.system}: {first.task}, {Path(first.backbone).name}"
+        split = asked or heldout([first, second])
+        backbone = reference.backbone_name(reference.backbone_key(first.backbone))
+        title = f"{first.system} and {second.system}: {TASKS[first.task]}, {backbone}"
         each = max(1, ITEMS // (len(wanted) * len(first.runs[0].languages)))
         items, rows = [], 0
         for language in first.runs[0].languages:

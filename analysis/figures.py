@@ -11,10 +11,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import charts, confusion, curves, look
-from analysis.collect import Collection, Problem
+from analysis import charts, confusion, curves, look, reference
+from analysis.collect import Problem
+from analysis.context import TASKS, block_name
 from analysis.groups import Group
 from analysis.look import Draw, NoData
+from analysis.tables import Table
 from mbkd.measure import heat_map
 
 
@@ -28,11 +30,16 @@ class Picture:
     figure: Figure
 
 
-def draw(collection: Collection, groups: Sequence[Group]) -> tuple[list[Picture], list[Problem]]:
-    """Draw every figure that has its data; the others are the problems."""
+def draw(
+    groups: Sequence[Group], tables: Sequence[Table], split: str | None = None
+) -> tuple[list[Picture], list[Problem]]:
+    """Draw every figure that has its data; the others are the problems.
+
+    split: the only one to show; None for test where all runs have it, else dev.
+    """
     pictures, gaps = [], []
     with matplotlib.rc_context(look.STYLE):
-        for key, title, make in wanted(collection, groups):
+        for key, title, make in _wanted(groups, tables, split):
             try:
                 figure, caption = make()
                 pictures.append(Picture(key, title, caption, figure))
@@ -41,39 +48,42 @@ def draw(collection: Collection, groups: Sequence[Group]) -> tuple[list[Picture]
     return pictures, gaps
 
 
-def wanted(collection: Collection, groups: Sequence[Group]) -> Iterator[tuple[str, str, Draw]]:
+def _wanted(groups: Sequence[Group], tables: Sequence[Table], asked: str | None) -> Iterator[tuple[str, str, Draw]]:
     """(key, title, what draws it) of every figure."""
     students = [group for group in groups if group.role != "teacher"]
     for task, backbone in dict.fromkeys((group.task, group.backbone) for group in students):
         here = [group for group in students if (group.task, group.backbone) == (task, backbone)]
         here.sort(key=lambda group: look.order(group.system))
         searched = [group for group in here if group.experiment != "depth"]
-        main = [group for group in searched if not charts.is_variant(group.system)]
-        variants = [group for group in searched if charts.is_variant(group.system)]
-        full = [group for group in main if any(x.system.startswith(f"{group.system} ") for x in variants)]
-        split = charts.heldout(here)
-        of, at = f"{task}, {Path(backbone).name}", f"{task}-{_slug(Path(backbone).name)}"
+        main = [group for group in searched if not charts.is_structure(group.system)]
+        structures = [group for group in searched if charts.is_structure(group.system)]
+        full = [group for group in main if any(x.system.startswith(f"{group.system} ") for x in structures)]
+        split = asked or charts.heldout(here)
+        backbone_key = reference.backbone_key(backbone)
+        of, at = f"{TASKS[task]}, {reference.backbone_name(backbone_key)}", f"{task}-{_slug(backbone_key)}"
         if main:
             yield f"languages-{at}", f"Accuracy by language: {of}", partial(charts.languages, main, split)
-        if variants:
+        if structures:
             title = f"Accuracy by language, structures of MBLM: {of}"
-            yield f"structures-{at}", title, partial(charts.languages, [*full, *variants], split)
-        yield f"depth-{at}", f"Accuracy over branch depth: {of}", partial(charts.depth, here)
-        yield f"cost-{at}", f"Cost and accuracy: {of}", partial(charts.cost, main, split, collection.efficiency)
-        named = charts.names(searched)
-        runs = {named[id(group)]: group.runs for group in main}
+            yield f"structures-{at}", title, partial(charts.languages, [*full, *structures], split)
+        yield f"depth-{at}", f"Accuracy over branch depth: {of}", partial(charts.depth, here, asked or "dev")
+        efficiency = "table-6" if task == "xnli" else f"{task}-efficiency"
+        for table in (table for table in tables if table.key == efficiency):
+            yield f"cost-{at}", f"Cost and accuracy: {of}", partial(charts.cost, table, block_name(backbone))
+        runs = {name: group.runs for name, group in zip(charts.names(main), main, strict=True)}
         if main:
             yield f"confusion-{at}", f"Confusion: {of}", partial(confusion.matrices, runs, split)
         if any(run.result.get("mae") for group in main for run in group.runs):
             yield f"distances-{at}", f"Size of the errors: {of}", partial(confusion.distances, runs, split)
-        looks = look.looks(named.values())
-        for group in (x for x in searched if x.role == "student"):
-            name = named[id(group)]
-            title = f"Learning curves of {name}: {of}"
-            yield f"curves-{at}-{_slug(name)}", title, partial(curves.draw, group.runs, looks[name])
+        named = dict(zip(charts.names(searched), searched, strict=True))
+        looks = look.looks(named)
+        for name, group in named.items():
+            if group.role == "student":
+                title = f"Learning curves of {name}: {of}"
+                yield f"curves-{at}-{_slug(name)}", title, partial(curves.draw, group.runs, looks[name])
             if files := _mixer_files(group):
                 yield f"mixers-{at}-{_slug(name)}", f"Mixer weights of {name}: {of}", partial(_mixers, files)
-        if not any(_mixer_files(group) for group in here):
+        if any(group.branch_depth for group in here) and not any(_mixer_files(group) for group in here):
             yield f"mixers-{at}", f"Mixer weights: {of}", partial(_mixers, [])
 
 
@@ -96,9 +106,7 @@ def _mixers(files: Sequence[Path]) -> tuple[Figure, str]:
             means.setdefault((row["language"], row["mixer"], row["branch"]), []).append(row["mean"])
     rows = [{"language": x, "mixer": y, "branch": z, "mean": float(np.mean(each))} for (x, y, z), each in means.items()]
     many = "one run" if len(records) == 1 else f"{len(records)} runs"
-    caption = (
-        f"{split}; weight x100 of each branch (columns), mean over features, rows and {many}."
-    )
+    caption = f"{split}; weight x100 of each branch (columns), mean over features, rows and {many}."
     return heat_map.draw({"split": split, "branches": records[0]["branches"], "rows": rows}), caption
 
 

@@ -9,23 +9,36 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import charts, errors, figures, look
+from analysis import errors, figures, look
+from analysis.claims import Claim, checklist
 from analysis.collect import Collection
+from analysis.context import systems_table
 from analysis.groups import Group
 from analysis.tables import Cell, Row, Table
 
 TEMPLATE = Path(__file__).parent / "template"
+MARKS = {
+    "holds": "✓",
+    "contradicted": "✗",
+    "not decided": "?",
+    "not measured": "–",
+}  # beside the colour, not only by it
 
 
 def write(
-    collection: Collection, groups: Sequence[Group], tables: Sequence[Table], claims: Sequence[object], out: Path
+    collection: Collection,
+    groups: Sequence[Group],
+    tables: Sequence[Table],
+    claims: Sequence[Claim],
+    out: Path,
+    split: str | None = None,
 ) -> list[Path]:
     """Write OUT/report.html, and each figure as OUT/figures/KEY.png and .svg; returns the files, the page first.
 
-    Raises UserError where the folder cannot be written.
+    split: the only one that figures and rows show; None for test where it is there, else dev.
     """
-    pictures, without = figures.draw(collection, groups)
-    comparisons, unread = errors.compare(groups, charts.heldout)
+    pictures, without = figures.draw(groups, tables, split)
+    comparisons, unread = errors.compare(groups, split)
     written = []
     (out / "figures").mkdir(parents=True, exist_ok=True)
     shown = []
@@ -48,9 +61,10 @@ def write(
         .render(
             title=f"Report on {collection.root.resolve().name}",
             summary=_summary(collection, groups),
-            gaps=[*collection.problems, *without, *unread],
+            gaps=list(dict.fromkeys([*collection.problems, *without, *unread])),
             claims=claims,
-            tables=tables,
+            rules=checklist(claims).notes,
+            tables=[*tables, systems_table(groups)],
             pictures=shown,
             comparisons=comparisons,
             most=errors.ITEMS,
@@ -66,7 +80,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.globals |= {"blocks": blocks, "lines": lines, "answer": answer}
+    environment.globals |= {"blocks": blocks, "lines": lines, "evidence": evidence, "marks": MARKS, "answer": answer}
     return environment
 
 
@@ -102,6 +116,19 @@ def lines(cell: Cell) -> Iterator[str]:
     if cell.reference is not None:
         difference = "" if cell.difference is None else f" ({cell.difference:+.2f})"
         yield f"paper {cell.reference:.2f}{difference}"
+
+
+def evidence(claim: Claim) -> str:
+    """What a verdict rests on, in a line: the difference with its interval, p, and n."""
+    form = "{:.3f}" if claim.ratio else "{:+.2f}"
+    parts = []
+    if claim.difference is not None:
+        parts.append(f"{'ratio' if claim.ratio else 'difference'} {form.format(claim.difference)}")
+    if claim.interval is not None:
+        parts.append("95 % interval [{}, {}]".format(*map(form.format, claim.interval)))
+    if claim.holm is not None:
+        parts.append(f"p {claim.p:.4f}, after Holm {claim.holm:.4f}")
+    return "; ".join([*parts, claim.n] if claim.n else parts)
 
 
 def answer(probabilities: Sequence[float], label: str, labels: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Finished runs -> the paper's tables with intervals, and its claims as a checklist.
+"""Finished runs -> the paper's tables with intervals, and its claims as a checklist; a page with figures.
 
 usage: python -m analysis.report RUNS [--out DIR] [--split dev|test] [--reference paper] [--draws N]
 """
@@ -99,6 +99,23 @@ def _markdown(
     return "\n".join(parts)
 
 
+def _page(
+    collection: Collection,
+    groups: Sequence[Group],
+    tables: Sequence[Table],
+    claims: Sequence[Claim],
+    out: Path,
+    split: str | None,
+) -> list[Path]:
+    """The HTML page with its figures; the tables are there without it."""
+    try:
+        from analysis import page
+    except ImportError as error:
+        print(f"no page: {error.name} is not installed; pip install 'mbkd[report]'", file=sys.stderr)
+        return []
+    return page.write(collection, groups, tables, claims, out, split)
+
+
 def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim]) -> None:
     """Print what is missing, the tables, and the checklist; intervals are in the files."""
     console = Console(width=None if Console().is_terminal else 200)
@@ -119,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     asked: Any = parser.parse_args(arguments)
     collection, groups, tables, claims = make(asked.runs, asked.split, asked.reference == "paper", asked.draws)
-    files = write(collection, groups, tables, claims, asked.out or asked.runs / "report")
+    out = asked.out or asked.runs / "report"
+    files = write(collection, groups, tables, claims, out)
+    files = [*_page(collection, groups, tables, claims, out, asked.split), *files]
     show(collection, tables, claims)
     for file in files:
         print(file)
