@@ -90,21 +90,21 @@ def depth(groups: Sequence[Group], split: str) -> tuple[Figure, str]:
 
 def cost(table: Table, block: str) -> tuple[Figure, str]:
     """Table 6 as a picture: AVG(A) over parameters and over training time, each against the single model's."""
-    rows = [
-        dict(zip(table.columns, row.cells, strict=True)) | {"": row.label} for row in table.rows if row.block == block
-    ]
-    panels = [x for x in ("Params", "Time") if any(row[x].value is not None for row in rows)]
-    rows = [row for row in rows if row["AVG(A)"].value is not None]
-    if len(rows) < 2 or not panels:
+    here = [(row.label, dict(zip(table.columns, row.cells, strict=True))) for row in table.rows if row.block == block]
+    here = [(label, cells) for label, cells in here if cells["AVG(A)"].value is not None]
+    panels = [x for x in ("Params", "Time") if any(cells[x].value is not None for _, cells in here)]
+    if len(here) < 2 or not panels:
         raise NoData("needs the averages and the cost of two systems of Table 6")
     figure = look.new(look.WIDTH, 3)
     titles = {"Params": "parameters, ×", "Time": "training time, ×"}
     its = look.looks(EFFICIENCY.values())
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
-        for row in (row for row in rows if row[panel].value is not None):
-            style, score = its[EFFICIENCY.get(row[""], row[""])], row["AVG(A)"]
-            point = (row[panel].value, score.value, score.std)
-            axes.errorbar(*point, fmt=style.marker, color=style.color, label=row[""], capsize=3)
+        for label, cells in here:
+            style, score, times = its[EFFICIENCY.get(label, label)], cells["AVG(A)"], cells[panel].value
+            if score.value is not None and times is not None:
+                axes.errorbar(
+                    times, score.value, score.std, fmt=style.marker, color=style.color, label=label, capsize=3
+                )
         axes.set_xlabel(titles[panel])
         axes.margins(0.15)
     figure.axes[0].set_ylabel("AVG(A) x100")
