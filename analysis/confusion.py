@@ -52,7 +52,7 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
     short = [label if len(label) <= 14 else f"{label[:13]}…" for label in labels]
     turned = any(len(label) > 3 for label in labels)
     height = 0.7 + 0.3 * len(labels) + (0.4 if turned else 0)
-    figure = look.new(max(look.WIDTH, 0.72 * len(labels) * len(sides)), len(there) * height + 0.3)
+    figure = look.new(max(look.WIDTH, 0.5 * len(labels) * len(sides)), len(there) * height + 0.3)
     panels = figure.subplots(len(there), len(sides), squeeze=False)
     for row, name in enumerate(there):
         for column, side in enumerate(sides):
@@ -64,7 +64,7 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
             share = 100 * total / np.maximum(total.sum(axis=1, keepdims=True), 1)
             panel.pcolormesh(share, vmin=0, vmax=100, cmap="cividis")
             for (true, answer), value in np.ndenumerate(share):
-                color = "#111111" if value > 55 else "white"
+                color = "#111111" if value > 50 else "white"
                 center = (answer + 0.5, true + 0.5)
                 panel.annotate(f"{value:.0f}", center, ha="center", va="center", fontsize=8, color=color)
             panel.set_title(f"{name}\n{NAMES[side]}", fontsize=8.5)

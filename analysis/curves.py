@@ -88,7 +88,7 @@ def draw(runs: Sequence[Run], its: look.Look) -> tuple[Figure, str]:
             panels[-1].plot(
                 epochs, values, dashes, color=its.color, marker=its.marker, markerfacecolor=fill, label=label
             )
-        panels[-1].set(title="dev accuracy x100", xlabel="epoch")
+        panels[-1].set(title="dev accuracy x100", xlabel="epoch", xlim=(0, None))
         panels[-1].legend(fontsize=8)
     many = "one run" if len(runs) == 1 else f"mean over {len(runs)} runs"
-    return figure, f"{many}, in at most {POINTS} windows of the training."
+    return figure, f"While training: {many}, in at most {POINTS} windows."

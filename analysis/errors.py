@@ -65,15 +65,20 @@ def compare(groups: Sequence[Group], asked: str | None = None) -> tuple[list[Com
         backbone = reference.backbone_name(reference.backbone_key(first.backbone))
         title = f"{first.system} and {second.system}: {TASKS[first.task]}, {backbone}"
         each = max(1, ITEMS // (len(wanted) * len(first.runs[0].languages)))
-        items, rows = [], 0
+        items: list[Item] = []
+        textless: dict[str, str] = {}  # language -> why
+        rows = 0
         for language in first.runs[0].languages:
             try:
-                some, count = _differing(first, second, split, language, each, gaps)
+                some, count = _differing(first, second, split, language, each, textless)
             except (OSError, ValueError) as error:
                 gaps.append(Problem(f"comparison of {title}", f"{language} left out: {error}"))
                 continue
             items += some
             rows += count
+        if textless:
+            languages, why = ", ".join(textless), next(iter(textless.values()))
+            gaps.append(Problem(f"texts of {title}", f"row numbers only for {split} {languages}: {why}"))
         if items:
             items.sort(key=lambda item: -abs(item.difference))
             labels = tuple(first.runs[0].result["labels"])
@@ -105,9 +110,9 @@ def probabilities(group: Group, split: str, language: str) -> np.ndarray:
 
 
 def _differing(
-    first: Group, second: Group, split: str, language: str, most: int, gaps: list[Problem]
+    first: Group, second: Group, split: str, language: str, most: int, textless: dict[str, str]
 ) -> tuple[list[Item], int]:
-    """The rows of a language that differ most, and how many there were."""
+    """The rows of a language that differ most, and how many there were; why they have no texts goes to `textless`."""
     one, two = probabilities(first, split, language), probabilities(second, split, language)
     labels = np.asarray(first.runs[0].labels(split, language))
     for run in [*first.runs, *second.runs]:
@@ -122,7 +127,7 @@ def _differing(
     try:
         texts = _texts(first.runs[0].config.get("task", {}), split, language, labels, chosen)
     except UserError as error:
-        gaps.append(Problem(f"texts of {first.task}, {split} {language}", f"row numbers only: {error}"))
+        textless[language] = str(error)
         texts = [(f"row {row + 1}", "", "") for row in chosen]
     items = [
         Item(language, *text, names[labels[row]], tuple(one[row].tolist()), tuple(two[row].tolist()), differences[row])

@@ -17,12 +17,8 @@ from analysis.groups import Group
 from analysis.tables import Cell, Row, Table
 
 TEMPLATE = Path(__file__).parent / "template"
-MARKS = {
-    "holds": "✓",
-    "contradicted": "✗",
-    "not decided": "?",
-    "not measured": "–",
-}  # beside the colour, not only by it
+# Beside the colour of a verdict, so that it is not told by that alone.
+MARKS = {"holds": "✓", "contradicted": "✗", "not decided": "?", "not measured": "–"}
 
 
 def write(

@@ -1,4 +1,4 @@
-"""The picture of the mixers' weights: a row per language, a column per branch, a panel per mixer; no torch."""
+"""The picture of the mixers' weights: a panel per mixer, in it a row per language and a column per branch; no torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,14 @@ def draw(found: dict[str, Any]) -> "Figure":
     mean = {(row["mixer"], row["language"], row["branch"]): row["mean"] for row in rows}
     even = 1 / len(branches)
     span = max(0.01, *(abs(row["mean"] - even) for row in rows))
-    width = 1.5 + len(mixers) * (0.5 + 0.45 * len(branches))
-    figure = Figure(figsize=(width, 1.5 + 0.3 * len(languages)), layout="constrained")
-    panels = figure.subplots(1, len(mixers), sharey=True, squeeze=False)[0]
-    for panel, mixer in zip(panels, mixers, strict=True):
+    decimals = 0 if span > 0.05 else 1
+    # The inner mixers of a layer, one for each branch, stand beside each other; layers below each other.
+    columns = min(len(mixers), len(branches))
+    lines = -(-len(mixers) // columns)
+    size = (1.5 + columns * (0.3 + 0.4 * len(branches)), lines * (0.6 + 0.2 * len(languages)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for place, (panel, mixer) in enumerate(zip(panels, mixers, strict=False)):
         values = [[mean[mixer, language, branch] for branch in branches] for language in languages]
         # Cells rather than an image, so that a vector format holds no pixels.
         mesh = panel.pcolormesh(values, vmin=even - span, vmax=even + span, cmap="RdBu_r")
@@ -36,13 +40,17 @@ def draw(found: dict[str, Any]) -> "Figure":
             for column, value in enumerate(cells):
                 color = "white" if abs(value - even) > DARK * span else "#222222"
                 center = (column + 0.5, row + 0.5)
-                panel.annotate(f"{100 * value:.0f}", center, ha="center", va="center", fontsize=7, color=color)
+                panel.annotate(f"{100 * value:.{decimals}f}", center, ha="center", va="center", fontsize=7, color=color)
         panel.set_title(mixer, fontsize=8)
         panel.set_xticks([x + 0.5 for x in range(len(branches))], branches)
-        panel.set_yticks([y + 0.5 for y in range(len(languages))], languages)
-        panel.tick_params(length=0)
-    panels[0].invert_yaxis()  # shared: the first language on top in all panels
-    figure.colorbar(mesh, ax=list(panels), label=f"mean weight of a branch, {found['split']}")
+        names = languages if place % columns == 0 else [""] * len(languages)
+        panel.set_yticks([y + 0.5 for y in range(len(languages))], names)
+        panel.tick_params(length=0, labelsize=8)
+        panel.grid(False)
+        panel.invert_yaxis()
+    for panel in panels[len(mixers) :]:
+        panel.set_axis_off()
+    figure.colorbar(mesh, ax=list(panels), label=f"mean weight of a branch, {found['split']}", shrink=1 / lines)
     return figure
 
 

@@ -76,7 +76,20 @@ def test_only_the_one_door_imports(package: str, allowed: set[str]):
     assert using <= allowed
 
 
-@pytest.mark.parametrize("module", ["mbkd.cli", "mbkd.paper", "mbkd.runs", "mbkd.measure.metrics", "mbkd.measure.heat_map", "mbkd.data.batches"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mbkd.cli",
+        "mbkd.paper",
+        "mbkd.runs",
+        "mbkd.measure.metrics",
+        "mbkd.measure.heat_map",
+        "mbkd.data.batches",
+        "analysis.report",
+        "analysis.page",
+        "analysis.errors, mbkd.data.tasks",
+    ],
+)
 def test_light_modules_stay_free_of_torch(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

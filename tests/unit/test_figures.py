@@ -1,0 +1,138 @@
+"""The figures of a report: what they show is what the runs hold, and a text in them stays text."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis import confusion, curves, errors, figures, look
+from analysis.collect import collect
+from analysis.groups import choose
+from mbkd import paper
+from mbkd.config import changed
+from tests.synthetic import write_run
+
+
+def config(system, seed=1, depth=None):
+    full = paper.base(paper.xnli(), paper.BACKBONES["mbert"])
+    found = paper.system(full, system).model_copy(update={"seed": seed})
+    return found if depth is None else changed(found, {"student": {"branch_depth": depth}})
+
+
+def rights(share, rows=20):
+    """The first rows of each language are right."""
+    languages = paper.xnli().languages
+    return {split: {x: np.arange(rows) < share * rows for x in languages} for split in ("dev", "test")}
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (1, 2):
+        write_run(root, config("multitrain", seed), rights(0.5))
+        write_run(root, config("multikd", seed), rights(0.6))
+        folder = write_run(root, config("mblm", seed), rights(0.7 if seed == 1 else 0.8))
+        with (folder / "metrics.jsonl").open("w") as file:
+            for step in range(1, 1001):
+                values = {"loss": 1 + seed / 10, "kl": 1 / step}
+                file.write(json.dumps({"step": step, "epoch": step / 500, "languages": {"en": values}}) + "\n")
+            for epoch in (1, 2):
+                averages = {"S": 0.5, "Z": 0.25 * epoch, "A": 0.4}
+                line = {"epoch": epoch, "split": "dev", "accuracy": {}, "accuracy_averages": averages}
+                file.write(json.dumps(line) + "\n")
+        weights = [
+            {"language": "sw", "mixer": "outer", "branch": x, "mean": mean, "std": 0.1}
+            for x, mean in {"en": 0.2 * seed, "fr": 0.8 - 0.2 * seed, "zh": 0.2}.items()
+        ]
+        record = {"split": "test", "branches": ["en", "fr", "zh"], "rows": weights}
+        (folder / f"mixers-test-{seed}.json").write_text(json.dumps(record))
+    return choose(collect(root))
+
+
+def test_figures_without_their_data_are_named(groups):
+    pictures, gaps = figures.draw(groups, [])
+    drawn = {picture.key.split("-")[0] for picture in pictures}
+    assert drawn == {"languages", "confusion", "curves", "mixers"}
+    missing = " ".join(f"{gap.where}: {gap.what}" for gap in gaps)
+    for title in ("Accuracy over branch depth", "Learning curves of MultiKD:", "Learning curves of MultiTrain:"):
+        assert title in missing
+
+
+def test_mixer_weights_of_two_seeds_are_averaged(groups):
+    (picture,) = [x for x in figures.draw(groups, [])[0] if x.key.startswith("mixers")]
+    cells = {text.get_text() for text in picture.figure.axes[0].texts}
+    assert cells == {"30", "50", "20"}
+    assert "2 runs" in picture.caption
+
+
+def test_depth_has_two_axes_and_every_depth(tmp_path):
+    for depth, share in ((0, 0.5), (2, 0.6), (4, 0.8)):
+        write_run(tmp_path, config("multitrain", depth=depth), rights(share))
+    pictures, _ = figures.draw(choose(collect(tmp_path)), [])
+    (picture,) = [x for x in pictures if x.key.startswith("depth")]
+    left, right = picture.figure.axes
+    for axes, name in ((left, "supervised"), (right, "zero-shot")):
+        assert name in axes.get_ylabel()
+        assert axes.lines[0].get_xydata() == pytest.approx(np.array([[0, 50], [2, 60], [4, 80]]))
+
+
+def test_curves_are_thinned_and_averaged_over_seeds(groups):
+    (group,) = [group for group in groups if group.system == "MultiKD + MBLM"]
+    loss = curves.training(group.runs, "loss")["en"]
+    assert 100 < len(loss) <= curves.POINTS
+    assert [value for _, value in loss] == pytest.approx([1.15] * len(loss))
+    assert loss[-1][0] == pytest.approx(2, abs=0.02)
+    assert curves.averages(group.runs, "dev")["Z"] == [(1, 25), (2, 50)]
+
+
+def test_confusion_counts_every_row_once(groups):
+    (group,) = [group for group in groups if group.system == "MultiKD + MBLM"]
+    languages = group.runs[0].languages
+    counts = confusion.counts(group.runs, "test", languages)
+    assert counts.sum() == 2 * 20 * len(languages)
+    assert np.trace(counts) == (14 + 16) * len(languages)
+
+
+def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(groups):
+    comparisons, gaps = errors.compare(groups)
+    first = comparisons[0]
+    assert (first.first, first.second) == ("MultiKD + MBLM", "MultiKD")
+    # Rows 12 and 13 are right with both seeds of one system and wrong with the other, 14 and 15 with one seed.
+    german = [item for item in first.items if item.language == "de"]
+    assert {item.id for item in german[:2]} == {"row 13", "row 14"}
+    assert all(
+        item.difference == pytest.approx(item.first[0] - item.second[0])
+        for item in german
+        if item.label == "entailment"
+    )
+    assert len(first.items) <= errors.ITEMS
+    assert any("row numbers only" in gap.what for gap in gaps)
+
+
+def test_a_system_looks_the_same_whoever_else_is_there():
+    alone, together = look.looks(["MultiKD"]), look.looks(["a system", "MultiTrain", "MultiKD"])
+    assert alone["MultiKD"] == together["MultiKD"]
+    many = look.looks(f"system {i}" for i in range(40))
+    assert len(set(many.values())) == len(many)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_colour_stands_out_from_the_page(dark):
+    def luminance(color):
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    page = luminance("#16181c" if dark else "#ffffff")
+    for pair in look.PALETTE.values():
+        low, high = sorted((page, luminance(pair[dark])))
+        assert (high + 0.05) / (low + 0.05) >= 3  # WCAG 1.4.11
+
+
+def test_labels_in_a_figure_stay_text():
+    figure = look.new(2, 2)
+    figure.subplots().set_title("</svg><script>alert(1)</script> $x_1$")
+    svg = look.themed(look.standalone(figure, "name", "svg").decode(), "name", 'a "title" <b>')
+    assert "<script>" not in svg and "&lt;script&gt;alert(1)" in svg
+    assert "$x_1$" in svg
+    assert "<b>" not in svg
