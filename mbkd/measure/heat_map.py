@@ -29,7 +29,7 @@ def draw(found: dict[str, Any]) -> "Figure":
     # The inner mixers of a layer, one for each branch, stand beside each other; layers below each other.
     columns = min(len(mixers), len(branches))
     lines = -(-len(mixers) // columns)
-    size = (1.5 + columns * (0.3 + 0.4 * len(branches)), lines * (0.6 + 0.2 * len(languages)))
+    size = (1.5 + columns * (0.3 + 0.4 * len(branches)), lines * (0.7 + 0.22 * len(languages)))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for place, (panel, mixer) in enumerate(zip(panels, mixers, strict=False)):
@@ -50,7 +50,7 @@ def draw(found: dict[str, Any]) -> "Figure":
         panel.invert_yaxis()
     for panel in panels[len(mixers) :]:
         panel.set_axis_off()
-    figure.colorbar(mesh, ax=list(panels), label=f"mean weight of a branch, {found['split']}", shrink=1 / lines)
+    figure.colorbar(mesh, ax=list(panels), label=f"mean weight, {found['split']}", shrink=1 / lines)
     return figure
 
 
