@@ -1,6 +1,6 @@
 """Charts of scores: accuracy by language, over the branch depth (Fig 5), and against cost (Table 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,33 +24,40 @@ def heldout(groups: Sequence[Group]) -> str:
     return "test" if all(run.scores("test") for group in groups for run in group.runs) else "dev"
 
 
-def names(groups: Sequence[Group]) -> list[str]:
-    """The systems of groups, with the depth where one is there with several."""
-    systems = [group.system for group in groups]
-    return [g.system + (f" (K={g.branch_depth})" if systems.count(g.system) > 1 else "") for g in groups]
+def named(groups: Sequence[Group]) -> dict[str, Group]:
+    """Groups by their system's name, with the depth where one is there with several."""
+    depths: dict[str, set[int]] = {}
+    for group in groups:
+        depths.setdefault(group.system, set()).add(group.branch_depth)
+    found: dict[str, Group] = {}
+    for group in groups:
+        name = group.system + (f" (K={group.branch_depth})" if len(depths[group.system]) > 1 else "")
+        # Two sweeps may have the same system: the one with more seeds speaks for it.
+        if name not in found or len(group.runs) > len(found[name].runs):
+            found[name] = group
+    return found
 
 
-def languages(groups: Sequence[Group], split: str) -> tuple[Figure, str]:
+def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.Look]) -> tuple[Figure, str]:
     """A row per language, a mark per system."""
-    found = [scores(group, split) for group in groups]
-    if not any(found):
+    found = {name: scores(group, split) for name, group in groups.items()}
+    if not any(found.values()):
         raise NoData(f"no accuracy on {split}")
-    first = groups[0].runs[0]
+    first = next(iter(groups.values())).runs[0]
     order = list(first.languages)
-    its = look.looks(names(groups))
     figure = look.new(look.WIDTH, 1.4 + 0.3 * len(order) + 0.1 * len(groups))
     axes = figure.subplots()
-    for name, each in zip(names(groups), found, strict=True):
+    for name, each in found.items():
         there = [language for language in order if language in each]
         means, rows = [each[x].mean for x in there], [order.index(x) for x in there]
-        axes.plot(means, rows, its[name].marker, color=its[name].color, label=name, alpha=0.9)
+        axes.plot(means, rows, looks[name].marker, color=looks[name].color, label=name, alpha=0.9)
     axes.set_yticks(range(len(order)), order)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=f"accuracy x100, {split}")
-    caption = f"{split}; {_mean_over(groups)}."
+    caption = f"{split}; {_mean_over(list(groups.values()))}."
     if first.result["zero_shot"]:
         axes.axhline(len(first.result["supervised"]) - 0.5, color=look.INK, linewidth=0.8, linestyle=":")
         caption += " Labelled languages above the dotted line, zero-shot ones below."
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
+    look.legend(figure, *axes.get_legend_handles_labels())
     return figure, caption
 
 
@@ -83,7 +90,7 @@ def depth(groups: Sequence[Group], split: str) -> tuple[Figure, str]:
         axes.set_ylabel(f"{name} accuracy x100", color=its.color)
         axes.tick_params(axis="y", labelcolor=its.color)
     left.set(xlabel="branch depth K", xticks=list(found))
-    figure.legend(handles=lines, loc="outside upper center", ncols=2, fontsize=9)
+    look.legend(figure, lines, [str(line.get_label()) for line in lines])
     groups = list(by_depth.values())
     return figure, f"{family}, {split}; {_mean_over(groups)}, the band is ± a standard deviation. K=0 has no branches."
 
@@ -108,7 +115,7 @@ def cost(table: Table, block: str) -> tuple[Figure, str]:
         axes.set_xlabel(titles[panel])
         axes.margins(0.15)
     figure.axes[0].set_ylabel("AVG(A) x100")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
+    look.legend(figure, *figure.axes[0].get_legend_handles_labels())
     return figure, f"The numbers of “{table.title}”; bars are ± a standard deviation."
 
 

@@ -81,11 +81,10 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
     return figure, f"{split}; how many of 100 rows with a label got which answer. All runs together."
 
 
-def distances(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, str]:
+def distances(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Look]) -> tuple[Figure, str]:
     """Answer minus label in classes, as percent of all rows, a bar per system. Raises NoData without logits."""
     found = _by_side(systems, split)
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
-    its = look.looks(systems)
     figure = look.new(look.WIDTH, 2.3 * len(sides) + 0.4)
     width = 0.8 / len(systems)
     handles: dict[str, Any] = {}
@@ -99,10 +98,10 @@ def distances(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure,
             # np.trace's diagonal d holds answer - label = d
             share = np.array([100 * np.trace(total, d) / total.sum() for d in offsets])
             at = offsets + (place - (len(systems) - 1) / 2) * width
-            bars = panel.bar(at, share, width, label=name, color=its[name].color, edgecolor="none")
+            bars = panel.bar(at, share, width, label=name, color=looks[name].color, edgecolor="none")
             handles.setdefault(name, bars)
         panel.set(title=NAMES[side], ylabel="percent of rows", xticks=offsets)
         panel.grid(axis="x", visible=False)
     panel.set_xlabel("answer minus label, in classes")
-    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=3)
+    look.legend(figure, list(handles.values()), list(handles))
     return figure, f"{split}; answer minus label, in percent of all rows. All runs together."

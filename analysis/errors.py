@@ -1,7 +1,7 @@
 """The rows on which two systems differ most, language by language, with their texts where the data is still there."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from analysis import reference
 from analysis.charts import heldout
 from analysis.collect import Problem
-from analysis.context import TASKS
+from analysis.context import TASKS, Context
 from analysis.groups import Group
+from analysis.look import order
 from mbkd.config import Task
 from mbkd.errors import UserError
 
@@ -52,16 +53,16 @@ class Comparison:
     rows: int  # that were compared
 
 
-def compare(groups: Sequence[Group], asked: str | None = None) -> tuple[list[Comparison], list[Problem]]:
+def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
     """Compare the pairs of systems that are there, with at most ITEMS rows together, as many of each language.
 
-    asked: the split; None for test where both have it, else dev.
+    The split is the one that was asked for; else test where both have it, else dev.
     """
-    wanted = list(pairs(groups))
+    wanted = list(pairs(context))
     found: list[Comparison] = []
     gaps: list[Problem] = []
     for first, second in wanted:
-        split = asked or heldout([first, second])
+        split = context.split or heldout([first, second])
         backbone = reference.backbone_name(reference.backbone_key(first.backbone))
         title = f"{first.system} and {second.system}: {TASKS[first.task]}, {backbone}"
         each = max(1, ITEMS // (len(wanted) * len(first.runs[0].languages)))
@@ -87,16 +88,18 @@ def compare(groups: Sequence[Group], asked: str | None = None) -> tuple[list[Com
     return found, gaps
 
 
-def pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """MBLM beside MultiKD and MultiKD beside MultiTrain, of each task and backbone; else the first two systems."""
-    places: dict[tuple[str, str], dict[str, Group]] = {}
-    for group in groups:
-        if group.role == "student" and group.experiment != "depth":
-            places.setdefault((group.task, group.backbone), {}).setdefault(group.system, group)
-    for systems in places.values():
-        named = [(systems[a], systems[b]) for a, b in PAIRS if a in systems and b in systems]
-        several = list(systems.values())
-        yield from named or ([(several[0], several[1])] if len(several) > 1 else [])
+def pairs(context: Context) -> Iterator[tuple[Group, Group]]:
+    """MBLM beside MultiKD and MultiKD beside MultiTrain, of each task and backbone; else the last two systems."""
+    for task in context.tasks:
+        for backbone in context.backbones(task):
+            there = {g.system for g in context.groups if (g.task, g.backbone, g.role) == (task, backbone, "student")}
+            systems = {x: g for x in sorted(there, key=order) if (g := context.find(task, backbone, x)) is not None}
+            named = [(systems[a], systems[b]) for a, b in PAIRS if a in systems and b in systems]
+            *_, second, first = [None, None, *systems.values()]
+            if named:
+                yield from named
+            elif first and second:
+                yield first, second
 
 
 def probabilities(group: Group, split: str, language: str) -> np.ndarray:

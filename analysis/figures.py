@@ -51,32 +51,34 @@ def draw(
 def _wanted(groups: Sequence[Group], tables: Sequence[Table], asked: str | None) -> Iterator[tuple[str, str, Draw]]:
     """(key, title, what draws it) of every figure."""
     students = [group for group in groups if group.role != "teacher"]
-    for task, backbone in dict.fromkeys((group.task, group.backbone) for group in students):
-        here = [group for group in students if (group.task, group.backbone) == (task, backbone)]
-        here.sort(key=lambda group: look.order(group.system))
-        searched = [group for group in here if group.experiment != "depth"]
-        main = [group for group in searched if not charts.is_structure(group.system)]
-        structures = [group for group in searched if charts.is_structure(group.system)]
-        full = [group for group in main if any(x.system.startswith(f"{group.system} ") for x in structures)]
+    students.sort(key=lambda group: (look.order(group.system), group.branch_depth))
+    places: dict[tuple[str, str], list[Group]] = {}
+    for group in students:
+        places.setdefault((group.task, group.backbone), []).append(group)
+    searched = {place: charts.named([g for g in here if g.experiment != "depth"]) for place, here in places.items()}
+    looks = look.looks(name for named in searched.values() for name in named)
+    for (task, backbone), here in places.items():
+        named = searched[task, backbone]
+        main = {name: group for name, group in named.items() if not charts.is_structure(group.system)}
+        structures = {name: group for name, group in named.items() if charts.is_structure(group.system)}
         split = asked or charts.heldout(here)
         backbone_key = reference.backbone_key(backbone)
         of, at = f"{TASKS[task]}, {reference.backbone_name(backbone_key)}", f"{task}-{_slug(backbone_key)}"
         if main:
-            yield f"languages-{at}", f"Accuracy by language: {of}", partial(charts.languages, main, split)
+            yield f"languages-{at}", f"Accuracy by language: {of}", partial(charts.languages, main, split, looks)
         if structures:
+            full = {name: g for name, g in main.items() if any(x.startswith(f"{g.system} ") for x in structures)}
             title = f"Accuracy by language, structures of MBLM: {of}"
-            yield f"structures-{at}", title, partial(charts.languages, [*full, *structures], split)
+            yield f"structures-{at}", title, partial(charts.languages, full | structures, split, looks)
         yield f"depth-{at}", f"Accuracy over branch depth: {of}", partial(charts.depth, here, asked or "dev")
         efficiency = "table-6" if task == "xnli" else f"{task}-efficiency"
         for table in (table for table in tables if table.key == efficiency):
             yield f"cost-{at}", f"Cost and accuracy: {of}", partial(charts.cost, table, block_name(backbone))
-        runs = {name: group.runs for name, group in zip(charts.names(main), main, strict=True)}
+        runs = {name: group.runs for name, group in main.items()}
         if main:
             yield f"confusion-{at}", f"Confusion: {of}", partial(confusion.matrices, runs, split)
-        if any(run.result.get("mae") for group in main for run in group.runs):
-            yield f"distances-{at}", f"Size of the errors: {of}", partial(confusion.distances, runs, split)
-        named = dict(zip(charts.names(searched), searched, strict=True))
-        looks = look.looks(named)
+        if any(run.result.get("mae") for each in runs.values() for run in each):
+            yield f"distances-{at}", f"Size of the errors: {of}", partial(confusion.distances, runs, split, looks)
         for name, group in named.items():
             if group.role == "student":
                 title = f"Learning curves of {name}: {of}"

@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class Look:
 
 
 def looks(systems: Iterable[str]) -> dict[str, Look]:
-    """The look of each system: the paper's main ones at their fixed places, all others behind, by name."""
+    """The look of each system of a report: the paper's main ones at their fixed places, all others behind, by name."""
     others = sorted(set(systems) - set(SYSTEMS))
     return {system: series(place) for place, system in enumerate([*SYSTEMS, *others])}
 
@@ -85,6 +85,14 @@ def series(place: int) -> Look:
 def new(width: float, height: float) -> Figure:
     """An empty figure in inches, which lays itself out."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """The figure's legend above its panels, in as many columns as the labels leave room for."""
+    longest = max(map(len, labels))
+    room = 72 * figure.get_figwidth() / (5.5 * longest + 36)  # points; a letter of this size is 5 to 6 wide
+    columns = min(4, max(1, int(room)))
+    figure.legend(list(handles), list(labels), loc="outside upper center", ncols=columns, fontsize=9)
 
 
 def standalone(figure: Figure, name: str, format: str) -> bytes:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from analysis import errors, figures, look
 from analysis.claims import Claim, checklist
 from analysis.collect import Collection
-from analysis.context import systems_table
+from analysis.context import Context, systems_table
 from analysis.groups import Group
 from analysis.tables import Cell, Row, Table
 
@@ -34,7 +34,7 @@ def write(
     split: the only one that figures and rows show; None for test where it is there, else dev.
     """
     pictures, without = figures.draw(groups, tables, split)
-    comparisons, unread = errors.compare(groups, split)
+    comparisons, unread = errors.compare(Context(collection, list(groups), split))
     written = []
     (out / "figures").mkdir(parents=True, exist_ok=True)
     shown = []

@@ -48,7 +48,9 @@ def page(tmp_path_factory):
             folder = write_run(root, config, rights)
             record = {"step": 20, "epoch": 0.5, "languages": {"en": {"loss": 1.0, "kl": 0.0}}}
             (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-            rows = [{"language": x, "mixer": "outer", "branch": y, "mean": 0.5} for x in languages for y in languages[:2]]
+            rows = [
+                {"language": x, "mixer": "outer", "branch": y, "mean": 0.5} for x in languages for y in languages[:2]
+            ]
             if depth:
                 weights = {"split": "dev", "branches": ["en", "fr"], "rows": rows}
                 (folder / "mixers-dev-1.json").write_text(json.dumps(weights))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from analysis import confusion, curves, errors, figures, look
-from analysis.collect import collect
+from analysis.collect import Collection, collect
+from analysis.context import Context
 from analysis.groups import choose
 from mbkd import paper
 from mbkd.config import changed
@@ -93,8 +94,8 @@ def test_confusion_counts_every_row_once(groups):
     assert np.trace(counts) == (14 + 16) * len(languages)
 
 
-def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(groups):
-    comparisons, gaps = errors.compare(groups)
+def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(groups, tmp_path):
+    comparisons, gaps = errors.compare(Context(Collection(tmp_path), groups))
     first = comparisons[0]
     assert (first.first, first.second) == ("MultiKD + MBLM", "MultiKD")
     # Rows 12 and 13 are right with both seeds of one system and wrong with the other, 14 and 15 with one seed.
