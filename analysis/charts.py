@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis import look
+from analysis.context import Context
 from analysis.groups import Group
 from analysis.look import NoData
 from analysis.scores import scores
@@ -24,18 +25,11 @@ def heldout(groups: Sequence[Group]) -> str:
     return "test" if all(run.scores("test") for group in groups for run in group.runs) else "dev"
 
 
-def named(groups: Sequence[Group]) -> dict[str, Group]:
-    """Groups by their system's name, with the depth where one is there with several."""
-    depths: dict[str, set[int]] = {}
-    for group in groups:
-        depths.setdefault(group.system, set()).add(group.branch_depth)
-    found: dict[str, Group] = {}
-    for group in groups:
-        name = group.system + (f" (K={group.branch_depth})" if len(depths[group.system]) > 1 else "")
-        # Two sweeps may have the same system: the one with more seeds speaks for it.
-        if name not in found or len(group.runs) > len(found[name].runs):
-            found[name] = group
-    return found
+def systems(context: Context, task: str, backbone: str) -> dict[str, Group]:
+    """The group that speaks for each student and ensemble, the same as in the tables, in the paper's order."""
+    there = {g.system for g in context.groups if (g.task, g.backbone) == (task, backbone) and g.role != "teacher"}
+    found = {system: context.find(task, backbone, system) for system in sorted(there, key=look.order)}
+    return {system: group for system, group in found.items() if group is not None}
 
 
 def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.Look]) -> tuple[Figure, str]:
@@ -47,9 +41,10 @@ def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.
     order = list(first.languages)
     figure = look.new(look.WIDTH, 1.4 + 0.3 * len(order) + 0.1 * len(groups))
     axes = figure.subplots()
-    for name, each in found.items():
+    for place, (name, each) in enumerate(found.items()):
         there = [language for language in order if language in each]
-        means, rows = [each[x].mean for x in there], [order.index(x) for x in there]
+        beside = (place - (len(found) - 1) / 2) * 0.6 / len(found)  # so that equal scores do not hide each other
+        means, rows = [each[x].mean for x in there], [order.index(x) + beside for x in there]
         axes.plot(means, rows, looks[name].marker, color=looks[name].color, label=name, alpha=0.9)
     axes.set_yticks(range(len(order)), order)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=f"accuracy x100, {split}")

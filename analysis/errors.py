@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from analysis import reference
-from analysis.charts import heldout
+from analysis import charts, reference
 from analysis.collect import Problem
 from analysis.context import TASKS, Context
 from analysis.groups import Group
-from analysis.look import order
 from mbkd.config import Task
 from mbkd.errors import UserError
 
@@ -62,7 +60,7 @@ def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
     found: list[Comparison] = []
     gaps: list[Problem] = []
     for first, second in wanted:
-        split = context.split or heldout([first, second])
+        split = context.split or charts.heldout([first, second])
         backbone = reference.backbone_name(reference.backbone_key(first.backbone))
         title = f"{first.system} and {second.system}: {TASKS[first.task]}, {backbone}"
         each = max(1, ITEMS // (len(wanted) * len(first.runs[0].languages)))
@@ -92,8 +90,8 @@ def pairs(context: Context) -> Iterator[tuple[Group, Group]]:
     """MBLM beside MultiKD and MultiKD beside MultiTrain, of each task and backbone; else the last two systems."""
     for task in context.tasks:
         for backbone in context.backbones(task):
-            there = {g.system for g in context.groups if (g.task, g.backbone, g.role) == (task, backbone, "student")}
-            systems = {x: g for x in sorted(there, key=order) if (g := context.find(task, backbone, x)) is not None}
+            found = charts.systems(context, task, backbone)
+            systems = {name: group for name, group in found.items() if group.role == "student"}
             named = [(systems[a], systems[b]) for a, b in PAIRS if a in systems and b in systems]
             *_, second, first = [None, None, *systems.values()]
             if named:

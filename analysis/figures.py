@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis import charts, confusion, curves, look, reference
 from analysis.collect import Problem
-from analysis.context import TASKS, block_name
+from analysis.context import TASKS, Context, block_name
 from analysis.groups import Group
 from analysis.look import Draw, NoData
 from analysis.tables import Table
@@ -30,16 +30,14 @@ class Picture:
     figure: Figure
 
 
-def draw(
-    groups: Sequence[Group], tables: Sequence[Table], split: str | None = None
-) -> tuple[list[Picture], list[Problem]]:
+def draw(context: Context, tables: Sequence[Table]) -> tuple[list[Picture], list[Problem]]:
     """Draw every figure that has its data; the others are the problems.
 
-    split: the only one to show; None for test where all runs have it, else dev.
+    The split is the one that was asked for; else test where all runs have it, else dev.
     """
     pictures, gaps = [], []
     with matplotlib.rc_context(look.STYLE):
-        for key, title, make in _wanted(groups, tables, split):
+        for key, title, make in _wanted(context, tables):
             try:
                 figure, caption = make()
                 pictures.append(Picture(key, title, caption, figure))
@@ -48,29 +46,24 @@ def draw(
     return pictures, gaps
 
 
-def _wanted(groups: Sequence[Group], tables: Sequence[Table], asked: str | None) -> Iterator[tuple[str, str, Draw]]:
+def _wanted(context: Context, tables: Sequence[Table]) -> Iterator[tuple[str, str, Draw]]:
     """(key, title, what draws it) of every figure."""
-    students = [group for group in groups if group.role != "teacher"]
-    students.sort(key=lambda group: (look.order(group.system), group.branch_depth))
-    places: dict[tuple[str, str], list[Group]] = {}
-    for group in students:
-        places.setdefault((group.task, group.backbone), []).append(group)
-    searched = {place: charts.named([g for g in here if g.experiment != "depth"]) for place, here in places.items()}
-    looks = look.looks(name for named in searched.values() for name in named)
-    for (task, backbone), here in places.items():
-        named = searched[task, backbone]
-        main = {name: group for name, group in named.items() if not charts.is_structure(group.system)}
-        structures = {name: group for name, group in named.items() if charts.is_structure(group.system)}
-        split = asked or charts.heldout(here)
+    looks = look.looks(group.system for group in context.groups if group.role != "teacher")
+    for task, backbone in [(x, y) for x in context.tasks for y in context.backbones(x)]:
+        named = charts.systems(context, task, backbone)
+        main = {name: group for name, group in named.items() if not charts.is_structure(name)}
+        structures = {name: group for name, group in named.items() if charts.is_structure(name)}
+        split = context.split or charts.heldout(list(named.values()))
         backbone_key = reference.backbone_key(backbone)
         of, at = f"{TASKS[task]}, {reference.backbone_name(backbone_key)}", f"{task}-{_slug(backbone_key)}"
         if main:
             yield f"languages-{at}", f"Accuracy by language: {of}", partial(charts.languages, main, split, looks)
         if structures:
-            full = {name: g for name, g in main.items() if any(x.startswith(f"{g.system} ") for x in structures)}
+            full = {name: g for name, g in main.items() if any(x.startswith(f"{name} ") for x in structures)}
             title = f"Accuracy by language, structures of MBLM: {of}"
             yield f"structures-{at}", title, partial(charts.languages, full | structures, split, looks)
-        yield f"depth-{at}", f"Accuracy over branch depth: {of}", partial(charts.depth, here, asked or "dev")
+        here = [group for group in context.groups if (group.task, group.backbone) == (task, backbone)]
+        yield f"depth-{at}", f"Accuracy over branch depth: {of}", partial(charts.depth, here, context.split or "dev")
         efficiency = "table-6" if task == "xnli" else f"{task}-efficiency"
         for table in (table for table in tables if table.key == efficiency):
             yield f"cost-{at}", f"Cost and accuracy: {of}", partial(charts.cost, table, block_name(backbone))
@@ -85,7 +78,7 @@ def _wanted(groups: Sequence[Group], tables: Sequence[Table], asked: str | None)
                 yield f"curves-{at}-{_slug(name)}", title, partial(curves.draw, group.runs, looks[name])
             if files := _mixer_files(group):
                 yield f"mixers-{at}-{_slug(name)}", f"Mixer weights of {name}: {of}", partial(_mixers, files)
-        if any(group.branch_depth for group in here) and not any(_mixer_files(group) for group in here):
+        if any(group.branch_depth for group in here) and not any(map(_mixer_files, named.values())):
             yield f"mixers-{at}", f"Mixer weights: {of}", partial(_mixers, [])
 
 

@@ -33,8 +33,9 @@ def write(
 
     split: the only one that figures and rows show; None for test where it is there, else dev.
     """
-    pictures, without = figures.draw(groups, tables, split)
-    comparisons, unread = errors.compare(Context(collection, list(groups), split))
+    context = Context(collection, list(groups), split)
+    pictures, without = figures.draw(context, tables)
+    comparisons, unread = errors.compare(context)
     written = []
     (out / "figures").mkdir(parents=True, exist_ok=True)
     shown = []

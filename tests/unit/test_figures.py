@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import confusion, curves, errors, figures, look
-from analysis.collect import Collection, collect
+from analysis.collect import collect
 from analysis.context import Context
 from analysis.groups import choose
 from mbkd import paper
@@ -20,6 +20,11 @@ def config(system, seed=1, depth=None):
     return found if depth is None else changed(found, {"student": {"branch_depth": depth}})
 
 
+def read(root):
+    collection = collect(root)
+    return Context(collection, choose(collection))
+
+
 def rights(share, rows=20):
     """The first rows of each language are right."""
     languages = paper.xnli().languages
@@ -27,7 +32,7 @@ def rights(share, rows=20):
 
 
 @pytest.fixture(scope="module")
-def groups(tmp_path_factory):
+def context(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for seed in (1, 2):
         write_run(root, config("multitrain", seed), rights(0.5))
@@ -47,11 +52,11 @@ def groups(tmp_path_factory):
         ]
         record = {"split": "test", "branches": ["en", "fr", "zh"], "rows": weights}
         (folder / f"mixers-test-{seed}.json").write_text(json.dumps(record))
-    return choose(collect(root))
+    return read(root)
 
 
-def test_figures_without_their_data_are_named(groups):
-    pictures, gaps = figures.draw(groups, [])
+def test_figures_without_their_data_are_named(context):
+    pictures, gaps = figures.draw(context, [])
     drawn = {picture.key.split("-")[0] for picture in pictures}
     assert drawn == {"languages", "confusion", "curves", "mixers"}
     missing = " ".join(f"{gap.where}: {gap.what}" for gap in gaps)
@@ -59,8 +64,8 @@ def test_figures_without_their_data_are_named(groups):
         assert title in missing
 
 
-def test_mixer_weights_of_two_seeds_are_averaged(groups):
-    (picture,) = [x for x in figures.draw(groups, [])[0] if x.key.startswith("mixers")]
+def test_mixer_weights_of_two_seeds_are_averaged(context):
+    (picture,) = [x for x in figures.draw(context, [])[0] if x.key.startswith("mixers")]
     cells = {text.get_text() for text in picture.figure.axes[0].texts}
     assert cells == {"30", "50", "20"}
     assert "2 runs" in picture.caption
@@ -69,7 +74,7 @@ def test_mixer_weights_of_two_seeds_are_averaged(groups):
 def test_depth_has_two_axes_and_every_depth(tmp_path):
     for depth, share in ((0, 0.5), (2, 0.6), (4, 0.8)):
         write_run(tmp_path, config("multitrain", depth=depth), rights(share))
-    pictures, _ = figures.draw(choose(collect(tmp_path)), [])
+    pictures, _ = figures.draw(read(tmp_path), [])
     (picture,) = [x for x in pictures if x.key.startswith("depth")]
     left, right = picture.figure.axes
     for axes, name in ((left, "supervised"), (right, "zero-shot")):
@@ -77,8 +82,8 @@ def test_depth_has_two_axes_and_every_depth(tmp_path):
         assert axes.lines[0].get_xydata() == pytest.approx(np.array([[0, 50], [2, 60], [4, 80]]))
 
 
-def test_curves_are_thinned_and_averaged_over_seeds(groups):
-    (group,) = [group for group in groups if group.system == "MultiKD + MBLM"]
+def test_curves_are_thinned_and_averaged_over_seeds(context):
+    (group,) = [group for group in context.groups if group.system == "MultiKD + MBLM"]
     loss = curves.training(group.runs, "loss")["en"]
     assert 100 < len(loss) <= curves.POINTS
     assert [value for _, value in loss] == pytest.approx([1.15] * len(loss))
@@ -86,16 +91,16 @@ def test_curves_are_thinned_and_averaged_over_seeds(groups):
     assert curves.averages(group.runs, "dev")["Z"] == [(1, 25), (2, 50)]
 
 
-def test_confusion_counts_every_row_once(groups):
-    (group,) = [group for group in groups if group.system == "MultiKD + MBLM"]
+def test_confusion_counts_every_row_once(context):
+    (group,) = [group for group in context.groups if group.system == "MultiKD + MBLM"]
     languages = group.runs[0].languages
     counts = confusion.counts(group.runs, "test", languages)
     assert counts.sum() == 2 * 20 * len(languages)
     assert np.trace(counts) == (14 + 16) * len(languages)
 
 
-def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(groups, tmp_path):
-    comparisons, gaps = errors.compare(Context(Collection(tmp_path), groups))
+def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(context):
+    comparisons, gaps = errors.compare(context)
     first = comparisons[0]
     assert (first.first, first.second) == ("MultiKD + MBLM", "MultiKD")
     # Rows 12 and 13 are right with both seeds of one system and wrong with the other, 14 and 15 with one seed.
