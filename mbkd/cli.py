@@ -90,6 +90,30 @@ def data(config: ConfigArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def plan(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    ranks: Ranks = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Hours on A100, H100, L4, ... by its published peak; measured here if not given.")
+    ] = None,
+) -> None:
+    """Show what a student and its teachers will take: steps, FLOPs, memory, disk, hours, and what would save some."""
+    from mbkd import paper
+
+    found = paper.find(config, overrides or [])
+    _quiet()
+    from mbkd.measure import machine, plan
+    from mbkd.show import print_plan
+    from mbkd.train.launch import default_ranks
+
+    text = plan.text(found, runs)
+    device = machine.on_gpu(gpu) if gpu else machine.calibrate(found, text.lengths)
+    print_plan(plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks()))
+
+
+@app.command()
 def teach(
     config: ConfigArgument,
     overrides: Overrides = None,
@@ -260,19 +284,35 @@ def predict(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    model: Annotated[list[Path], typer.Argument(help="A run directory, or a model's folder; runs with --ensemble.")],
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; may be repeated.")] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Write one transformers model that averages the logits of several runs.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="A folder; `onnx` in the model's if not given.")] = None,
 ) -> None:
     """Write the whole model as one graph, checked against torch on 1,000 toy reviews, with size and speed measured."""
     if format != "onnx":
         raise UserError(f"--format {format}: there is onnx")
+    if ensemble and out is None:
+        raise UserError("--ensemble: name the new model's folder with --out")
+    if len(model) > 1 and not ensemble:
+        raise UserError(f"{model[1]}: one model at a time; --ensemble makes one of several runs")
     _quiet()
+    if ensemble and out is not None:
+        from mbkd.measure.ensemble import write_model
+        from mbkd.show import print_results
+
+        result = write_model(model, out)
+        for split in result["accuracy"]:
+            print_results([result], split)
+        print(out)
+        return
     from mbkd.model.export import export as write
     from mbkd.show import print_export
 
-    report, folder = write(model, dtype or ["fp32"], out)
+    report, folder = write(model[0], dtype or ["fp32"], out)
     print_export(report)
     print(folder)
 

@@ -288,10 +288,14 @@ class Config(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
+    def slug(self) -> str:
+        """The system's name as a part of a directory's name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.system.lower()).strip("-")
+
+    @property
     def run_name(self) -> str:
         """The name of the run's directory: readable first, unique by the hash."""
-        slug = re.sub(r"[^a-z0-9]+", "-", self.system.lower()).strip("-")
-        return f"{self.task.kind}-{slug}-s{self.seed}-{self.hash}"
+        return f"{self.task.kind}-{self.slug}-s{self.seed}-{self.hash}"
 
     def teacher_run(self, language: str, index: int = 0) -> Config:
         """The run that fine-tunes one of a language's teachers: hard labels, its own head, its own language."""

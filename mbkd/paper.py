@@ -16,6 +16,16 @@ TEACHERS = {
     "fr": (Teacher(model="almanach/camembert-large"),),
     "zh": (Teacher(model="hfl/chinese-roberta-wwm-ext-large"),),
 }
+# What these models are as transformers configurations, so that their cost is known before a download.
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1}
+SHAPES: dict[str, dict[str, Any]] = {
+    BACKBONES["mbert"]: {"model_type": "bert", "vocab_size": 119547},
+    BACKBONES["xlmr"]: {"model_type": "xlm-roberta", "vocab_size": 250002, **_ROBERTA},
+    "FacebookAI/roberta-large": {"model_type": "roberta", "vocab_size": 50265, **_ROBERTA, **_LARGE},
+    "almanach/camembert-large": {"model_type": "camembert", "vocab_size": 32005, **_ROBERTA, **_LARGE},
+    "hfl/chinese-roberta-wwm-ext-large": {"model_type": "bert", "vocab_size": 21128, **_LARGE},
+}
 SYSTEMS = ("monokd", "multitrain", "multikd", "mblm")
 # Table 5: what differs from the full MBLM. Without mixers one training is measured in two ways:
 # `mbkd evaluate RUN CONFIG --inference single` is the row "(single)".

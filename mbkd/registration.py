@@ -1,7 +1,7 @@
-"""MBLM among transformers' auto classes, once they are imported: `import mbkd` itself imports neither torch nor them.
+"""Our models among transformers' auto classes, once they are imported: `import mbkd` imports neither torch nor them.
 
 transformers has no entry point for models that a package brings. Its auto classes live in two modules; right after
-either is imported, the module of ours that registers itself there is imported too.
+either is imported, the modules of ours that register themselves there are imported too.
 """
 
 import sys
@@ -12,17 +12,18 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
 REGISTERS = {
-    "transformers.models.auto.configuration_auto": "mbkd.model.configuration",
-    "transformers.models.auto.modeling_auto": "mbkd.model.mblm",
+    "transformers.models.auto.configuration_auto": ("mbkd.model.configuration",),
+    "transformers.models.auto.modeling_auto": ("mbkd.model.mblm", "mbkd.model.ensemble"),
 }
 
 
 class _ThenOurs(SourceFileLoader):
-    """Runs a module of transformers, then imports the one of ours that belongs to it."""
+    """Runs a module of transformers, then imports those of ours that belong to it."""
 
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        import_module(REGISTERS[module.__name__])
+        for ours in REGISTERS[module.__name__]:
+            import_module(ours)
 
 
 class _Finder(MetaPathFinder):
@@ -42,4 +43,5 @@ def register() -> None:
     sys.meta_path.insert(0, _Finder())
     for theirs, ours in REGISTERS.items():
         if theirs in sys.modules:
-            import_module(ours)
+            for name in ours:
+                import_module(name)

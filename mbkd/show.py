@@ -69,3 +69,50 @@ def print_mixers(found: dict[str, Any], console: Console | None = None) -> None:
         table.add_row("" if language == before else language, mixer, *values)
         before = language
     console.print(table)
+
+
+def print_plan(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `mbkd.measure.plan.estimate` returns: a line per system, the sum, the assumptions, the savings."""
+    console = console or Console(width=None if Console().is_terminal else 200)
+    table = Table("task", "backbone", "system", title="what is left to run", title_justify="left")
+    for name in ("runs", "steps", "PFLOP", "hours", "GB a rank", "GB on disk", "GB of checkpoints"):
+        table.add_column(name, justify="right")
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run in found["runs"]:
+        if not run["finished"]:
+            groups.setdefault((run["task"], run["backbone"].rsplit("/", 1)[-1], run["system"]), []).append(run)
+    for names, each in groups.items():
+        flops = sum(sum(run["flops"].values()) for run in each)
+        table.add_row(
+            *names,
+            f"{len(each):,}",
+            f"{sum(run['steps'] for run in each):,}",
+            f"{flops / 1e15:,.4g}",
+            f"{sum(run['hours'] for run in each):,.2f}",
+            f"{max(sum(run['memory'].values()) for run in each) / 1e9:.2f}",
+            f"{sum(run['disk']['finished'] for run in each) / 1e9:.2f}",
+            f"{max(run['disk']['checkpoints'] for run in each) / 1e9:.2f}",
+        )
+    total = found["total"]
+    console.print(table)
+    lines = [
+        f"sum: {total['runs']:,} runs, {total['steps']:,} steps, {total['flops'] / 1e15:,.4g} PFLOP, "
+        f"{total['hours']:,.2f} hours of one device, {total['disk'] / 1e9:.2f} GB on disk"
+        + (f"; {total['finished']:,} runs are finished already" if total["finished"] else ""),
+        f"speed: {found['machine']}",
+        *(f"text: {source}" for source in found["text"]),
+    ]
+    if found["cache"]:
+        online, cache = found["cache"]["online"], found["cache"]["cache"]
+        lines.append(
+            f"distill.signal: online takes {online:,.2f} hours; cache, its teachers asked once, {cache:,.2f}: "
+            f"{online / cache:.2f} times less"
+        )
+    if found["confirm"]:
+        full, confirm = found["confirm"]["full"], found["confirm"]["confirm"]
+        lines.append(
+            f"protocol: every seed searches takes {full:,.2f} hours; one seed searches, the others confirm, at most "
+            f"{confirm:,.2f}: {full / confirm:.2f} times less"
+        )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

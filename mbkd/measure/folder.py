@@ -36,12 +36,11 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     labels = tasks.label_names(task)
     order = label_order(model.config.id2label, labels, str(folder))
     languages = task.supervised if split == "train" else task.languages
-    is_mblm = model.config.model_type == "mblm"
     found, truth = {}, {}
     with Report(f"measuring {split}", len(languages)) as report:
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), config.train.max_length)
-            route = {"language": language} if is_mblm else {}
+            route = {"language": language} if saved.takes_language(model.config) else {}
             found[language] = evaluate.logits(model, tokens, ranks, **route)[:, order]
             truth[language] = np.asarray(tokens.labels)
             report.advance()

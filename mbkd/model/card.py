@@ -23,10 +23,10 @@ def text(config: Config, result: dict[str, Any]) -> str:
         scores.append(("mean absolute error x100", result["mae"], result["mae_averages"]))
     parts = [
         f"---\n{yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True)}---",
-        f"# {config.system}: {config.task.kind} in {len(config.task.languages)} languages",
+        f"# {_name(config, result)}: {config.task.kind} in {len(config.task.languages)} languages",
         f"A text classifier with the labels {', '.join(result['labels'])}, made with mbkd. It needs no language id.",
         "## Use",
-        _usage(config),
+        _usage(config, result),
         "## What it was made from",
         _origin(config, result),
         "## What it scores",
@@ -63,11 +63,18 @@ def _metadata(config: Config) -> dict[str, Any]:
     return values
 
 
-def _usage(config: Config) -> str:
+def _name(config: Config, result: dict[str, Any]) -> str:
+    """The system, and of an ensemble its members'."""
+    if result["role"] != "ensemble":
+        return config.system
+    return f"{result['system']} of {config.system}, seeds {', '.join(map(str, result['seeds']))}"
+
+
+def _usage(config: Config, result: dict[str, Any]) -> str:
     lines = ["from transformers import pipeline", "", 'classify = pipeline("text-classification", "THIS_MODEL")']
     pair = config.task.kind != "own" or config.task.columns.text_pair is not None
     lines.append('classify({"text": "...", "text_pair": "..."})' if pair else 'classify("...")')
-    if config.student.head == "linear":
+    if config.student.head == "linear" or result["role"] == "ensemble":
         lines.insert(0, "import mbkd  # pip install mbkd; makes the model known to transformers")
     return "\n".join(["```python", *lines, "```"])
 

@@ -1,4 +1,4 @@
-"""The structure of a student as a transformers configuration."""
+"""The structure of a student, and what an ensemble consists of, as transformers configurations."""
 
 from typing import Any
 
@@ -63,4 +63,20 @@ class MBLMConfig(PreTrainedConfig):
         return AutoConfig.for_model(**self.backbone)
 
 
+class EnsembleConfig(PreTrainedConfig):
+    """Classifiers of the same labels that answer together; `members` are their own configurations as dicts."""
+
+    model_type = "mbkd-ensemble"
+
+    def __init__(self, members: list[dict[str, Any]] | tuple[dict[str, Any], ...] = (), **kwargs: Any):
+        self.members = list(members)
+        super().__init__(**kwargs)
+
+    @property
+    def member_configs(self) -> list[PreTrainedConfig]:
+        """The members' configurations as transformers' own objects."""
+        return [AutoConfig.for_model(**member) for member in self.members]
+
+
 AutoConfig.register("mblm", MBLMConfig, exist_ok=True)
+AutoConfig.register("mbkd-ensemble", EnsembleConfig, exist_ok=True)

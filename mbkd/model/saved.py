@@ -35,12 +35,19 @@ def load_tokenizer(path: Path) -> Any:
 
 def max_tokens(config: PreTrainedConfig, tokenizer: Any) -> int:
     """The longest input that a classifier was made for; of an MBLM what it was trained with, with or without mixers."""
+    if config.model_type == "mbkd-ensemble":
+        return min(max_tokens(member, tokenizer) for member in config.member_configs)
     if config.model_type == "mblm":
         return int(config.mixer_length)
     positions = config.max_position_embeddings
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # they count from the padding's id on
         positions -= config.pad_token_id + 1
     return int(min(positions, tokenizer.model_max_length))
+
+
+def takes_language(config: PreTrainedConfig) -> bool:
+    """Whether a classifier may be told the language of a batch."""
+    return config.model_type in ("mblm", "mbkd-ensemble")
 
 
 def device() -> torch.device:

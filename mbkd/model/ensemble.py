@@ -1,0 +1,76 @@
+"""Several classifiers as one transformers model that answers with the mean of their raw logits (Table 6, Ens2).
+
+Letters: B rows, n tokens, C classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from mbkd.data.tokens import tokenizer_fingerprint
+from mbkd.errors import UserError
+from mbkd.model import saved
+from mbkd.model.configuration import EnsembleConfig
+
+
+class EnsembleForSequenceClassification(PreTrainedModel):
+    """The members side by side, each with all of its weights."""
+
+    config_class = EnsembleConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel] = ()):
+        super().__init__(config)
+        made = members or [AutoModelForSequenceClassification.from_config(each) for each in config.member_configs]
+        self.members = nn.ModuleList(made)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, labels: Tensor | None = None, language: str | None = None, **inputs: Any
+    ) -> SequenceClassifierOutput:
+        """Logits (B, C) in fp32 of a batch of token ids (B, n).
+
+        language: as MBLM's forward has it; members that know no languages are not told.
+        """
+        told = {"language": language}
+        each = [
+            member(input_ids=input_ids, **inputs, **(told if saved.takes_language(member.config) else {})).logits
+            for member in self.members
+        ]
+        logits = mean_logits([x.float() for x in each])
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def mean_logits(values: Sequence[Any]) -> Any:
+    """The mean of logits (B, C), added one by one: numpy's arrays and torch's tensors then round in the same way."""
+    total = values[0]
+    for other in values[1:]:
+        total = total + other
+    return total / len(values)
+
+
+def save(paths: Sequence[Path], out: Path) -> None:
+    """Write one model that holds those of some runs or folders, with their tokenizer, to a folder.
+
+    The members must have the same labels. Raises UserError for members that read text through different tokenizers.
+    """
+    folders = [saved.folder(path) for path in paths]
+    prints = [tokenizer_fingerprint(str(folder)) for folder in folders]
+    if other := [str(x) for x, fingerprint in zip(folders, prints, strict=True) if fingerprint != prints[0]]:
+        raise UserError(f"{other[0]}: has another tokenizer than {folders[0]}; an ensemble reads its text once")
+    members = [saved.load(folder) for folder in folders]
+    labels = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
+    config = EnsembleConfig([member.config.to_dict() for member in members], **labels)
+    EnsembleForSequenceClassification(config, members).save_pretrained(out)
+    saved.load_tokenizer(folders[0]).save_pretrained(out)
+
+
+AutoModelForSequenceClassification.register(EnsembleConfig, EnsembleForSequenceClassification, exist_ok=True)

@@ -1,0 +1,55 @@
+"""Claims about Table 6's Params and Time as they are measured."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbkd import config as configuration
+from mbkd.config import Config, changed
+from mbkd.errors import UserError
+from mbkd.measure import cost
+from tuning import efficiency
+
+
+@pytest.fixture(scope="module")
+def toy(toy_yaml: Path) -> Config:
+    return configuration.read(toy_yaml)
+
+
+def test_single_ens2_and_mblm_are_measured_on_the_same_steps(
+    toy_yaml: Path, toy: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["efficiency", str(toy_yaml), "--rounds", "3", "--runs", str(tmp_path)])
+    efficiency.main()
+    found = json.loads((tmp_path / f"efficiency-{toy.hash}.json").read_text())
+    single, pair, mblm = (found["systems"][name] for name in ("Single", "Ens2", "MBLM"))
+    assert found["rounds"] == len(found["widths"]) == 3
+    for name in ("parameters", "parameters_without_embeddings"):
+        assert pair[name] == 2 * single[name]
+        assert mblm[name] > single[name]
+    assert pair["flops_per_step"] == {x: 2 * flops for x, flops in single["flops_per_step"].items()}
+    for each in (single, pair, mblm):
+        for times in each["step_seconds"].values():
+            assert 0 < times["low"] <= times["median"] <= times["high"]
+        assert each["inference_seconds_per_row"] > 0
+        assert each["inference_memory_bytes"] > 4 * each["parameters"]
+    ratios = found["ratios"]
+    assert ratios["predicted"]["cache"] == pytest.approx(
+        mblm["flops_per_step"]["cache"] / single["flops_per_step"]["cache"]
+    )
+    assert {x: round(value, 3) for x, value in ratios["paper"].items()} == {
+        "online": 1.102,
+        "cache": 1.222,
+        "online, - detaching": 1.306,
+    }
+    shown = capsys.readouterr().out
+    assert "predicted by FLOPs" in shown
+    assert "1.306" in shown
+
+
+def test_a_student_without_branches_is_nothing_to_compare(toy: Config, tmp_path: Path):
+    with pytest.raises(UserError, match="branch_depth"):
+        efficiency.measure(changed(toy, {"student": {"branch_depth": 0}}), tmp_path, 1)
+    assert cost.student_size(toy).parameters > 0

@@ -1,0 +1,152 @@
+"""Claims about ensembles: from saved logits and as a model they are the same, and only comparable runs join."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mbkd import config as configuration
+from mbkd.cli import app
+from mbkd.data.tokens import open_store
+from mbkd.errors import UserError
+from mbkd.measure import ensemble, evaluate
+from mbkd.model import saved
+from mbkd.train import engine
+from mbkd.train.loop import run
+from tuning.ensemble import ensembles, spread_table
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def seeds(toy_yaml: Path, root: Path) -> list[Path]:
+    """Three finished runs of MultiTrain + MBLM that differ in the seed."""
+    engine.quiet()
+    ranks = engine.start()
+    overrides = ["distill.signal=labels", "train.epochs=0.5"]
+    configs = [configuration.read(toy_yaml, [*overrides, f"seed={seed}"]) for seed in (1, 2, 3)]
+    made = [run(config, root, ranks, 10**9) for config in configs]
+    engine.stop()
+    return made
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_saved_logits_and_the_model_of_the_ensemble_agree_to_the_last_bit(
+    seeds: list[Path], root: Path, tmp_path: Path, size: int
+):
+    """In fp32 on one kind of device, with as many threads, over the same batches: then each member repeats itself."""
+    config = configuration.read(seeds[0] / "config.yaml")
+    ensemble.write_model(seeds[:size], tmp_path / "model")
+    _, expected = ensemble.combine(ensemble.read(seeds[:size]))
+    model = saved.load(tmp_path / "model")
+    ranks = engine.start()
+    for language in config.task.languages:
+        tokens = open_store(root / "store", config.task, "test", language, str(tmp_path / "model"), 128)
+        assert np.array_equal(evaluate.logits(model, tokens, ranks, language=language), expected["test"][language])
+    engine.stop()
+    members = [np.load(each / "logits" / "test.ja.npy") for each in seeds[:size]]
+    assert np.abs(expected["test"]["ja"] - np.mean(members, axis=0)).max() < 1e-6
+    assert not np.array_equal(expected["test"]["ja"], members[0])
+
+
+def test_every_pair_becomes_a_directory_like_a_runs(seeds: list[Path], tmp_path: Path):
+    found = ensembles(seeds, tmp_path)
+    assert [result["seeds"] for result in found.values()] == [[1, 2], [1, 3], [2, 3]]
+    one = json.loads((seeds[0] / "result.json").read_text())
+    two = json.loads((seeds[1] / "result.json").read_text())
+    for folder, result in found.items():
+        assert folder.name.startswith("marc-ens2-multitrain-mblm-s")
+        assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+        for split in ("dev", "test"):
+            for language, score in result["accuracy"][split].items():
+                logits = np.load(folder / "logits" / f"{split}.{language}.npy")
+                labels = np.load(folder / "labels" / f"{split}.{language}.npy")
+                assert (logits.argmax(1) == labels).mean() == pytest.approx(score)
+    first = next(iter(found.values()))
+    assert (first["system"], first["role"], first["branch_depth"]) == ("Ens2", "ensemble", 1)
+    assert first["members"] == [seeds[0].name, seeds[1].name]
+    assert first["parameters"] == one["parameters"] + two["parameters"]
+    assert first["train_seconds"] == one["train_seconds"] + two["train_seconds"]
+    assert first["step_seconds"]["median"] == one["step_seconds"]["median"] + two["step_seconds"]["median"]
+    assert first["rows"] == one["rows"]
+    assert len(spread_table(list(found.values()), "test").columns) == 6 + 3
+
+
+def changed_result(field: str, value: object) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps(result | {field: value}))
+
+    return change
+
+
+def other_rows(run: Path) -> None:
+    labels = np.load(run / "labels" / "test.de.npy")
+    np.save(run / "labels" / "test.de.npy", labels[::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed_result("task", "xnli"), r"another task \(xnli\)"),
+        (changed_result("labels", ["5", "4", "3", "2", "1"]), "another order of them"),
+        (changed_result("zero_shot", ["de"]), "zero-shot languages"),
+        (changed_result("system", "MultiKD"), r"another system \(MultiKD\)"),
+        (other_rows, "other rows of test"),
+        (lambda run: shutil.rmtree(run / "logits"), "saved logits cannot be read"),
+        (lambda run: (run / "result.json").unlink(), "no finished run"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(
+    seeds: list[Path], tmp_path: Path, change: Callable[[Path], None], message: str
+):
+    other = tmp_path / "other"
+    shutil.copytree(seeds[1], other)
+    change(other)
+    with pytest.raises(UserError, match=message):
+        ensembles([seeds[0], other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_is_no_ensemble(seeds: list[Path], tmp_path: Path):
+    with pytest.raises(UserError, match="named twice"):
+        ensembles([seeds[0], seeds[0]], tmp_path)
+    with pytest.raises(UserError, match="it can be 2 to 3"):
+        ensembles(seeds, tmp_path, 4)
+
+
+def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_yaml: Path, root: Path, tmp_path: Path):
+    def mbkd(*arguments: object) -> str:
+        done = CliRunner().invoke(app, [str(x) for x in arguments])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+
+    out = tmp_path / "ens2"
+    assert str(out) in mbkd("export", "--ensemble", *seeds[:2], "--out", out)
+    assert "# Ens2 of MultiTrain + MBLM, seeds 1, 2" in (out / "README.md").read_text()
+    assert "model.safetensors" in mbkd("push", out, "me/ens2", "--dry-run")
+    (tmp_path / "rows.txt").write_text("good\nbad\n")
+    mbkd("predict", out, tmp_path / "rows.txt", "--out", tmp_path / "labels.jsonl")
+    assert len((tmp_path / "labels.jsonl").read_text().splitlines()) == 2
+    mbkd("evaluate", out, toy_yaml, "--runs", root, "--out", tmp_path / "scores.json")
+    result, _ = ensemble.combine(ensemble.read(seeds[:2]))
+    assert json.loads((tmp_path / "scores.json").read_text())["accuracy"]["test"] == result["accuracy"]["test"]
+    with pytest.raises(UserError, match="is there already"):
+        ensemble.write_model(seeds[:2], out)
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_one_onnx_graph_too(seeds: list[Path], tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    from mbkd.model.export import export
+
+    ensemble.write_model(seeds[:2], tmp_path / "ens2")
+    report, _ = export(tmp_path / "ens2", ["fp32"], None)
+    assert report["engines"]["onnx fp32"]["agreement"] >= 0.999

@@ -1,0 +1,252 @@
+"""Params and Time of Table 6: Single, Ens2 and MBLM measured in turn, step by step, beside what their FLOPs predict.
+
+usage: python -m tuning.efficiency CONFIG [KEY=VALUE..] [--rounds N] [--runs RUNS]
+
+Models have random weights of the real shapes and rows are made up, of real lengths where the data is at hand: time and
+memory do not depend on the numbers. All systems take the same batches on the same device in the same precision, one
+after another in every round, so that a noisy machine does not decide.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mbkd import paper
+from mbkd.config import Config, changed
+from mbkd.errors import UserError
+from mbkd.measure import cost, machine, plan
+from mbkd.progress import Report
+from mbkd.runs import environment, write_json
+from mbkd.train import engine, rehearsal
+from mbkd.train.loop import Trainer
+
+SIGNALS = ("online", "cache")
+PLAIN = {"branch_depth": 0, "branch_position": "bottom", "mixers": "all", "heads": "shared", "inference": "all"}
+
+
+def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
+    """What efficiency-<hash>.json holds (docs/run-directory.md). Raises UserError."""
+    if not config.student.branch_depth or config.distill.signal == "labels":
+        raise UserError("student.branch_depth and teachers are needed: Table 6 compares MultiKD with and without MBLM")
+    engine.quiet()
+    ranks = engine.start()
+    read = plan.text(config, root)
+    single = changed(config, {"student": PLAIN})
+    _refuse_too_large([single, single, config], read, ranks)
+    made = [rehearsal.trainer(each, read.lengths, ranks) for each in (single, single, config)]
+    systems = {"Single": made[:1], "Ens2": made[:2], "MBLM": made[2:]}
+    sources = rehearsal.sources(config, read.lengths, ranks)
+    rows = config.train.batch_size
+    with Report("steps in turn", rounds) as report:
+        for trainer in made:
+            first = rehearsal.warm_up(trainer, sources["online"])
+        seconds, answers, widths = [], [], []
+        for number in range(rounds):
+            step = (first + number) % made[0].plan.steps
+            turns = made[number % 3 :] + made[: number % 3]
+            order = SIGNALS if number % 2 == 0 else SIGNALS[::-1]
+            each = {(x, trainer): _step(trainer, sources[x], step) for x in order for trainer in turns}
+            seconds.append(
+                {s: {x: sum(each[x, t] for t in members) for x in SIGNALS} for s, members in systems.items()}
+            )
+            told = {trainer: _answer(trainer, step) for trainer in turns}
+            answers.append({s: sum(told[t] for t in members) / rows for s, members in systems.items()})
+            widths.append(rehearsal.width(made[0].plan, step, read.lengths))
+            report.advance()
+    peaks = {trainer: _peak_bytes(trainer, first) for trainer in made}
+    engine.stop()
+
+    configs = {"Single": [single], "Ens2": [single, single], "MBLM": [config]}
+    flops = {
+        s: {x: statistics.mean(_flops(c, x, rows, n) for n in widths) for x in SIGNALS} for s, c in configs.items()
+    }
+    sizes = {s: [cost.student_size(each) for each in c] for s, c in configs.items()}
+    return {
+        "kind": "efficiency",
+        "task": config.task.kind,
+        "backbone": config.student.backbone,
+        "machine": engine.device_name(ranks),
+        "precision": made[0].precision,
+        "versions": environment()["packages"],
+        "rounds": rounds,
+        "batch_size": rows,
+        "widths": widths,
+        "text": read.source,
+        "systems": {
+            s: {
+                "parameters": sum(size.parameters for size in sizes[s]),
+                "parameters_without_embeddings": sum(size.parameters - size.embeddings for size in sizes[s]),
+                "flops_per_step": flops[s],
+                "step_seconds": {x: _spread([each[s][x] for each in seconds]) for x in SIGNALS},
+                "inference_seconds_per_row": statistics.median(each[s] for each in answers),
+                "inference_memory_bytes": sum(_weights(t) for t in group) + max(peaks[t] for t in group),
+            }
+            for s, group in systems.items()
+        },
+        # Of each round, then the median: what slows the machine for a while slows both.
+        "ratios": {
+            "measured": {x: statistics.median(e["MBLM"][x] / e["Single"][x] for e in seconds) for x in SIGNALS},
+            "predicted": {x: flops["MBLM"][x] / flops["Single"][x] for x in SIGNALS},
+            "paper": _at_the_papers_sizes(),
+        },
+    }
+
+
+def _step(trainer: Trainer, source: Any, step: int) -> float:
+    trainer.source = source
+    engine.synchronize()
+    began = time.perf_counter()
+    trainer.step(step, False)
+    engine.synchronize()
+    return time.perf_counter() - began
+
+
+def _answer(trainer: Trainer, step: int) -> float:
+    """Seconds of the model's logits for the batch of a step, no language told."""
+    answer = _answering(trainer, step)
+    answer()  # warm: it follows other models' steps
+    engine.synchronize()
+    began = time.perf_counter()
+    answer()
+    engine.synchronize()
+    return time.perf_counter() - began
+
+
+def _answering(trainer: Trainer, step: int) -> Callable[[], None]:
+    language, model = trainer.plan.language(step), trainer.engine.module
+    batch = engine.tensors(trainer.inputs.train[language].batch(trainer.plan.rows(step)), trainer.ranks.device)
+
+    def answer() -> None:
+        model.eval()
+        with torch.inference_mode():
+            model(**batch)
+        model.train()
+
+    return answer
+
+
+def _peak_bytes(trainer: Trainer, step: int) -> int:
+    """The most that an answer holds at once, its model's weights left out."""
+    answer = _answering(trainer, step)
+    if trainer.ranks.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        answer()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        answer()
+    held = peak = 0
+    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def _weights(trainer: Trainer) -> int:
+    return sum(p.numel() * p.element_size() for p in trainer.engine.module.parameters())
+
+
+def _flops(configs: list[Config], signal: str, rows: int, tokens: int) -> float:
+    """Of one step of every member, each with a teacher of its own where it runs."""
+    return sum(
+        cost.student_flops(each, rows, tokens) + (cost.teacher_flops(each, rows, tokens) if signal == "online" else 0)
+        for each in configs
+    )
+
+
+def _at_the_papers_sizes() -> dict[str, float]:
+    """Predicted at 32 rows of 128 tokens, mBERT and teachers of 24 layers x 1024, every layer computed whole."""
+    full = paper.recipes()["xnli-mbert-mblm"]
+    attached = changed(full, {"student": {"detach": False}})
+    return {
+        "online": cost.time_ratio(full, 32, 128, teacher=True, whole=True),
+        "cache": cost.time_ratio(full, 32, 128, teacher=False, whole=True),
+        "online, - detaching": cost.time_ratio(attached, 32, 128, teacher=True, whole=True),
+    }
+
+
+def _refuse_too_large(configs: list[Config], read: plan.Text, ranks: engine.Ranks) -> None:
+    """All systems are held at once; say so before the machine swaps."""
+    widest = max(int(each.max()) for each in read.lengths.values())
+    kinds = engine.precision(configs[0].train.precision), engine.half_supported()
+    parts = [cost.memory(each, *kinds, 1, widest) for each in configs]
+    needed = sum(sum(x.values()) - x["teachers"] - x["activations"] for x in parts)
+    needed += max(x["teachers"] + x["activations"] for x in parts)
+    if needed > (free := machine.free_bytes(ranks.device)):
+        raise UserError(
+            f"the systems need about {needed / 1e9:.1f} GB together, and {free / 1e9:.1f} are free; "
+            "measure on a larger machine, or with a smaller train.batch_size"
+        )
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": median, "low": low, "high": high}
+
+
+def show(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print the systems, and the ratios measured, predicted and at the paper's sizes."""
+    console = console or Console(width=None if Console().is_terminal else 200)
+    title = (
+        f"{found['task']}, {found['backbone']}, {found['batch_size']} rows of {statistics.mean(found['widths']):.0f} "
+        f"tokens, {found['precision']}; {found['machine']}; median of {found['rounds']} rounds (quartiles)"
+    )
+    table = Table("system", title=title, title_justify="left")
+    for name in ("M parameters", "without tables", "GFLOP a step", "cached", "ms a step", "cached", "ms a row", "MB"):
+        table.add_column(name, justify="right")
+    for system, each in found["systems"].items():
+        times = [each["step_seconds"][x] for x in SIGNALS]
+        table.add_row(
+            system,
+            f"{each['parameters'] / 1e6:,.1f}",
+            f"{each['parameters_without_embeddings'] / 1e6:,.1f}",
+            *(f"{each['flops_per_step'][x] / 1e9:,.1f}" for x in SIGNALS),
+            *(f"{1e3 * t['median']:,.1f} ({1e3 * t['low']:,.1f} - {1e3 * t['high']:,.1f})" for t in times),
+            f"{1e3 * each['inference_seconds_per_row']:,.2f}",
+            f"{each['inference_memory_bytes'] / 1e6:,.0f}",
+        )
+    console.print(table)
+    ratios = Table("MBLM / Single, time of a step", *SIGNALS, "online, - detaching")
+    for name, title in (
+        ("measured", "measured: median over rounds"),
+        ("predicted", "predicted by FLOPs"),
+        ("paper", "predicted at the paper's sizes"),
+    ):
+        cells = [found["ratios"][name].get(x) for x in (*SIGNALS, "online, - detaching")]
+        ratios.add_row(title, *["-" if x is None else f"{x:.3f}" for x in cells])
+    console.print(ratios)
+    console.print(f"text: {found['text']}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tuning.efficiency", description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="MultiKD + MBLM: a YAML file, or a name from `mbkd recipes`")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.batch_size=8")
+    parser.add_argument("--rounds", type=int, default=20, help="steps of every system (default: 20)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the result goes (default: runs)")
+    asked = parser.parse_intermixed_args()
+    config = paper.find(asked.config, asked.overrides)
+    found = measure(config, asked.runs, asked.rounds)
+    show(found)
+    asked.runs.mkdir(parents=True, exist_ok=True)
+    out = asked.runs / f"efficiency-{config.hash}.json"
+    write_json(out, found)
+    print(out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
