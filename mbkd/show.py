@@ -78,9 +78,9 @@ def print_plan(found: dict[str, Any], console: Console | None = None) -> None:
     for name in ("runs", "steps", "PFLOP", "hours", "GB a rank", "GB on disk", "GB of checkpoints"):
         table.add_column(name, justify="right")
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for run in found["runs"]:
-        if not run["finished"]:
-            groups.setdefault((run["task"], run["backbone"].rsplit("/", 1)[-1], run["system"]), []).append(run)
+    left = [run for run in found["runs"] if not run["finished"]]
+    for run in left:
+        groups.setdefault((run["task"], run["backbone"].rsplit("/", 1)[-1], run["system"]), []).append(run)
     for names, each in groups.items():
         flops = sum(sum(run["flops"].values()) for run in each)
         table.add_row(
@@ -95,6 +95,10 @@ def print_plan(found: dict[str, Any], console: Console | None = None) -> None:
         )
     total = found["total"]
     console.print(table)
+    if left:
+        largest = max(left, key=lambda run: sum(run["memory"].values()))
+        parts = ", ".join(f"{part} {size / 1e9:.2f}" for part, size in largest["memory"].items())
+        console.print(f"GB of a rank of {largest['system']}: {parts}", highlight=False, soft_wrap=True)
     lines = [
         f"sum: {total['runs']:,} runs, {total['steps']:,} steps, {total['flops'] / 1e15:,.4g} PFLOP, "
         f"{total['hours']:,.2f} hours of one device, {total['disk'] / 1e9:.2f} GB on disk"

@@ -178,7 +178,7 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
         "gradients": gradients,
         "optimizer": state // parts,
         "activations": int(activations(config, word, rows, tokens)),
-        "teachers": (max(teachers) if one_at_a_time else sum(teachers)) if online else 0,
+        "teachers": (max(teachers, default=0) if one_at_a_time else sum(teachers)) if online else 0,
     }
 
 

@@ -81,10 +81,11 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
     def step(rows: int) -> Timed:
         """One optimizer step without its teacher, always of the same language."""
         trainer.plan = rehearsal.plan(config, lengths, rows)
+        flops = cost.student_flops(config, rows, rehearsal.width(trainer.plan, 0, lengths))
         began = time.perf_counter()
         trainer.step(0, False)
         engine.synchronize()
-        return time.perf_counter() - began, cost.student_flops(config, rows, rehearsal.width(trainer.plan, 0, lengths))
+        return time.perf_counter() - began, flops
 
     student, rows = _speed(step, whole, SECONDS * 0.6)
     teacher = student
@@ -95,10 +96,11 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
         def answer(rows: int) -> Timed:
             """The teacher's logits of a batch."""
             plan = rehearsal.plan(config, lengths, rows)
+            flops = cost.teacher_flops(config, rows, rehearsal.width(plan, 0, lengths))
             began = time.perf_counter()
             ask(plan.language(0), plan.rows(0))
             engine.synchronize()
-            return time.perf_counter() - began, cost.teacher_flops(config, rows, rehearsal.width(plan, 0, lengths))
+            return time.perf_counter() - began, flops
 
         teacher, _ = _speed(answer, whole, SECONDS * 0.4)
         source += f", {teacher / 1e9:,.0f} in its teachers"

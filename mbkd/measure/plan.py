@@ -3,6 +3,7 @@
 Nothing is trained: the hours are counted FLOPs over the speed of a machine.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ ROWS = {  # of each language, as published
 SAMPLE = 200  # steps whose batches are looked at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Text:
     """What a run reads, as far as it decides the cost.
 
@@ -54,7 +55,9 @@ def text(config: Config, root: Path) -> Text:
         assumed = min(ASSUMED_LENGTH, length)
         lengths = {x: np.full(rows["train"], assumed) for x in config.languages}
         heldout = {split: count * len(task.languages) for split, count in rows.items() if split != "train"}
-        return Text(lengths, heldout, f"{task.kind}: no data at hand, assumed: {assumed} tokens a row, published rows")
+        return Text(
+            lengths, heldout, f"{task.kind}: no data at hand; assumed: as many rows as published, of {assumed} tokens"
+        )
     splits = [split for split in tasks.splits(task) if split != "train"]
     heldout = {split: sum(len(tasks.load(task, split, x)) for x in task.languages) for split in splits}
     try:
@@ -62,7 +65,7 @@ def text(config: Config, root: Path) -> Text:
     except UserError:
         assumed = min(ASSUMED_LENGTH, length)
         lengths = {x: np.full(len(tasks.load(task, "train", x)), assumed) for x in config.languages}
-        return Text(lengths, heldout, f"{task.kind}: real rows; no tokenizer at hand, assumed: {assumed} tokens a row")
+        return Text(lengths, heldout, f"{task.kind}: real rows; no tokenizer at hand, assumed: of {assumed} tokens")
     backbone = config.student.backbone
     lengths = {x: open_store(root / "store", task, "train", x, backbone, length).lengths for x in config.languages}
     means = ", ".join(f"{x} {each.mean():.1f}" for x, each in lengths.items())
@@ -119,7 +122,7 @@ def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int
 def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, Any]:
     """What one run takes."""
     train = config.train
-    steps_per_epoch, widths = _batches(config, read)
+    steps_per_epoch, widths = _batches_of(config, read)
     steps = max(round(train.epochs * steps_per_epoch), 1)
     flops = {
         "student": steps * _mean(widths, lambda n: cost.student_flops(config, train.batch_size, n)),
@@ -140,21 +143,18 @@ def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, 
     }
 
 
-def _batches(config: Config, read: Text) -> tuple[int, Counter[int]]:
+@functools.cache  # a grid asks for the same batches again and again
+def _batches(read: Text, batch_size: int, draw: Any, alpha: float, group_by_length: bool) -> tuple[int, Counter[int]]:
     """Steps of an epoch, and how often a batch of each width comes among the first ones."""
-    train = config.train
-    lengths = {language: read.lengths[language] for language in config.languages}
-    plan = Plan(
-        lengths,
-        train.batch_size,
-        epochs=1,
-        seed=1,
-        draw=train.draw,
-        alpha=train.draw_alpha,
-        group_by_length=train.group_by_length,
-    )
+    lengths = read.lengths
+    plan = Plan(lengths, batch_size, epochs=1, seed=1, draw=draw, alpha=alpha, group_by_length=group_by_length)
     steps = range(min(SAMPLE, plan.steps))
     return plan.steps_per_epoch, Counter(int(lengths[plan.language(s)][plan.rows(s)].max()) for s in steps)
+
+
+def _batches_of(config: Config, read: Text) -> tuple[int, Counter[int]]:
+    train = config.train
+    return _batches(read, train.batch_size, train.draw, train.draw_alpha, train.group_by_length)
 
 
 def _mean(widths: Counter[int], flops: Callable[[int], float]) -> float:
@@ -193,7 +193,7 @@ def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
     if not taught:
         return None
     students = sum((run["flops"]["student"] + run["flops"]["answers"]) / machine.student for _, _, run in taught)
-    online = sum(run["steps"] * _teacher_step(config, _batches(config, read)[1]) for config, read, run in taught)
+    online = sum(run["steps"] * _teacher_step(config, _batches_of(config, read)[1]) for config, read, run in taught)
     passes = _passes((config, read) for config, read, _ in taught)
     return {
         "online": (students + online / machine.teacher) / 3600,
