@@ -50,9 +50,8 @@ def compare(
     found = resampled.difference(left, right, average, margin) if left and right else None
     if found is None or left is None or right is None:
         return Claim(table, block, text, "not measured", margin=margin)
-    seeds = " and ".join(dict.fromkeys(f"{len(group.seeds)}" for group in (left, right)))
-    n = f"{seeds} {'seed' if seeds == '1' else 'seeds'}"
-    return Claim(table, block, text, "not decided", found.value, (found.low, found.high), found.p, None, margin, n)
+    interval, n = (found.low, found.high), resampled.size(left, right)
+    return Claim(table, block, text, "not decided", found.value, interval, found.p, None, margin, n)
 
 
 def decide(claims: Sequence[Claim]) -> list[Claim]:

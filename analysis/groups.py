@@ -71,7 +71,7 @@ def _recorded(
     for failed in record.get("failed", []):
         if failed["run"] not in known and failed["run"] not in named:
             problems.append(Problem(failed["run"], f"failed: {failed['reason']}"))
-    runs = tuple(named[name] for name in record.get("runs", []) if name in named)
+    runs = _by_seed(named[name] for name in record.get("runs", []) if name in named)
     if not runs or runs[0].role == "ensemble":
         return None
     how = f"sweep {sweep['experiment']} ({sweep['protocol']}, rule {sweep['rule']})"
@@ -86,7 +86,7 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
     by_values: dict[str, list[Run]] = {}
     for run in runs:
         by_values.setdefault(json.dumps(_without_seed(run), sort_keys=True), []).append(run)
-    several = [sorted(each, key=lambda run: run.seeds) for each in by_values.values()]
+    several = [_by_seed(each) for each in by_values.values()]
     differ = _differences([_without_seed(each[0]) for each in several])
     candidates = [
         Candidate(values, tuple(run.result for run in each)) for values, each in zip(differ, several, strict=True)
@@ -98,20 +98,27 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
         return []
     chosen = several[next(i for i, candidate in enumerate(candidates) if candidate is found)]
     how = "the only configuration" if len(several) == 1 else f"best dev AVG(A) of {len(several)} configurations"
-    return [Group(*key, tuple(chosen), found.values, how)]
+    return [Group(*key, chosen, found.values, how)]
 
 
 def _ensembles(collection: Collection, groups: Sequence[Group]) -> list[Group]:
-    """Ensembles of runs that were chosen; those of other runs are left out."""
-    chosen = {run.name for group in groups for run in group.runs}
-    found = []
-    for key, runs in _by_key(run for run in collection.runs if run.role == "ensemble").items():
-        kept = tuple(run for run in runs if set(run.result["members"]) <= chosen)
-        if kept:
-            found.append(Group(*key, kept, {}, "all pairs of the members' seeds that are there"))
-        for run in set(runs) - set(kept) if not kept else ():
+    """Ensembles of runs that were chosen, a group for each group of members; those of other runs are left out."""
+    found, kept = [], set()
+    for members in groups:
+        names = {run.name for run in members.runs}
+        mine = [run for run in collection.runs if run.role == "ensemble" and set(run.result["members"]) <= names]
+        for key, runs in _by_key(mine).items():
+            if runs[0].name not in kept:  # two sweeps may have chosen the same members
+                found.append(Group(*key, _by_seed(runs), {}, f"all that are there of {members.system}'s seeds"))
+                kept |= {run.name for run in runs}
+    for run in collection.runs:
+        if run.role == "ensemble" and run.name not in kept:
             collection.problems.append(Problem(run.name, "its members are not the chosen runs, left out"))
     return found
+
+
+def _by_seed(runs: Iterable[Run]) -> tuple[Run, ...]:
+    return tuple(sorted(runs, key=lambda run: run.seeds))
 
 
 def _key(run: Run) -> Key:

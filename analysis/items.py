@@ -24,10 +24,33 @@ def averages(group: Group) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Said:
-    """The classes that a group's runs chose: language -> (runs, rows) uint8."""
+    """The classes that a group's runs chose: language -> (runs, rows) uint8; runs that lack a language are not in."""
 
     group: Group
+    runs: tuple[Run, ...]
     classes: dict[str, np.ndarray]
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """(seeds, runs): runs to seeds. The identity, but for ensembles, whose pairs share seeds.
+
+        The mean over all pairs is a U-statistic; its jackknife pseudo-values are what each seed contributes.
+        """
+        runs = len(self.runs)
+        if self.group.role != "ensemble":
+            return np.eye(runs, dtype=np.float32)
+        seeds = self.seeds
+        without = np.array([[seed not in run.seeds for run in self.runs] for seed in seeds], dtype=np.float32)
+        counts = without.sum(axis=1, keepdims=True)
+        if (counts == 0).any():  # two seeds make one pair: nothing is known of their spread
+            return np.full((1, runs), 1 / runs, dtype=np.float32)
+        values: np.ndarray = len(seeds) / runs - (len(seeds) - 1) * without / counts
+        return values
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the runs, in order, as `by_seed` has them."""
+        return tuple(sorted({seed for run in self.runs for seed in run.seeds}))
 
 
 class Resampled:
@@ -63,6 +86,13 @@ class Resampled:
         """Which of S, Z, A there are intervals of."""
         return tuple(name for name in AVERAGES if any(column == name for _, column in self.columns))
 
+    def size(self, *groups: Group) -> str:
+        """How many seeds and rows stand behind a comparison of groups, in words."""
+        seeds = " and ".join(dict.fromkeys(str(len(self.said[id(group)].seeds)) for group in groups))
+        lengths = [len(labels) for labels in self.labels.values()]
+        rows = f"{min(lengths):,}" + (f" to {max(lengths):,}" if min(lengths) < max(lengths) else "")
+        return f"{seeds} {'seed' if seeds == '1' else 'seeds'}, {rows} rows"
+
     @property
     def notes(self) -> list[str]:
         """How the intervals were made, in words."""
@@ -74,7 +104,7 @@ class Resampled:
         found += [f"The same items in {', '.join(each)}: resampled together." for each in together]
         if alone and len(self.labels) > 1:
             found.append(f"Rows of {', '.join(alone)} are not translations of each other: each language by itself.")
-        if any(len(_by_seed(found.group)) == 1 for found in self.said.values()):
+        if any(len(said.by_seed) == 1 for said in self.said.values()):
             found.append("A system with one seed: its interval says nothing about another seed.")
         return found
 
@@ -101,7 +131,7 @@ class Resampled:
         mine, other = self._scores(left, name), self._scores(right, name)
         moves = self.moves[:, a] - self.moves[:, b]
         paired = [x.mean(axis=0)[None] - y.mean(axis=0)[None] for x, y in zip(mine, other, strict=True)]
-        if left.seeds == right.seeds and len(mine[0]) == len(other[0]):
+        if self.said[id(left)].seeds == self.said[id(right)].seeds and len(mine[0]) == len(other[0]):
             paired = [x - y for x, y in zip(mine, other, strict=True)]
             moves = moves + self._by_seeds(paired, a, b)
         else:
@@ -114,42 +144,26 @@ class Resampled:
 
     @staticmethod
     def _estimate(scores: list[np.ndarray], moves: np.ndarray, margin: float = 0.0) -> Estimate:
-        value = sum(float(part.mean(dtype=np.float64)) for part in scores)
-        return bootstrap.estimate(100 * value, 100 * moves, margin)
+        value = 100 * sum(float(part.mean(dtype=np.float64)) for part in scores)
+        return bootstrap.estimate(round(value, 6) + 0.0, 100 * moves, margin)  # + 0.0: no -0.00 from float32
 
     def _scores(self, group: Group, name: str) -> list[np.ndarray]:
         """For each block (seeds, rows): a seed's share of the average from each row; the blocks' means sum to it."""
         languages = averages(group)[name]
-        classes = self.said[id(group)].classes
+        said = self.said[id(group)]
         found = []
         for block in self.blocks:
             rows = len(self.labels[block[0]])
-            total = np.zeros((len(group.runs), rows), dtype=np.float32)
+            total = np.zeros((len(said.runs), rows), dtype=np.float32)
             for language in block:
                 if language in languages:
                     labels = self.labels[language]
                     if self.metric == "accuracy":
-                        total += classes[language] == labels
+                        total += said.classes[language] == labels
                     else:
-                        total += np.abs(classes[language].astype(np.int16) - labels)
-            found.append(_by_seed(group) @ (total / len(languages)))
+                        total += np.abs(said.classes[language].astype(np.int16) - labels)
+            found.append(said.by_seed @ (total / len(languages)))
         return found
-
-
-def _by_seed(group: Group) -> np.ndarray:
-    """(seeds, runs): runs to seeds. The identity, but for ensembles, whose pairs share seeds.
-
-    The mean over all pairs is a U-statistic; its jackknife pseudo-values are what each seed contributes.
-    """
-    runs, seeds = len(group.runs), group.seeds
-    if group.role != "ensemble":
-        return np.eye(runs, dtype=np.float32)
-    without = np.array([[seed not in run.seeds for run in group.runs] for seed in seeds], dtype=np.float32)
-    counts = without.sum(axis=1, keepdims=True)
-    if (counts == 0).any():  # two seeds make one pair: nothing is known of their spread
-        return np.full((1, runs), 1 / runs, dtype=np.float32)
-    values: np.ndarray = len(seeds) / runs - (len(seeds) - 1) * without / counts
-    return values
 
 
 class Answers:
@@ -167,17 +181,19 @@ class Answers:
 
     def _read(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
         classes: dict[str, list[np.ndarray]] = {}
-        for run in group.runs:
-            for language in group.runs[0].languages:
-                if (split, language) in run.damaged or language not in run.scores(split):
-                    return None  # named already, or listed with the table as a language that is missing
+        # Others are in no average; the table names what they lack.
+        complete = tuple(run for run in group.runs if set(run.languages) <= set(run.scores(split)))
+        for run in complete:
+            for language in run.languages:
                 try:
                     classes.setdefault(language, []).append(self._run(run, split, language))
                 except (OSError, ValueError) as error:
                     what = f"no intervals for {group.system} ({error})"
                     problems.append(Problem(f"{run.name}, {split} {language}", what))
                     return None
-        return Said(group, {language: np.stack(each) for language, each in classes.items()})
+        if not complete:
+            return None
+        return Said(group, complete, {language: np.stack(each) for language, each in classes.items()})
 
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
         """(rows,) uint8. Raises ValueError where the arrays contradict result.json, or another run's labels."""

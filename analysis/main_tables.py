@@ -29,8 +29,8 @@ def main_tables(context: Context) -> tuple[list[Table], list[Claim]]:
     for task in context.tasks:
         for split in context.splits(task):
             for metric in METRICS:
-                groups = list(_groups(context, task))
-                if any(scores(group, split, metric) for group in groups):
+                groups = [group for group in _groups(context, task) if scores(group, split, metric)]
+                if groups:
                     resampled = context.resampled(task, split, metric, groups)
                     table = main_table(context, task, split, metric, groups)
                     tables += [table, intervals(table, groups, resampled)]
@@ -60,7 +60,7 @@ def main_table(context: Context, task: str, split: str, metric: str, groups: Seq
     rows = embolden(rows, lowest=metric == "mae")
     runs = [Cell(len(group.runs), str(len(group.runs))) for group in groups]
     rows = [Row(row.label, [*row.cells, n], row.block) for row, n in zip(rows, runs, strict=True)]
-    notes += _missing(context, task)
+    notes += _missing(context, task, groups)
     number = key.replace("table-", "Table ") + ": " if key.startswith("table") else ""
     spans = [("Supervised", len(supervised)), *([("Zero-shot", len(zero_shot))] if zero_shot else [])]
     return Table(key, f"{number}{TASKS[task]} {split}, {METRICS[metric]}", [*columns, "runs"], rows, notes, spans)
@@ -85,8 +85,7 @@ def intervals(table: Table, groups: Sequence[Group], resampled: Resampled, pairs
 def _interval(found: Estimate | None, sign: str) -> Cell:
     if found is None:
         return empty()
-    value, low, high = (f"{x:{sign}.2f}" for x in (found.value, found.low, found.high))
-    return Cell(found.value, f"{value} [{low}, {high}]", interval=(found.low, found.high))
+    return Cell(found.value, f"{found.value:{sign}.2f}", interval=(found.low, found.high))
 
 
 def _groups(context: Context, task: str) -> Iterator[Group]:
@@ -99,13 +98,16 @@ def _groups(context: Context, task: str) -> Iterator[Group]:
                 yield group
 
 
-def _missing(context: Context, task: str) -> list[str]:
-    """The paper's systems that a backbone has no finished runs of."""
+def _missing(context: Context, task: str, groups: Sequence[Group]) -> list[str]:
+    """The paper's systems, and a user's, that a backbone has no score of."""
     found = []
-    for backbone in context.backbones(task) if task != "own" else ():
-        names = [system for system in SYSTEMS if context.find(task, backbone, system) is None]
+    for backbone in context.backbones(task):
+        there = {group.system for group in groups if group.backbone == backbone}
+        wanted = {group.system for group in _groups(context, task) if group.backbone == backbone}
+        names = [system for system in (*SYSTEMS, *sorted(wanted - {*SYSTEMS})) if system not in there]
+        names = [system for system in names if task != "own" or system in wanted]
         if names:
-            found.append(f"{block_name(backbone)}: no finished runs of {', '.join(names)}")
+            found.append(f"{block_name(backbone)}: not measured: {', '.join(names)}")
     return found
 
 

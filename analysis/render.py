@@ -38,7 +38,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.bold else cell.text
-    return text if cell.std is None else f"{text} ± {cell.std:.2f}"
+    return text + _interval(cell) if cell.std is None else f"{text} ± {cell.std:.2f}"
+
+
+def _interval(cell: Cell) -> str:
+    return f" [{cell.interval[0]:.2f}, {cell.interval[1]:.2f}]" if cell.interval else ""
 
 
 def latex(table: Table) -> str:
@@ -71,7 +75,7 @@ def _latex_line(cells: Sequence[str]) -> str:
 def _latex_cell(cell: Cell) -> str:
     text = escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.bold else text
-    return text if cell.std is None else rf"{text}{{\scriptsize$\pm${cell.std:.2f}}}"
+    return text + _interval(cell) if cell.std is None else rf"{text}{{\scriptsize$\pm${cell.std:.2f}}}"
 
 
 def _caption(table: Table) -> str:

@@ -53,7 +53,6 @@ def gaps(group: Group, split: str, metric: str = "accuracy") -> list[str]:
         there = run.scores(split, metric)
         if missing := [language for language in run.languages if language not in there]:
             seeds = " and ".join(map(str, run.seeds))
-            found.append(
-                f"{group.system}, seed {seeds}: no {split} score for {', '.join(missing)}; in no average of it"
-            )
+            names = ", ".join(missing) if there else "any language"
+            found.append(f"{group.system}, seed {seeds}: no {split} score for {names}, so in no average over them")
     return found

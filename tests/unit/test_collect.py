@@ -1,0 +1,198 @@
+"""Folders of runs as they are found in life: unfinished, failed, damaged, doubled, of another task."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.collect import Collection, collect
+from analysis.groups import choose
+from mbkd import paper
+from mbkd.config import Config, changed
+from mbkd.errors import UserError
+from tests.synthetic import write_ensemble, write_run
+
+ROWS = 40
+
+
+def config(name: str = "multikd", seed: int = 1, **train: Any) -> Config:
+    return changed(
+        paper.system(paper.base(paper.xnli(), paper.BACKBONES["mbert"]), name), {"seed": seed, "train": train}
+    )
+
+
+def run(root: Path, of: Config, share: float = 0.8, rows: int = ROWS, **result: Any) -> Path:
+    """A run that gets a share of the rows right, other ones in every language."""
+    rng = np.random.default_rng(of.seed)
+    rights = {s: {x: rng.permutation(rows) < share * rows for x in of.task.languages} for s in ("dev", "test")}
+    return write_run(root, of, rights, **result)
+
+
+def said(collection: Collection) -> str:
+    return "\n".join(f"{problem.where}: {problem.what}" for problem in collection.problems)
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path):
+    folder = run(tmp_path, config("mblm", seed=3))
+    (folder / "metrics.jsonl").write_text('{"step": 20}\n{"step": 40}\n')
+    (found,) = collect(tmp_path).runs
+    assert (found.system, found.task, found.role) == ("MultiKD + MBLM", "xnli", "student")
+    assert (found.seeds, found.branch_depth, found.name) == ((3,), 4, folder.name)
+    assert found.logits("dev", "ur").shape == (ROWS, 3)
+    assert isinstance(found.logits("dev", "ur"), np.memmap)
+    assert np.mean(found.logits("dev", "ur").argmax(axis=1) == found.labels("dev", "ur")) == 0.8
+    assert [line["step"] for line in found.metrics()] == [20, 40]
+    assert found.scores("test")["en"] == 0.8
+
+
+def test_what_is_no_run_is_passed_over(tmp_path: Path):
+    run(tmp_path, config())
+    (tmp_path / "store" / "tokens").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    collection = collect(tmp_path)
+    assert len(collection.runs) == 1 and not collection.problems
+
+
+@pytest.mark.parametrize("make", [lambda root: None, lambda root: root.rmdir()])
+def test_a_folder_without_runs_is_an_error_that_names_it(tmp_path: Path, make: Any):
+    root = tmp_path / "runs"
+    root.mkdir()
+    make(root)
+    with pytest.raises(UserError, match=str(root)):
+        collect(root)
+
+
+def test_unfinished_and_failed_runs_are_named(tmp_path: Path):
+    run(tmp_path, config(seed=1))
+    (run(tmp_path, config(seed=2)) / "result.json").unlink()
+    failed = run(tmp_path, config(seed=3))
+    (failed / "result.json").unlink()
+    (failed / "failed.json").write_text(json.dumps({"reason": "out of memory", "attempts": 3, "log": []}))
+    collection = collect(tmp_path)
+    assert len(collection.runs) == 1
+    assert "-s2-" in said(collection) and "not finished" in said(collection)
+    assert "failed after 3 attempts: out of memory" in said(collection)
+
+
+def test_only_unfinished_runs_are_an_error_that_lists_them(tmp_path: Path):
+    (run(tmp_path, config()) / "result.json").unlink()
+    with pytest.raises(UserError, match=r"no finished run(.|\n)*not finished"):
+        collect(tmp_path)
+
+
+def test_truncated_logits_cost_their_cell_and_nothing_else(tmp_path: Path):
+    folder = run(tmp_path, config())
+    file = folder / "logits" / "test.sw.npy"
+    file.write_bytes(file.read_bytes()[:-100])
+    collection = collect(tmp_path)
+    assert f"{folder.name}, test sw: damaged" in said(collection)
+    (found,) = collection.runs
+    assert "sw" not in found.scores("test") and len(found.scores("test")) == 14
+    assert "sw" in found.scores("dev")
+
+
+def test_logits_of_other_length_than_the_labels_are_damaged(tmp_path: Path):
+    folder = run(tmp_path, config())
+    np.save(folder / "labels" / "dev.de.npy", np.zeros(7, int))
+    assert "dev de: damaged, left out (40 rows of logits, 7 labels)" in said(collect(tmp_path))
+
+
+def test_a_result_that_is_not_json_or_not_ours_is_left_out(tmp_path: Path):
+    run(tmp_path, config(seed=1))
+    (run(tmp_path, config(seed=2)) / "result.json").write_text('{"system": ')
+    (run(tmp_path, config(seed=3)) / "result.json").write_text('{"eval_loss": 1.0}')
+    collection = collect(tmp_path)
+    assert [x.seeds for x in collection.runs] == [(1,)]
+    assert "cannot be read" in said(collection) and "not a result of mbkd" in said(collection)
+
+
+def test_a_copy_counts_once(tmp_path: Path):
+    folder = run(tmp_path, config())
+    shutil.copytree(folder, tmp_path / "copy")
+    collection = collect(tmp_path)
+    assert len(collection.runs) == 1 and not collection.problems
+
+
+def test_the_same_run_with_different_results_is_left_out_and_named(tmp_path: Path):
+    folder = run(tmp_path, config(seed=1))
+    run(tmp_path, config(seed=2))
+    other = shutil.copytree(folder, tmp_path / "again")
+    result = json.loads((other / "result.json").read_text())
+    result["accuracy"]["dev"]["en"] += 0.1
+    (other / "result.json").write_text(json.dumps(result))
+    collection = collect(tmp_path)
+    assert [x.seeds for x in collection.runs] == [(2,)]
+    assert folder.name in said(collection) and "again" in said(collection) and "different results" in said(collection)
+
+
+def test_a_run_of_another_task_is_left_out_and_named(tmp_path: Path):
+    for seed in (1, 2):
+        run(tmp_path, config(seed=seed))
+    small = run(tmp_path, config(seed=3), rows=10)
+    fewer = changed(config(seed=4), {"task": {"zero_shot": ["de", "es"]}})
+    less = run(tmp_path, fewer)
+    marc = paper.system(paper.base(paper.marc(), paper.BACKBONES["mbert"]), "multikd")
+    run(tmp_path, marc)  # a task with tables of its own
+    collection = collect(tmp_path)
+    assert sorted((x.task, x.seeds) for x in collection.runs) == [("marc", (1,)), ("xnli", (1,)), ("xnli", (2,))]
+    assert f"{small.name}: another xnli task than that of 2 runs: 10 rows in dev en, not 40" in said(collection)
+    assert f"{less.name}: another xnli task than that of 2 runs: supervised en fr zh, zero-shot de es" in said(
+        collection
+    )
+
+
+def test_teachers_belong_to_the_task_of_the_students(tmp_path: Path):
+    run(tmp_path, config())
+    run(tmp_path, config().teacher_run("fr"))
+    collection = collect(tmp_path)
+    assert {x.role for x in collection.runs} == {"student", "teacher"} and not collection.problems
+
+
+def test_without_a_record_the_best_mean_over_dev_is_chosen(tmp_path: Path):
+    for seed in (1, 2):
+        run(tmp_path, config(seed=seed, lr=1e-5), share=0.9)
+        run(tmp_path, config(seed=seed, lr=3e-5), share=0.7)
+    run(tmp_path, config(seed=1, lr=2e-5), share=1.0)  # one lucky seed
+    (group,) = choose(collect(tmp_path))
+    assert group.values == {"train.lr": 1e-5} and group.seeds == (1, 2)
+    assert group.how == "best dev AVG(A) of 3 configurations"
+
+
+def test_a_sweeps_record_decides_and_names_what_it_still_misses(tmp_path: Path):
+    chosen = [run(tmp_path, config(seed=seed, lr=3e-5), share=0.7).name for seed in (1, 2)]
+    run(tmp_path, config(lr=1e-5), share=0.9)
+    (tmp_path / "sweeps").mkdir()
+    record = {"runs": chosen, "chosen": {"train.lr": 3e-5}, "missing": ["xnli-multikd-s3-0"], "failed": []}
+    sweep = {"experiment": "main", "protocol": "confirm", "rule": "supervised", "finished": False, "groups": [record]}
+    (tmp_path / "sweeps" / "main-1.json").write_text(json.dumps(sweep))
+    collection = collect(tmp_path)
+    (group,) = choose(collection)
+    assert {x.name for x in group.runs} == set(chosen) and group.values == {"train.lr": 3e-5}
+    assert group.how == "sweep main (confirm, rule supervised), not finished"
+    assert "xnli-multikd-s3-0: not there yet" in said(collection)
+
+
+def test_several_configurations_without_dev_rows_cannot_be_chosen_from(tmp_path: Path):
+    for lr in (1e-5, 2e-5):
+        of = config(lr=lr)
+        write_run(tmp_path, of, {"test": {x: np.arange(ROWS) < 30 for x in of.task.languages}})
+    collection = collect(tmp_path)
+    assert choose(collection) == []
+    assert "no configuration can be chosen" in said(collection)
+
+
+def test_ensembles_of_runs_that_were_not_chosen_are_left_out(tmp_path: Path):
+    good = [config(seed=seed, lr=1e-5) for seed in (1, 2)]
+    bad = [config(seed=seed, lr=3e-5) for seed in (1, 2)]
+    for members, share in ((good, 0.9), (bad, 0.7)):
+        for of in members:
+            run(tmp_path, of, share)
+        rights = {s: {x: np.arange(ROWS) < 35 for x in members[0].task.languages} for s in ("dev", "test")}
+        write_ensemble(tmp_path, members, rights)
+    collection = collect(tmp_path)
+    groups = {group.system: group for group in choose(collection)}
+    assert groups["Ens2"].runs[0].result["members"] == [of.run_name for of in good]
+    assert "its members are not the chosen runs" in said(collection)

@@ -1,0 +1,282 @@
+"""The report as a user gets it: tables, intervals, verdicts, gaps on top, and files that other programs read."""
+
+import csv
+import json
+import re
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import report
+from analysis.claims import Claim
+from analysis.tables import Cell, Table
+from mbkd import paper
+from mbkd.config import Config, changed
+from tests.conftest import run as command
+from tests.synthetic import Rights, write_ensemble, write_run
+
+ROWS = 600
+SPLITS = ("dev", "test")
+# Share of rows that a system gets right in supervised and in zero-shot languages: the paper's order, exaggerated.
+SHARES = {
+    "MonoKD": (0.70, 0.55),
+    "MultiTrain": (0.72, 0.60),
+    "MultiKD": (0.80, 0.60),
+    "MultiKD + MBLM": (0.80, 0.70),
+    "MultiKD + MBLM - detaching": (0.80, 0.60),
+    "MultiKD + MBLM + branches at the top": (0.80, 0.75),  # against the paper
+}
+
+
+def rights(of: Config, share: tuple[float, float], seed: int, splits: tuple[str, ...] = SPLITS) -> Rights:
+    """Items are as hard in every language, and for every system: rows are right below a threshold, with some noise."""
+    hard, noise = np.random.default_rng(0).random(ROWS), np.random.default_rng(seed + 1)
+    return {
+        split: {x: hard + noise.normal(0, 0.03, ROWS) < share[x not in of.task.supervised] for x in of.task.languages}
+        for split in splits
+    }
+
+
+def configs(task: str, backbone: str = "mbert") -> dict[str, Config]:
+    """Every system of SHARES."""
+    full = paper.base(paper.TASKS[task](), paper.BACKBONES[backbone])
+    found = [paper.system(full, name) for name in paper.SYSTEMS]
+    found += [paper.ablation(full, name) for name in ("no-detach", "top")]
+    return {of.system: of for of in found}
+
+
+def write(root: Path, task: str, seeds: range, splits: tuple[str, ...] = SPLITS) -> None:
+    """The systems of SHARES with their seeds, teachers, and all pairs of MultiKD."""
+    for system, of in configs(task).items():
+        members = [changed(of, {"seed": seed}) for seed in seeds]
+        for one in members:
+            write_run(
+                root, one, rights(one, SHARES[system], one.seed, splits), parameters=132 if "MBLM" in system else 100
+            )
+        if system == "MultiKD":
+            for pair in combinations(members, 2):
+                found = rights(pair[0], (0.84, 0.63), sum(x.seed for x in pair), splits)
+                write_ensemble(root, pair, found, parameters=200)
+    for language in ("en", "fr", "zh"):
+        teacher = configs(task)["MultiKD"].teacher_run(language)
+        write_run(root, teacher, rights(teacher, (0.9, 0.0), 1, splits))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Table], list[Claim], Path]:
+    """Three seeds of every system on XNLI, one of MARC."""
+    root = tmp_path_factory.mktemp("runs")
+    write(root, "xnli", range(1, 4))
+    write(root, "marc", range(1, 2))
+    _, _, tables, claims = report.make(root, draws=2000)
+    return {table.key: table for table in tables}, claims, root
+
+
+def row(table: Table, label: str) -> dict[str, Cell]:
+    (found,) = [x for x in table.rows if x.label == label]
+    return dict(zip(table.columns, found.cells, strict=True))
+
+
+def test_all_tables_are_there_in_the_papers_order(made: tuple[dict[str, Table], list[Claim], Path]):
+    keys = [key for key in made[0] if not key.endswith("-intervals")]
+    assert keys[:8] == [f"table-{n}" for n in range(1, 9)]
+    assert keys[8:] == ["marc-ablations", "marc-dev", "marc-dev-mae", "marc-efficiency"]
+
+
+def test_a_cell_is_the_mean_over_seeds_with_its_deviation(made: tuple[dict[str, Table], list[Claim], Path]):
+    tables, _, root = made
+    results = [json.loads((x / "result.json").read_text()) for x in root.glob("xnli-multikd-s*")]
+    values = [100 * result["accuracy"]["test"]["th"] for result in results]
+    cell = row(tables["table-3"], "MultiKD")["th"]
+    assert (cell.text, cell.n) == (f"{np.mean(values):.2f}", 3)
+    assert cell.std == pytest.approx(np.std(values, ddof=1))
+    means = [100 * result["averages"]["test"]["Z"] for result in results]
+    assert row(tables["table-3"], "MultiKD")["AVG(Z)"].value == pytest.approx(np.mean(means))
+    assert row(tables["table-3"], "MultiKD")["runs"].text == "3"
+
+
+def test_rows_of_tables_5_and_6_stand_as_in_the_paper(made: tuple[dict[str, Table], list[Claim], Path]):
+    labels = [x.label for x in made[0]["table-5"].rows]
+    assert labels == ["mBERT", "+ MBLM", "- detaching", "+ branches at the top"]
+    assert [x.label for x in made[0]["table-6"].rows] == ["Single", "Ens2", "MBLM"]
+    assert [row(made[0]["table-6"], x)["Params"].text for x in ("Single", "Ens2", "MBLM")] == [
+        "1.00×",
+        "2.00×",
+        "1.32×",
+    ]
+    assert "dev" in made[0]["table-5"].title and "dev" in made[0]["table-6"].title
+
+
+def test_table_2_is_each_teacher_in_its_language(made: tuple[dict[str, Table], list[Claim], Path]):
+    table = made[0]["table-2"]
+    assert [x.label for x in table.rows] == ["(en) RoBERTa", "(fr) CamemBERT", "(zh) RoBERTa-wwm-ext", "Average"]
+    assert table.columns == ["XNLI", "MARC"]
+    each = [row(table, x)["XNLI"].value or 0.0 for x in ("(en) RoBERTa", "(fr) CamemBERT", "(zh) RoBERTa-wwm-ext")]
+    assert row(table, "Average")["XNLI"].value == pytest.approx(np.mean(each))
+
+
+def test_translated_rows_are_resampled_together_and_others_are_not(made: tuple[dict[str, Table], list[Claim], Path]):
+    tables = made[0]
+    assert any("resampled together" in note for note in tables["table-3-intervals"].notes)
+    assert any("each language by itself" in note for note in tables["table-4-intervals"].notes)
+
+    def width(name: str) -> float:
+        low, high = row(tables[name], "MonoKD")["AVG(A)"].interval or (0, 0)
+        return high - low
+
+    # the items are as hard in all languages: 15 languages of the same items say less than 6 of different ones
+    assert width("table-3-intervals") > 1.5 * width("table-4-intervals")
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "verdict"),
+    [
+        ("table-3", "MultiKD > MultiTrain on AVG(S)", "holds"),
+        ("table-3", "MBLM > MultiKD on AVG(Z)", "holds"),
+        ("table-5", "- detaching below MBLM on AVG(A)", "holds"),
+        ("table-5", "+ branches at the top below MBLM on AVG(A)", "contradicted"),
+        ("table-5", "branches at the top below mBERT on AVG(A)", "contradicted"),
+        ("table-5", "- inner-mixers below MBLM on AVG(A)", "not measured"),
+        ("table-6", "Ens2 > MBLM on AVG(S)", "holds"),
+        ("table-6", "Ens2 < MBLM on AVG(Z)", "holds"),
+        ("table-6", "Params: MBLM / Single = 1.3", "holds"),
+        ("table-6", "Time: MBLM / Single = 1.1", "contradicted"),
+    ],
+)
+def test_claims_get_the_verdict_that_the_data_asks_for(
+    made: tuple[dict[str, Table], list[Claim], Path], table: str, text: str, verdict: str
+):
+    (claim,) = [claim for claim in made[1] if (claim.table, claim.text) == (table, text)]
+    assert claim.verdict == verdict
+    if claim.p is not None and claim.interval is not None:
+        assert claim.holm is not None and claim.holm >= claim.p
+        assert (verdict == "not decided") or not claim.interval[0] <= 0 <= claim.interval[1]
+
+
+def test_equal_systems_are_not_decided(tmp_path: Path):
+    for name in ("MultiTrain", "MultiKD"):
+        for seed in (1, 2, 3):
+            one = changed(configs("xnli")[name], {"seed": seed})
+            write_run(tmp_path, one, rights(one, (0.8, 0.7), seed + 10 * len(name), ("test",)))
+    claims = report.make(tmp_path, draws=2000)[3]
+    (claim,) = [claim for claim in claims if claim.text.startswith("MultiKD > MultiTrain")]
+    assert claim.verdict == "not decided" and claim.n == "3 seeds, 600 rows"
+
+
+def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
+    write(tmp_path, "xnli", range(1, 3), ("dev",))
+    keys = {table.key for table in report.make(tmp_path, draws=1000)[2]}
+    assert "table-7" in keys and "table-3" not in keys
+
+
+def test_split_shows_one_only(made: tuple[dict[str, Table], list[Claim], Path]):
+    tables = {table.key: table for table in report.make(made[2], split="test", draws=1000)[2]}
+    assert "table-7" not in tables and "table-3" in tables
+    assert "test" in tables["table-5"].title
+
+
+def test_averages_over_fewer_languages_are_never_shown_as_the_whole(tmp_path: Path):
+    for seed in (1, 2):
+        one = changed(configs("xnli")["MultiKD"], {"seed": seed})
+        folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("test",)))
+        if seed == 2:
+            (folder / "logits" / "test.ur.npy").write_bytes(b"\x93NUMPY broken")
+    one = configs("xnli")["MultiTrain"]
+    folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), 1, ("test",)))
+    for file in folder.glob("logits/test.[dr]*.npy"):
+        file.write_bytes(b"")
+    collection, _, found, claims = report.make(tmp_path, draws=1000)
+    table = {table.key: table for table in found}["table-3"]
+    cells = row(table, "MultiKD")
+    assert (cells["ur"].n, cells["AVG(S)"].n, cells["AVG(Z)"].n, cells["AVG(A)"].n) == (1, 2, 1, 1)
+    cells = row(table, "MultiTrain")
+    assert cells["AVG(S)"].value is not None
+    assert cells["AVG(Z)"].text == cells["AVG(A)"].text == cells["de"].text == "–"
+    assert "MultiKD, seed 2: no test score for ur, so in no average over them" in table.notes
+    assert "mBERT-based model: not measured: MonoKD, MultiKD + MBLM" in table.notes
+    assert any("test ur" in problem.where for problem in collection.problems)
+    assert {claim.verdict for claim in claims} == {"not measured"}
+
+
+def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
+    one = configs("xnli")["MultiKD"]
+    folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), 1, ("test",)))
+    file = folder / "logits" / "test.en.npy"
+    np.save(file, np.load(file)[:, ::-1])
+    collection, _, tables, _ = report.make(tmp_path, draws=1000)
+    assert any("different accuracies" in problem.what for problem in collection.problems)
+    assert tables[-1].rows[0].cells[0].text == "–"
+
+
+def test_a_users_own_task_has_the_same_tables(tmp_path: Path):
+    own = configs("xnli")["MultiKD"].model_dump(mode="json")
+    own["task"] = {"kind": "own", "files": {"train": "a.csv"}, "labels": ["no", "yes"], "ordinal": True}
+    own["task"] |= {"supervised": ["en", "fr", "zh"], "zero_shot": ["pl"]}
+    for depth in (0, 2):
+        one = changed(Config.model_validate(own), {"student": {"branch_depth": depth}})
+        write_run(tmp_path, one, rights(one, (0.8, 0.7 + 0.1 * depth), 1, ("dev",)))
+    tables = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}
+    assert tables["own-dev"].columns == ["en", "fr", "zh", "pl", "AVG(S)", "AVG(Z)", "AVG(A)", "runs"]
+    assert "XLM" not in tables["own-dev"].rows[0].block
+    assert any("K = 2" in note for note in tables["own-dev"].notes)
+    assert "own-dev-mae" in tables
+
+
+def test_the_command_writes_files_that_other_programs_read(
+    made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root, out = made[2], tmp_path / "out"
+    (root / "xnli-unfinished").mkdir(exist_ok=True)
+    (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
+    report.main([str(root), "--out", str(out), "--reference", "paper", "--draws", "1000"])
+    printed = capsys.readouterr().out.splitlines()
+    files = [Path(line) for line in printed if line.startswith(str(out))]
+    assert printed[-len(files) :] == [str(file) for file in files]
+    assert {"report.md", "tables.tex", "cells.csv", "report.json"} <= {file.name for file in files}
+    assert "Missing from this report" in printed[0]
+
+    text = (out / "report.md").read_text()
+    assert text.index("xnli-unfinished: not finished") < text.index("Table 1")
+    whole = json.loads((out / "report.json").read_text())
+    table = next(table for table in whole["tables"] if table["key"] == "table-3")
+    lines = list(csv.DictReader((out / "cells.csv").open(encoding="utf-8", newline="")))
+    (line,) = [x for x in lines if (x["table"], x["row"], x["column"]) == ("table-3", "MultiKD", "AVG(A)")]
+    cell = next(r for r in table["rows"] if r["label"] == "MultiKD")["cells"][table["columns"].index("AVG(A)")]
+    assert float(line["value"]) == cell["value"] and float(line["reference"]) == 70.42
+    assert float(line["difference"]) == pytest.approx(cell["value"] - 70.42)
+    assert f"{cell['text']}" in text
+
+
+def test_latex_tables_have_as_many_cells_in_every_line_as_columns(
+    made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path
+):
+    report.main([str(made[2]), "--out", str(tmp_path), "--reference", "paper", "--draws", "1000"])
+    tex = (tmp_path / "tables.tex").read_text()
+    assert not re.search(r"[±×−–]", tex)
+    tables = re.findall(r"\\begin\{tabular\}\{(l r*|lr*)\}(.*?)\\end\{tabular\}", tex, re.S)
+    assert len(tables) == tex.count(r"\begin{table*}") == tex.count(r"\end{table*}") > 10
+    for columns, body in tables:
+        assert [body.count(rule) for rule in (r"\toprule", r"\bottomrule")] == [1, 1] and r"\midrule" in body
+        for line in body.splitlines():
+            if line.endswith(r"\\"):
+                wide = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
+                assert len(re.findall(r"(?<!\\)&", line)) + 1 + wide == len(columns)
+
+
+def test_an_empty_folder_is_one_message_and_exit_code_2(tmp_path: Path):
+    found = command(sys.executable, "-m", "analysis.report", tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == f"error: {tmp_path}: there is no finished run here"
+    assert "Traceback" not in found.stderr and not (tmp_path / "report").exists()
+
+
+def test_analysis_runs_without_torch(made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path):
+    code = (
+        "import sys; from analysis import report; report.main(sys.argv[1:]);"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    found = command(sys.executable, "-c", code, made[2], "--out", tmp_path, "--draws", "1000")
+    assert found.returncode == 0, found.stderr
