@@ -168,7 +168,7 @@ def _damaged(run: Run, problems: list[Problem]) -> frozenset[tuple[str, str]]:
 
 
 def _array(file: Path, dimensions: int) -> np.ndarray:
-    array: np.ndarray = np.load(file, mmap_mode="r")
+    array: np.ndarray = np.load(str(file), mmap_mode="r")  # of a Path numpy asks the file system for every folder
     if array.ndim != dimensions or not array.size:
         raise ValueError(f"{file.name} has the shape {array.shape}")
     return array

@@ -1,0 +1,120 @@
+"""How long the report of a thousand runs takes, and how much memory: 15 languages x 5,010 rows each.
+
+usage: python -m benchmarks.report [--runs 1000] [--rows 5010] [--repeat 3] [--out FILE]
+
+Runs are made up in a temporary folder (1.6 GB at the default size): four systems on two backbones, every run with a
+seed of its own, so that all of them take part in the intervals. The report runs in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mbkd import paper, runs
+from mbkd.config import Config, changed
+from mbkd.measure import metrics
+from mbkd.progress import Report
+
+TARGET_SECONDS, TARGET_GB = 120, 2
+
+
+def make_runs(root: Path, count: int, rows: int) -> None:
+    """Write run directories with random logits, right in about four rows of five."""
+    full = [paper.base(paper.xnli(), backbone) for backbone in paper.BACKBONES.values()]
+    systems = [paper.system(each, name) for each in full for name in paper.SYSTEMS]
+    labels = np.arange(rows) % 3
+    with Report("making runs", count) as report:
+        for number in range(count):
+            config = systems[number % len(systems)]
+            _make_run(root, changed(config, {"seed": number // len(systems) + 1}), labels)
+            report.advance()
+
+
+def _make_run(root: Path, config: Config, labels: np.ndarray) -> None:
+    rng = np.random.default_rng(config.seed)
+    folder, accuracy = root / config.run_name, {}
+    for kind in ("logits", "labels"):
+        (folder / kind).mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
+    for language in config.task.languages:
+        logits = rng.random((len(labels), 3), dtype=np.float32)
+        logits[np.arange(len(labels)), labels] += 0.8 * (rng.random(len(labels)) < 0.9)
+        np.save(folder / "logits" / f"test.{language}.npy", logits)
+        np.save(folder / "labels" / f"test.{language}.npy", labels)
+        accuracy[language] = metrics.accuracy(logits, labels)
+    task = config.task
+    result = {
+        "system": config.system,
+        "role": "student",
+        "task": task.kind,
+        "backbone": config.student.backbone,
+        "seed": config.seed,
+        "labels": ["entailment", "neutral", "contradiction"],
+        "supervised": task.supervised,
+        "zero_shot": task.zero_shot,
+        "accuracy": {"test": accuracy},
+        "averages": {"test": metrics.averages(accuracy, task.supervised, task.zero_shot)},
+        "rows": {"test": dict.fromkeys(task.languages, len(labels))},
+        "parameters": 1,
+        "steps": 1,
+        "step_seconds": {"median": 1.0, "teacher": "online"},
+    }
+    runs.write_json(folder / "result.json", result)
+
+
+def measure(root: Path, out: Path) -> tuple[float, float]:
+    """Seconds of one report, and the most memory that any child held so far, in GB."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "analysis.report", str(root), "--out", str(out), "--reference", "paper"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - began
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--rows", type=int, default=5010)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make_runs(Path(folder), asked.runs, asked.rows)
+        found = [measure(Path(folder), Path(folder) / "report") for _ in range(asked.repeat)]
+    seconds = [each for each, _ in found]
+    environment = runs.environment()
+    result = {
+        "command": " ".join(["python -m benchmarks.report", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        **{key: environment[key] for key in ("time", "git", "python", "packages")},
+        "n": asked.repeat,
+        "seconds": seconds,
+        "median": statistics.median(seconds),
+        "peak_gb": max(peak for _, peak in found),
+    }
+    table = Table("runs", "rows", "n", "median s", "min - max s", "peak GB", "target", title=result["command"])
+    spread = f"{min(seconds):.1f} - {max(seconds):.1f}"
+    numbers = [f"{asked.runs:,}", f"{asked.rows:,}", str(asked.repeat), f"{result['median']:.1f}", spread]
+    table.add_row(*numbers, f"{result['peak_gb']:.2f}", f"{TARGET_SECONDS} s, {TARGET_GB} GB")
+    Console(width=None if Console().is_terminal else 120).print(table)
+    text = json.dumps(result, indent=2)
+    if asked.out:
+        asked.out.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
