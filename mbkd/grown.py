@@ -48,8 +48,10 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
         **{f"student.{field}": model[field] for field in STRUCTURE},
         "distill.languages": [],
     }
+    temperatures = (values.get("distill") or {}).get("temperatures") or {}
+    found["distill.temperatures"] = {x: value for x, value in temperatures.items() if x == language}
     if language not in (values.get("teachers") or {}):
-        found["distill.signal"] = "labels"
+        found |= {"distill.signal": "labels", "distill.hidden": []}
     return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in found.items()]
 
 

@@ -159,8 +159,10 @@ VALUES = {
 
 
 def test_the_language_becomes_a_supervised_one_and_learns_alone_in_the_models_structure(folder):
-    wanted = grown.overrides(folder, VALUES, "de")
-    found = configuration.parse(configuration.override(VALUES, wanted), "test")
+    distill = {"temperatures": {"en": 4.0}, "hidden": [{"student": 1, "teacher": 2}], "languages": ["en", "fr"]}
+    values = VALUES | {"distill": distill}
+    wanted = grown.overrides(folder, values, "de")
+    found = configuration.parse(configuration.override(values, wanted), "test")
     assert found.languages == ("de",)
     assert (found.task.supervised, found.task.zero_shot) == (("en", "fr", "zh", "de"), ("es",))
     assert (found.student.backbone, found.student.branch_depth, found.student.mixers) == (str(folder), 2, "outer")
