@@ -1,5 +1,7 @@
 """Sphinx: the pages of this folder, and a reference made from docstrings and from the command line itself."""
 
+import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -44,23 +46,76 @@ def modules() -> list[str]:
     return [name for name in names if not name.endswith("__init__")]
 
 
-def write_reference() -> None:
-    """The pages that are made: every command with its options, and every module."""
+def commands_page() -> str:
+    """Every command with its options, by typer's own generator."""
     import mbkd.cli
     import tuning.sweep
 
-    folder = DOCS / "reference"
-    folder.mkdir(exist_ok=True)
     parts = ["# Commands"]
     for name, app in {"mbkd": mbkd.cli.app, "python -m tuning.sweep": tuning.sweep.app}.items():
         command = typer.main.get_command(app)
         text = typer.cli.get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
         parts.append(re.sub(r"^#", "##", text, flags=re.MULTILINE))
-    (folder / "commands.md").write_text("\n\n".join(parts), encoding="utf-8")
+    return "\n\n".join(parts)
+
+
+def configuration_page() -> str:
+    """Every field of a configuration, section by section, from the models that validate it."""
+    from mbkd import config
+
+    sections = {
+        "task": config.Task,
+        "task.columns": config.Columns,
+        "student": config.Student,
+        "teachers.LANGUAGE": config.Teacher,
+        "distill": config.Distill,
+        "distill.hidden": config.HiddenPair,
+        "train, teaching": config.Training,
+    }
+    parts = [
+        "# Configuration",
+        "YAML, or `section.field=value` on the command line. `seed` (1) has no section.",
+    ]
+    for name, section in sections.items():
+        schema = section.model_json_schema()
+        lines = ["| field | value | default | |", "| --- | --- | --- | --- |"]
+        for field, about in schema["properties"].items():
+            default = f"`{json.dumps(about['default'])}`" if "default" in about else "needed"
+            if isinstance(about.get("default"), dict) and about["default"]:
+                default = "as below"  # a section's own
+            lines.append(f"| `{field}` | {value(about)} | {default} | {about.get('description', '')} |")
+        parts += [f"## {name}", inspect.cleandoc(section.__doc__ or ""), "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def value(schema: dict[str, Any]) -> str:
+    """What a field takes, from its JSON schema, in words."""
+    if "$ref" in schema:
+        return "a section"
+    if "enum" in schema:
+        return ", ".join(f"`{x}`" for x in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(value(x) for x in schema["anyOf"])
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to"}
+    limits = "".join(f" {word} {schema[key]:g}" for key, word in bounds.items() if key in schema)
+    names = {"array": "a list", "object": "a mapping", "boolean": "true, false", "string": "text", "null": "null"}
+    return names.get(schema["type"], schema["type"]) + limits
+
+
+def modules_page() -> str:
+    """Every module, by autodoc."""
     parts = ["# Modules", "What the docstrings say. Shapes use the letters of [Design](../design.md)."]
     for name in modules():
         parts += [f"## `{name}`", f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```"]
-    (folder / "python.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return "\n\n".join(parts)
+
+
+def write_reference() -> None:
+    """The pages that are made and not written."""
+    folder = DOCS / "reference"
+    folder.mkdir(exist_ok=True)
+    for name, page in {"commands": commands_page, "configuration": configuration_page, "modules": modules_page}.items():
+        (folder / f"{name}.md").write_text(page() + "\n", encoding="utf-8")
 
 
 def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
