@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from mbkd.data.classifiers import label_order
 from mbkd.data.tokens import Tokens, tokenizer_fingerprint
 from mbkd.errors import UserError
+from mbkd.model.backbones import narrow_classifier
 from mbkd.train import engine
 
 
@@ -41,6 +42,7 @@ class Teacher:
 
     def __init__(self, path: str, labels: tuple[str, ...], ranks: engine.Ranks, on_demand: bool = False):
         model = load(path)
+        narrow_classifier(model)
         self.path, self.ranks, self.on_demand = path, ranks, on_demand
         self.labels: dict[int, str] = model.config.id2label
         self.order = label_order(self.labels, labels, path)

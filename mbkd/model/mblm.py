@@ -50,6 +50,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
         # Plain lists, not ModuleDicts: a language code may be a name that a module already has ("to", "half").
         self.branches = nn.ModuleList(copy.deepcopy(branched) for _ in range(N if K else 0))
         self.shared = nn.ModuleList(layer for i, layer in enumerate(layers) if not first <= i < first + K)
+        if first + K < L or K == 0:  # the last layer is shared: no mixer follows it
+            self.family.narrow(self.shared[-1])
         # Every vector is a Parameter of its own, never one stacked tensor: only the batch's language may learn.
         inner = K - 1 if K and config.mixers == "all" else 0
         self.inner = nn.ModuleList(nn.ParameterList(self._vector() for _ in range(inner)) for _ in range(N if K else 0))

@@ -23,6 +23,7 @@ from mbkd.distill.losses import step_loss
 from mbkd.errors import Stopped, UserError
 from mbkd.measure import evaluate
 from mbkd.model import card, grow
+from mbkd.model.backbones import narrow_classifier
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.progress import Report
 from mbkd.train import checkpoint
@@ -46,7 +47,7 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
         return grow.grow(trained, student.grow)
     if student.head == "own":
         try:
-            return AutoModelForSequenceClassification.from_pretrained(
+            model = AutoModelForSequenceClassification.from_pretrained(
                 student.backbone, dtype=torch.float32, attn_implementation="sdpa", **names
             )
         except (OSError, ValueError) as error:
@@ -54,6 +55,8 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
             raise UserError(
                 f"{student.backbone}: no pre-trained encoder could be loaded from here ({reason})"
             ) from None
+        narrow_classifier(model)
+        return model
     return MBLMForSequenceClassification.from_pretrained(
         student.backbone,
         branch_languages=config.languages if student.branch_depth else (),

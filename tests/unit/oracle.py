@@ -5,6 +5,8 @@ the mixers, the detach rule and the heads are written out here.
 Letters: B batch, n tokens, d width, N languages with a branch, K branch depth, L layers, C classes.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -141,13 +143,16 @@ class Oracle:
         return states
 
     def layer(self, layer: nn.Module, H: Tensor, mask: Tensor) -> Tensor:
+        # A model's last layer may give its first position only: its class's own forward gives all. In training it is
+        # the layer itself, which draws the same dropout.
+        call = layer if self.model.training else partial(type(layer).forward, layer)
         if self.kind != "modernbert":
-            return layer(H, attention_mask(mask, None, H.dtype))
+            return call(H, attention_mask(mask, None, H.dtype))
         encoder = self.encoder.config
         reach = encoder.local_attention // 2 if layer.attention_type == "sliding_attention" else None
         base = encoder.rope_parameters[layer.attention_type]["rope_theta"]
         angles = rotary(H.shape[1], encoder.hidden_size // encoder.num_attention_heads, base, H.dtype)
-        return layer(H, attention_mask=attention_mask(mask, reach, H.dtype), position_embeddings=angles)
+        return call(H, attention_mask=attention_mask(mask, reach, H.dtype), position_embeddings=angles)
 
     def head(self, H: Tensor, head: nn.Linear) -> Tensor:
         if self.kind == "modernbert":

@@ -119,19 +119,24 @@ def mixer_flops() -> int:
 
 
 def test_a_training_step_costs_44_layers_for_36_and_60_without_the_detach_rule():
-    """Forward 1 and backward 2 per layer: 8 x 3 shared, then 4 x (3 + 1 + 1) detached or 4 x 9 attached."""
-    plain = step_flops(depth=0)
-    layer = 3 * BATCH * TOKENS * (24 * WIDTH**2 + 4 * TOKENS * WIDTH)
-    assert plain == pytest.approx(12 * layer, rel=0.01)
+    """Forward 1 and backward 2 per layer: 8 x 3 shared, then 4 x (3 + 1 + 1) detached or 4 x 9 attached.
+
+    Where no mixer follows the last layer, only keys and values of it are computed for all tokens.
+    """
+    layer = BATCH * TOKENS * (24 * WIDTH**2 + 4 * TOKENS * WIDTH)
+    last = BATCH * (TOKENS * 4 * WIDTH**2 + 20 * WIDTH**2 + 4 * TOKENS * WIDTH)
+    assert last < 0.25 * layer
+    assert step_flops(depth=0) == pytest.approx(33 * layer + 3 * last, rel=0.01)
     mixers = 10 * mixer_flops()
-    assert mixers < 0.01 * plain
-    for fields, units in (
-        ({}, 44),
-        ({"mixers": "outer"}, 44),
-        ({"detach": False}, 60),
-        ({"mixers": "none"}, 36),
-        ({"branch_position": "top"}, 44),
-        ({"depth": 12}, 12 * 5),
-        ({"languages": ("fr",)}, 36),
+    assert mixers < 0.01 * 36 * layer
+    for fields, units, ends_with_a_mixer in (
+        ({}, 44, False),
+        ({"mixers": "outer"}, 44, False),
+        ({"detach": False}, 60, False),
+        ({"mixers": "none"}, 36, False),
+        ({"branch_position": "top"}, 44, True),
+        ({"depth": 12}, 12 * 5, True),
+        ({"languages": ("fr",)}, 36, False),
     ):
-        assert (step_flops(**fields) - mixers / 2) / plain == pytest.approx(units / 36, rel=0.01), (fields, units)
+        expected = units * layer if ends_with_a_mixer else (units - 3) * layer + 3 * last
+        assert step_flops(**fields) - mixers / 2 == pytest.approx(expected, rel=0.01), (fields, units)

@@ -1,0 +1,105 @@
+"""The last layer computed for the position that the head reads: the same numbers for a sixth of the work."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from mbkd.model import backbones
+
+SIZES = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+POSITIONS = {"max_position_embeddings": 40, "pad_token_id": 1, "initializer_range": 0.3}
+NARROWED = [kind(**SIZES, **POSITIONS) for kind in (BertConfig, RobertaConfig, XLMRobertaConfig, CamembertConfig)]
+every_family = pytest.mark.parametrize("config", NARROWED, ids=lambda config: config.model_type)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """Five texts of up to nine tokens, padded."""
+    ids = torch.randint(5, 40, (5, 9))
+    mask = (torch.arange(9) < torch.tensor([9, 2, 5, 9, 1])[:, None]).long()
+    return {"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask}
+
+
+def classifier(config, attention: str = "sdpa"):
+    """The whole model and its narrowed copy, in doubles, without dropout."""
+    whole = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).double().eval()
+    narrow = copy.deepcopy(whole)
+    backbones.narrow_classifier(narrow)
+    return whole, narrow
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@every_family
+def test_logits_and_gradients_are_those_of_the_whole_layer(config, attention):
+    whole, narrow = classifier(config, attention)
+    inputs = batch()
+    for full in (inputs, {"input_ids": inputs["input_ids"]}):
+        for model in (whole, narrow):
+            model.zero_grad()
+            model(**full).logits.square().sum().backward()
+        torch.testing.assert_close(narrow(**full).logits, whole(**full).logits, rtol=1e-12, atol=1e-12)
+        for (name, a), b in zip(narrow.named_parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12, msg=name)
+    with FlopCounterMode(display=False) as less:
+        narrow(**inputs)
+    with FlopCounterMode(display=False) as more:
+        whole(**inputs)
+    assert less.get_total_flops() < more.get_total_flops()
+
+
+def test_hidden_states_and_hooks_still_see_the_first_position():
+    whole, narrow = classifier(NARROWED[0])
+    seen = []
+    narrow.bert.encoder.layer[-1].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    inputs = batch()
+    found = narrow(**inputs, output_hidden_states=True).hidden_states
+    expected = whole(**inputs, output_hidden_states=True).hidden_states
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a[:, 0], b[:, 0])
+    assert torch.equal(seen[0], found[-1])
+    assert seen[0].shape == (5, 1, 8)
+
+
+def test_a_copy_of_a_narrowed_model_computes_with_its_own_weights():
+    _, narrow = classifier(NARROWED[0])
+    inputs = batch()
+    before = narrow(**inputs).logits
+    other = copy.deepcopy(narrow)
+    with torch.no_grad():
+        for parameter in other.bert.encoder.layer[-1].parameters():
+            parameter.zero_()
+    assert torch.equal(narrow(**inputs).logits, before)
+    assert not torch.equal(other(**inputs).logits, before)
+    assert list(other.state_dict()) == list(narrow.state_dict())
+
+
+@pytest.mark.parametrize("where", ["attention_probs_dropout_prob", "hidden_dropout_prob"])
+def test_dropout_is_on_in_training_and_off_outside(where):
+    rates = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, where: 0.5}
+    encoder = AutoModel.from_config(BertConfig(**SIZES, **POSITIONS, **rates), attn_implementation="sdpa")
+    layer, states = encoder.encoder.layer[-1], torch.randn(2, 9, 8)
+    backbones.BertLike.narrow(layer)
+    assert not torch.equal(layer.train()(states), layer(states))
+    assert torch.equal(layer.eval()(states), layer(states))
+
+
+def test_a_classifier_of_another_family_stays_as_it_is():
+    config = DistilBertConfig(vocab_size=40, dim=8, n_layers=2, n_heads=2, hidden_dim=12)
+    model = AutoModelForSequenceClassification.from_config(config)
+    backbones.narrow_classifier(model)
+    assert "forward" not in vars(model.distilbert.transformer.layer[-1])
