@@ -112,6 +112,9 @@ def training_engine(model: nn.Module, optimizer: torch.optim.Optimizer, train: T
         "steps_per_print": 10**9,
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    if ranks.world == 1 and train.zero_stage == 0 and train.idle_branches == "still":
+        # Nobody to average with; DeepSpeed would copy all gradients forth and back. Drift needs the zeros it fills in.
+        engine.enable_backward_allreduce = False
     return engine
 
 

@@ -37,16 +37,33 @@ def parameter_groups(model: nn.Module, languages: list[str], weight_decay: float
 
 
 class BranchAdamW(torch.optim.AdamW):
-    """AdamW that steps only the shared groups and those of the language that is `active`.
+    """AdamW, fused, that steps only the shared groups and those of the language that is `active`.
 
-    active: the language of this step, or None to step every group (idle branches then drift).
+    active: the language of this step, or None to step every group (idle branches then drift). What is idle asks for
+            no gradient, so that DeepSpeed neither fills zeros in for it nor sends them from rank to rank.
     norm:   the norm of the gradients that the last step used, after clipping, or None if no step was made since
             it was read; it is not finite where they were not.
     """
 
-    active: str | None = None
     norm: torch.Tensor | None = None
     param_groups: list[dict[str, Any]]
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float = 1e-8) -> None:
+        super().__init__(groups, lr=lr, eps=eps, fused=True)
+        self._active: str | None = None
+        # The model's own parameters, for DeepSpeed puts copies of its own into the groups.
+        self._parameters = [(group["language"], list(group["params"])) for group in self.param_groups]
+
+    @property
+    def active(self) -> str | None:
+        return self._active
+
+    @active.setter
+    def active(self, language: str | None) -> None:
+        self._active = language
+        for mine, parameters in self._parameters:
+            for parameter in parameters:
+                parameter.requires_grad_(None in (mine, language) or mine == language)
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         every = self.param_groups

@@ -51,7 +51,13 @@ def train(stage: int, precision: str, accumulation: int, drift: bool, ranks: ds.
     student = model()
     optimizer = BranchAdamW(parameter_groups(student, LANGUAGES, DECAY), lr=LR, eps=EPS)
     settings = Training(
-        batch_size=BATCH, accumulation=accumulation, zero_stage=stage, precision=precision, clip=CLIP, lr=LR
+        batch_size=BATCH,
+        accumulation=accumulation,
+        zero_stage=stage,
+        precision=precision,
+        clip=CLIP,
+        lr=LR,
+        idle_branches="drift" if drift else "still",
     )
     engine = ds.training_engine(student, optimizer, settings, ranks)
     engine.train()
@@ -64,6 +70,10 @@ def train(stage: int, precision: str, accumulation: int, drift: bool, ranks: ds.
             rows = micro_batch(np.arange(BATCH), ranks.rank, ranks.world, accumulation, index)
             x, y = ids[rows].to(ranks.device), teacher[rows].to(ranks.device)
             engine.backward(distillation_loss(engine(x, language=language).logits, y, TEMPERATURE))
+            if stage == 0 and precision == "fp32" and not drift:
+                made = [n for n, p in student.named_parameters() if language_of(n, LANGUAGES) not in (None, language)
+                        and p.grad is not None]  # fmt: skip
+                assert not made, f"step {step} ({language}): gradients were made for what is idle: {made}"
             engine.step()
         if not drift:
             for name, parameter in student.named_parameters():
