@@ -14,7 +14,9 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -34,6 +36,9 @@ PATIENCE = 5.0  # seconds of silence before a process says that it waits for ano
 # What a folder must hold for there to be a tokenizer, and the further files that decide what it does.
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "bpe.codes")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
+# Rows -> their token ids, and segments where the tokenizer gives them, by column.
+Encoder = Callable[[dict[str, Any]], dict[str, list[list[int]]]]
 
 log = logging.getLogger(__name__)
 
@@ -226,16 +231,7 @@ def _build(folder: Path, header: dict[str, Any], data: Any, tokenizer: Any, max_
         files = {name: stack.enter_context((part / name).open("wb")) for name, _ in columns.values()}
         for name, dtype in columns.values():
             _header(files[name], dtype, 0)
-        for start in range(0, len(data), CHUNK):
-            rows = data[start : start + CHUNK]
-            alone = rows["text_b"][0] is None  # a task has pairs in all of its rows or in none
-            encoded = tokenizer(
-                rows["text_a"],
-                None if alone else rows["text_b"],
-                truncation="longest_first",
-                max_length=max_length,
-                return_attention_mask=False,
-            )
+        for rows, encoded in _ahead(data, _encoder(tokenizer, max_length)):
             for column, (name, dtype) in columns.items():
                 files[name].write(np.fromiter(chain.from_iterable(encoded[column]), dtype).tobytes())
             lengths.append(np.fromiter(map(len, encoded["input_ids"]), np.int64))
@@ -261,6 +257,46 @@ def _build(folder: Path, header: dict[str, Any], data: Any, tokenizer: Any, max_
     shutil.rmtree(folder, ignore_errors=True)  # a damaged store
     part.rename(folder)
     log.info("tokenised %s: %d rows, %d tokens", folder.name, len(data), offsets[-1])
+
+
+def _ahead(data: Any, encode: Encoder) -> Iterator[tuple[dict[str, Any], dict[str, list[list[int]]]]]:
+    """Chunks of rows with their tokens, each encoded while the one before it is written: two are in memory."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: deque[tuple[dict[str, Any], Future[dict[str, list[list[int]]]]]] = deque()
+        for start in range(0, len(data), CHUNK):
+            rows = data[start : start + CHUNK]
+            waiting.append((rows, worker.submit(encode, rows)))
+            if len(waiting) > 1:
+                rows, encoded = waiting.popleft()
+                yield rows, encoded.result()
+        for rows, encoded in waiting:
+            yield rows, encoded.result()
+
+
+def _encoder(tokenizer: Any, max_length: int) -> Encoder:
+    """What turns rows into columns of token ids, truncated; equal to the tokenizer's own call."""
+    if not tokenizer.is_fast:
+
+        def call(rows: dict[str, Any]) -> dict[str, list[list[int]]]:
+            pair = None if rows["text_b"][0] is None else rows["text_b"]
+            found = tokenizer(rows["text_a"], pair, truncation="longest_first", max_length=max_length)
+            return dict(found)
+
+        return call
+    # The library behind it, on all cores. Of what it gives, transformers' call copies all of every row, on one core.
+    library = tokenizer.backend_tokenizer
+    library.encode_special_tokens = tokenizer.split_special_tokens
+    library.no_padding()
+    library.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
+
+    def encode(rows: dict[str, Any]) -> dict[str, list[list[int]]]:
+        # A task has pairs in all of its rows or in none.
+        alone = rows["text_b"][0] is None
+        texts = rows["text_a"] if alone else list(zip(rows["text_a"], rows["text_b"], strict=True))
+        found = library.encode_batch_fast(texts)
+        return {"input_ids": [x.ids for x in found], "token_type_ids": [x.type_ids for x in found]}
+
+    return encode
 
 
 def _header(file: IO[bytes], dtype: str, count: int) -> None:

@@ -120,6 +120,20 @@ def test_a_batch_is_what_a_small_encoders_tokenizer_pads(tmp_path, name):
     assert ("token_type_ids" in store.batch(np.arange(3))) == (name == "mini-zh")
 
 
+def test_a_batch_is_what_a_tokenizer_written_in_python_pads(tmp_path):
+    from transformers import PhobertTokenizer
+
+    (tmp_path / "vocab.txt").write_text("".join(f"{word} 1\n" for word in WORDS), encoding="utf-8")
+    (tmp_path / "bpe.codes").write_text("t h 1\n", encoding="utf-8")
+    tokenizer = PhobertTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"))
+    assert not tokenizer.is_fast
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    name, task = str(tmp_path / "tokenizer"), make_task(tmp_path / "data")
+    store = open_store(tmp_path, task, "train", "en", name, 24)
+    rows = np.arange(40)
+    assert_same(store.batch(rows), padded_by_the_tokenizer(name, task, rows, 24))
+
+
 def test_the_second_text_keeps_its_segment_id(tmp_path):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     batch = open_store(tmp_path, task, "train", "en", name, 64).batch(np.array([0]))
