@@ -1,4 +1,4 @@
-"""What a classifier's folder says of itself without being loaded: the hash of its weights, the order of its labels."""
+"""What a model's folder says of itself without being loaded: the hash of its weights, its labels, its layers."""
 
 import hashlib
 import json
@@ -26,6 +26,21 @@ def fingerprint(path: str, store: Path) -> str:
     for file in files:
         digest.update(f"{file.name} {_sha256(file, store)}\n".encode())
     return digest.hexdigest()
+
+
+def layers(path: str) -> int | None:
+    """The number of layers that a model's configuration gives, None if it gives none. Raises UserError for no model."""
+    try:
+        if (folder := Path(path)).is_dir():  # read as it is: transformers takes three seconds to import
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        else:
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(path).to_dict()
+        found: int | None = config.get("num_hidden_layers", config.get("n_layers"))  # DistilBERT says n_layers
+        return found
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: no model here ({str(error).strip().splitlines()[0]})") from None
 
 
 def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -> list[int]:

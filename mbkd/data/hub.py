@@ -1,19 +1,26 @@
 """Datasets of the hub, or local folders in its layout, as the `datasets` library opens them."""
 
+from __future__ import annotations
+
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mbkd.data.readers import Rows, from_arrow, one_line
 from mbkd.errors import UserError
 
+if TYPE_CHECKING:  # a second that local files do not pay for
+    import datasets
+
 
 def read(path: str, language: str, split: str) -> Rows:
     """Read one language and split of a hub dataset, or of a local clone of one. Raises UserError."""
+    import datasets
+
     with tempfile.TemporaryDirectory() as scratch:
         found = load(path, language, split, scratch if is_local(path) else None)
         rows = from_arrow(f"{path} ({split})", found.data.table)
@@ -26,6 +33,8 @@ def read(path: str, language: str, split: str) -> Rows:
 
 def load(path: str, language: str, split: str, scratch: str | None = None) -> datasets.Dataset:
     """The dataset itself, by way of the cache of `datasets`, or of a scratch folder. Raises UserError."""
+    import datasets
+
     try:
         where = keywords(path, language)
         return datasets.load_dataset(path, split=split, cache_dir=scratch, keep_in_memory=scratch is not None, **where)
@@ -38,6 +47,8 @@ def load(path: str, language: str, split: str, scratch: str | None = None) -> da
 @cache  # asked for every split and language, and each time over the network
 def keywords(path: str, language: str) -> dict[str, str]:
     """Where a language lies in a hub dataset, as keywords of `load_dataset`. Raises UserError."""
+    import datasets
+
     try:
         names = datasets.get_dataset_config_names(path)
     except Exception as error:  # as above
@@ -56,6 +67,8 @@ def keywords(path: str, language: str) -> dict[str, str]:
 
 def files(path: str, language: str) -> dict[str, list[str]]:
     """The splits of a hub dataset, each with its files. Raises UserError."""
+    import datasets
+
     where = keywords(path, language)
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,18 +1,22 @@
 """What a task is: XNLI, MARC, or the user's own rows -> text_a, text_b, label, language, id."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.table import InMemoryTable
 
 from mbkd.config import SPLITS, Columns, Task
 from mbkd.data import hub, layouts, readers
 from mbkd.data.readers import Rows, first
 from mbkd.errors import UserError
+
+if TYPE_CHECKING:  # a second that a run on stores that are there does not pay for
+    import datasets
 
 
 def label_names(task: Task) -> tuple[str, ...]:
@@ -81,6 +85,9 @@ def load(task: Task, split: str, language: str) -> datasets.Dataset:
     )
     if task.limit is not None and task.limit < count:
         table = table.take(pa.array(range(task.limit)))  # a copy: a slice would hold the whole file in memory
+    import datasets
+    from datasets.table import InMemoryTable
+
     return datasets.Dataset(InMemoryTable(table), fingerprint=fingerprint(task, split, language))
 
 

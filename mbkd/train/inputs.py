@@ -10,7 +10,7 @@ from pathlib import Path
 from mbkd import grown, runs
 from mbkd.config import Config
 from mbkd.data import tasks
-from mbkd.data.classifiers import fingerprint
+from mbkd.data.classifiers import fingerprint, layers
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 
@@ -62,17 +62,10 @@ def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
 
 def _check_depth(config: Config) -> None:
     """Refuse a backbone without the layers that the branches take, before any rank starts."""
-    from transformers import AutoConfig
-
-    try:
-        layers = AutoConfig.from_pretrained(config.student.backbone).num_hidden_layers
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"student.backbone = {config.student.backbone}: no encoder here ({reason})") from None
-    if config.student.branch_depth > layers:
-        raise UserError(
-            f"student.branch_depth = {config.student.branch_depth}: {config.student.backbone} has {layers} layers"
-        )
+    depth, backbone = config.student.branch_depth, config.student.backbone
+    there = layers(backbone)
+    if there is not None and depth > there:
+        raise UserError(f"student.branch_depth = {depth}: {backbone} has {there} layers")
 
 
 def prepare(config: Config, root: Path) -> Inputs:

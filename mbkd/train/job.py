@@ -1,4 +1,4 @@
-"""One rank of a job: what the `deepspeed` launcher starts, for one student or for the teachers of a task."""
+"""One rank of a job, started by `mbkd` or the `deepspeed` launcher, for one student or for the teachers of a task."""
 
 import argparse
 import os

@@ -61,6 +61,19 @@ def test_a_finished_run_is_shown_and_not_trained_again(toy_yaml: Path, runs: Pat
     assert (student / "result.json").stat().st_mtime_ns == before
 
 
+def test_a_command_on_stores_that_are_there_imports_nothing_heavy(toy_yaml: Path, runs: Path, student: Path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mbkd import cli, config, show\n"
+        "from mbkd.train import inputs, launch\n"
+        f"inputs.prepare(config.read({str(toy_yaml)!r}), Path({str(runs)!r}))\n"
+        "print(*{'torch', 'transformers', 'datasets', 'deepspeed'} & sys.modules.keys())"
+    )
+    done = run("python", "-c", code)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 def test_evaluate_gives_the_scores_of_the_run(toy_yaml: Path, runs: Path, student: Path, tmp_path: Path):
     out = tmp_path / "scores.json"
     done = mbkd("evaluate", student, toy_yaml, "--split", "test", "--runs", runs, "--out", out)
