@@ -7,23 +7,16 @@ another seed in the same store. What both need once, tokens and the checks of th
 starts; it stops when result.json is written. One process of one rank; its start is left out.
 """
 
-import argparse
 import contextlib
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from mbkd import runs
+from benchmarks import common
 from mbkd.config import Config, parse
 from mbkd.data import toy, toy_models
 from mbkd.distill.signals import open_source
@@ -94,46 +87,29 @@ def measure(config: Config, folder: Path, repeat: int, ranks: engine.Ranks) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.cache", description=__doc__)
+    parser = common.parser("benchmarks.cache", __doc__)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1000, help="training rows of each of three languages, in fives")
     parser.add_argument("--width", type=int, default=128, help="of the student, a multiple of 32")
     parser.add_argument("--depth", type=int, default=4, help="of the student, two at least")
-    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     asked = parser.parse_args()
     engine.quiet()
     ranks = engine.start()
     with tempfile.TemporaryDirectory() as folder:
         config = make_world(Path(folder), asked.rows, asked.width, asked.depth)
         found = measure(config, Path(folder), asked.repeat, ranks)
-    result = {
-        "command": " ".join(["python -m benchmarks.cache", *sys.argv[1:]]),
-        "device": engine.device_name(ranks),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        **{key: runs.environment()[key] for key in ("time", "git", "python", "packages")},
-        "n": asked.repeat,
-        "seconds": found,
-        "median": {kind: statistics.median(values) for kind, values in found.items()},
-        "speedup": {
-            when: [a / b for a, b in zip(found[f"online {when}"], found[f"cache {when}"], strict=True)]
-            for when in TARGETS
-        },
-    }
+    device = engine.device_name(ranks)
     engine.stop()
-    table = Table("run", "n", "median s", "min - max s", "online / cache", "target", title=result["command"])
+    speedup = {
+        when: [a / b for a, b in zip(found[f"online {when}"], found[f"cache {when}"], strict=True)] for when in TARGETS
+    }
+    rows = []
     for kind, values in found.items():
         signal, when = kind.split()
-        ratios = result["speedup"][when]
-        of_cache = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})", f"{TARGETS[when]}"
-        spread = f"{min(values):.1f} - {max(values):.1f}"
-        row = [kind, str(len(values)), f"{statistics.median(values):.1f}", spread]
-        table.add_row(*row, *(of_cache if signal == "cache" else ("", "")))
-    Console(width=None if Console().is_terminal else 120).print(table)
-    text = json.dumps(result, indent=2)
-    if asked.out:
-        asked.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
+        ratios = (common.spread(speedup[when], 2), f"{TARGETS[when]}") if signal == "cache" else ("", "")
+        rows.append((kind, len(values), common.spread(values, 1), *ratios))
+    common.print_table("three epochs", ("run", "n", "seconds", "online / cache", "target"), rows)
+    common.record("benchmarks.cache", asked.out, {"device": device, "seconds": found, "speedup": speedup})
 
 
 if __name__ == "__main__":

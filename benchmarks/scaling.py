@@ -6,7 +6,6 @@ The student is an MBLM of 12 layers x 384 with three branches of four layers; ea
 two sides run in turn, so that a noisy machine does not decide. Efficiency = seconds of one rank / seconds of two.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -15,10 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from mbkd.runs import environment
+from benchmarks import common
 
 ROWS, LENGTH, STEPS, WARM = 64, 32, 8, 2
 
@@ -83,10 +79,9 @@ def measure(world: int) -> dict:
 
 def main() -> None:
     """Measure both sides in turn; print a table and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser("benchmarks.scaling", __doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("scaling.json"))
-    parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--job", type=Path, help="for the benchmark itself")
     asked = parser.parse_args()
     if asked.job:
         job(asked.job)
@@ -94,14 +89,11 @@ def main() -> None:
     rounds = [{world: measure(world) for world in (1, 2)} for _ in range(asked.rounds)]
     medians = {w: [statistics.median(r[w]["seconds"]) for r in rounds] for w in (1, 2)}
     each = [one / two for one, two in zip(medians[1], medians[2], strict=True)]
-    table = Table("ranks", "rows a step", "seconds a step, by round", title="weak scaling, 12 x 384, K = 4, N = 3")
-    for world, values in medians.items():
-        table.add_row(str(world), str(ROWS * world), "  ".join(f"{v:.3f}" for v in values))
-    console = Console()
-    console.print(table)
-    console.print(f"efficiency: median {statistics.median(each):.3f}, {min(each):.3f} to {max(each):.3f}")
-    record = {"efficiency": each, "seconds": medians, "device": rounds[0][1]["device"], **environment()}
-    asked.out.write_text(json.dumps(record, indent=2) + "\n")
+    rows = [(w, ROWS * w, common.spread(values)) for w, values in medians.items()]
+    title = f"weak scaling, 12 x 384, K = 4, N = 3; efficiency {common.spread(each)}"
+    common.print_table(title, ("ranks", "rows a step", "seconds a step"), rows)
+    found = {"efficiency": each, "seconds": medians, "device": rounds[0][1]["device"]}
+    common.record("benchmarks.scaling", asked.out, found)
 
 
 if __name__ == "__main__":

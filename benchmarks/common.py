@@ -1,0 +1,82 @@
+"""What the benchmarks share: variants that take turns, medians with their spread, one record of a measurement."""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mbkd import runs
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A command line with the option that all benchmarks have."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--out", type=Path, help="where the numbers go, as JSON; printed if not given")
+    return made
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def take_turns(variants: Mapping[str, Callable[[int], float]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
+    """What each variant says in each round, such as its seconds; the first `warm` rounds do not count.
+
+    Every second round goes backwards, so that no variant always finds what another one left in the caches.
+    """
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(-warm, rounds):
+        for name in variants if number % 2 else reversed(variants):
+            value = variants[name](number)
+            if number >= 0:
+                found[name].append(value)
+    return found
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Median and range, for a table."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Show rows of numbers."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    terminal = Console(stderr=True).is_terminal
+    Console(stderr=True, width=None if terminal else 140).print(table)
+
+
+def record(module: str, out: Path | None, found: dict[str, Any]) -> None:
+    """Write what was found with the command, the machine and the versions."""
+    kept = {
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        "machine": machine(),
+        **runs.environment(),
+        **found,
+    }
+    text = json.dumps(kept, indent=2, ensure_ascii=False)
+    if out is None:
+        print(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """The processor's name and the cores that may be used."""
+    info = Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.is_file() else []
+    return f"{names[0].partition(':')[2].strip() if names else 'CPU'}, {len(os.sched_getaffinity(0))} cores"

@@ -1,0 +1,124 @@
+"""What makes a step of ours cheap, each as something that can be turned off: context managers around a Trainer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from mbkd.data.batches import Plan
+from mbkd.data.tokens import Tokens
+from mbkd.train.loop import Trainer
+
+
+@contextmanager
+def padded(trainer: Trainer) -> Iterator[None]:
+    """Every batch as wide as the longest row may be, instead of as its own longest row."""
+    width, batch = trainer.config.train.max_length, Tokens.batch
+    with patch.object(Tokens, "batch", lambda self, rows: batch(self, rows, width)):
+        yield
+
+
+@contextmanager
+def random_batches(trainer: Trainer) -> Iterator[None]:
+    """Rows of any length together, each batch padded to its longest."""
+    train, stores = trainer.config.train, trainer.inputs.train
+    lengths = {language: tokens.lengths for language, tokens in stores.items()}
+    seed = trainer.config.seed
+    plan = Plan(lengths, train.batch_size, epochs=train.epochs, seed=seed, group_by_length=False)
+    with patch.object(trainer, "plan", plan):
+        yield
+
+
+@contextmanager
+def graph_of_idle_branches(trainer: Trainer) -> Iterator[None]:
+    """A graph is built for branches that do not learn, and cut by `.detach()` at their outputs."""
+    model = trainer.engine.module
+    own: list[int] = []
+
+    def detach(index: int) -> Callable[[Any, Any, Any], Any]:
+        return lambda layer, inputs, output: output if index in own else output.detach()
+
+    def step(number: int, stop: bool) -> bool:
+        own[:] = [model.config.branch_languages.index(trainer.plan.language(number))]
+        return Trainer.step(trainer, number, stop)
+
+    hooks = [
+        layer.register_forward_hook(detach(index)) for index, branch in enumerate(model.branches) for layer in branch
+    ]
+    try:
+        with patch.object(model, "_grad", lambda i, own: nullcontext()), patch.object(trainer, "step", step):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def whole_last_layer(trainer: Trainer) -> Iterator[None]:
+    """The last layer computed for all positions."""
+    layer = trainer.engine.module.shared[-1]
+    narrow = vars(layer).pop("forward")
+    try:
+        yield
+    finally:
+        layer.forward = narrow
+
+
+@contextmanager
+def plain_adamw(trainer: Trainer) -> Iterator[None]:
+    """AdamW as torch runs it on a CPU by default: parameter by parameter, operation by operation."""
+    for group in trainer.optimizer.param_groups:
+        group["fused"] = False
+    try:
+        yield
+    finally:
+        for group in trainer.optimizer.param_groups:
+            group["fused"] = True
+
+
+@contextmanager
+def every_gradient(trainer: Trainer) -> Iterator[None]:
+    """DeepSpeed fills zeros in for what is idle, and copies all gradients to average them over the ranks."""
+    optimizer, engine = trainer.optimizer, trainer.engine
+    optimizer.active = None  # all ask for gradients
+    before = engine.enable_backward_allreduce
+    engine.enable_backward_allreduce = True
+    try:
+        with patch.object(optimizer, "_parameters", []):  # and go on asking
+            yield
+    finally:
+        engine.enable_backward_allreduce = before
+
+
+LEVERS: dict[str, Callable[[Trainer], AbstractContextManager[None]]] = {
+    "padded to the longest that may come": padded,
+    "rows of any length together": random_batches,
+    "a graph of idle branches": graph_of_idle_branches,
+    "the whole last layer": whole_last_layer,
+    "plain AdamW": plain_adamw,
+    "every gradient averaged": every_gradient,
+}
+
+
+def width(trainer: Trainer, step: int, pad: bool = False) -> int:
+    """How wide a step's batch is padded."""
+    if pad:
+        return trainer.config.train.max_length
+    return int(np.max(lengths(trainer, step)))
+
+
+def lengths(trainer: Trainer, step: int) -> np.ndarray:
+    """(B,) the lengths of a step's rows."""
+    found: np.ndarray = trainer.inputs.train[trainer.plan.language(step)].lengths[trainer.plan.rows(step)]
+    return found
+
+
+def batch_128(trainer: Trainer, step: int) -> tuple[dict[str, torch.Tensor], int]:
+    """A step's batch padded to max_length, without segment ids, and the number of its language's branch."""
+    language = trainer.plan.language(step)
+    columns = trainer.inputs.train[language].batch(trainer.plan.rows(step), trainer.config.train.max_length)
+    own = trainer.plan.languages.index(language)
+    return {name: torch.from_numpy(columns[name]) for name in ("input_ids", "attention_mask")}, own
