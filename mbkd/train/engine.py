@@ -1,5 +1,6 @@
 """The only door to DeepSpeed: ranks, the training engine, the inference engine, sums over ranks."""
 
+import ctypes
 import functools
 import logging
 import os
@@ -62,11 +63,24 @@ def start() -> Ranks:
         device = torch.device("cpu")
         # The shared-memory all-reduce serves tensor-parallel inference only; its first use compiles for 40 s.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _keep_memory()
     else:
         accelerator.set_device(local)
         device = torch.device(accelerator.device_name(local))
     deepspeed.init_distributed(verbose=False)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _keep_memory() -> None:
+    """Let the C library keep what is freed for the next step; torch does the same with a GPU's memory.
+
+    By default every large block goes back to the system, which fills it with zeros, page by page, when it is asked for
+    again: a tenth of a step and more (PERFORMANCE.md).
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc; the numbers are from its malloc.h
+        library.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap, too
+        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 def stop() -> None:
