@@ -23,7 +23,6 @@ from mbkd.model import backbones
 from mbkd.model.configuration import MBLMConfig
 from mbkd.model.mblm import MBLMForSequenceClassification
 
-NARROWED = ()  # types of encoders whose last layer computes its first position alone where only a head reads it
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 CHECKPOINTS = 3  # two are kept, and a third one is being written
 
@@ -247,7 +246,7 @@ def _size(model: Any, config: PreTrainedConfig, path: list[nn.Module], layers: i
         heads=config.num_attention_heads,
         layer_weights=each,
         head_weights=_linear(model) - layers * each,
-        narrow=config.model_type in NARROWED,
+        narrow=backbones.narrows(config),
     )
 
 
@@ -267,4 +266,6 @@ def _empty(student: Student, languages: tuple[str, ...], length: int, classes: i
 def _classifier(path: str, classes: int) -> Any:
     config = copy.deepcopy(shape(path))
     config.num_labels = classes
-    return AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    backbones.narrow_classifier(model)
+    return model

@@ -144,9 +144,14 @@ def family(config: PreTrainedConfig) -> type[BertLike]:
     return FAMILIES[config.model_type]
 
 
+def narrows(config: PreTrainedConfig) -> bool:
+    """Whether the last layer of such an encoder can give its first position alone."""
+    return FAMILIES.get(config.model_type) is BertLike
+
+
 def narrow_classifier(model: Any) -> None:
     """`narrow` the last layer of a whole classifier, where its own head is known to read the first position only."""
-    if FAMILIES.get(model.config.model_type) is BertLike:
+    if narrows(model.config):
         BertLike.narrow(model.base_model.encoder.layer[-1])
 
 
