@@ -114,7 +114,7 @@ def _first_position(layer: Any, states: Tensor, attention_mask: Tensor | None = 
     One query and one feed-forward row instead of n, so a sixth of the work; keys and values need all rows. The same
     numbers up to the order of sums.
     """
-    attention, first = layer.attention.self, states[:, :1]
+    attention, first = layer.attention.self, states[:, :1].contiguous()  # a view's bits would depend on its strides
     query, key, value = (
         rows.unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)  # (B, heads, 1 or n, d / heads)
         for rows in (attention.query(first), attention.key(states), attention.value(states))

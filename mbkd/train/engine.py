@@ -86,7 +86,7 @@ def _keep_memory() -> None:
 def stop() -> None:
     """Leave the process group, so that torch has nothing to warn of at exit."""
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        deepspeed.comm.destroy_process_group()  # DeepSpeed's own: it forgets the groups that it keeps, too
 
 
 def precision(wanted: str) -> str:
