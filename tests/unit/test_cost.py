@@ -98,7 +98,7 @@ def test_the_papers_models_are_counted_without_a_download():
         plain = cost.student_size(paper_system(backbone, branch_depth=0))
         assert plain.parameters == published - pooler + head
     counted = [cost.teacher_flops(paper_system(), 32, n, whole=True) / 1e9 for n in (128, 40)]
-    assert counted == pytest.approx([2525.5, 778.4], abs=0.1)
+    assert counted == pytest.approx([2525.5, 778.2], abs=0.1)
 
 
 @pytest.mark.parametrize("fields", STRUCTURES, ids=str)
