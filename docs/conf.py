@@ -123,7 +123,7 @@ def write_reference() -> None:
 
 
 def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text: a paragraph flows, but one of columns, such as `states: (N, B, n, d)`, keeps its lines."""
+    """Docstrings are plain text: a paragraph flows, but one in columns (`states: (N, B, n, d)`) keeps its lines."""
     paragraphs = re.split(r"\n{2,}", "\n".join(lines).strip())
     lines[:] = []
     for text in paragraphs:
