@@ -126,8 +126,8 @@ def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
     """Docstrings are plain text: a paragraph flows, but one in columns (`states: (N, B, n, d)`) keeps its lines."""
     paragraphs = re.split(r"\n{2,}", "\n".join(lines).strip())
     lines[:] = []
-    for text in paragraphs:
-        if re.search(r"\S {2,}\S|^ *[\w, ]+: |^returns ", text, re.MULTILINE):
+    for number, text in enumerate(paragraphs):
+        if number and re.search(r"\S {2,}\S|^ *[\w, ]+: |^returns ", text, re.MULTILINE):
             lines += ["::", "", *(f"    {line}" for line in text.split("\n")), ""]
             continue
         parts = re.split(r"`+([^`]*)`+", text)
