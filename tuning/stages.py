@@ -1,6 +1,7 @@
 """The stages of a sweep: teachers, tokens and caches once, then the runs that are wanted until none is."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbkd import config as configuration
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
     """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
+    study.remember()
     study.look()
     if not study.wanted() and not _left_to_propose(study) and not _twins(study):
         return True
@@ -28,6 +30,23 @@ def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
         stages = Stages(study, pool, board)
         return stages.prepare() and stages.search() and stages.runs() and stages.twins()
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Values that a searcher proposes for a system, as the jobs that try them with a seed."""
+
+    system: System
+    seed: int
+
+    def choice(self, values: dict[str, Any]) -> Choice:
+        """The choice of the values, numbers rounded to what a person would write."""
+        rounded = {x: float(f"{v:.3g}") if isinstance(v, float) else v for x, v in values.items()}
+        given = self.system.given(rounded, self.seed)
+        return Choice(self.system, {x: grids.value_of(given, x) for x in rounded})
+
+    def __call__(self, values: dict[str, Any]) -> Job:
+        return Job(self.choice(values).run(self.seed))
 
 
 class Stages:
@@ -106,16 +125,15 @@ class Stages:
             if (score := self.study.score(result)) is not None
         ]
 
-        def make(values: dict[str, Any]) -> Job:
-            rounded = {x: float(f"{v:.3g}") if isinstance(v, float) else v for x, v in values.items()}
-            exact = {x: grids.value_of(system.given(rounded, seed), x) for x in rounded}
-            group.choices.append(Choice(system, exact))
-            job = Job(group.choices[-1].run(seed))
+        find = Proposals(system, seed)
+
+        def proposed(values: dict[str, Any]) -> None:
+            group.choices.append(find.choice(values))
             self.study.record(False)  # the proposal is kept, whatever happens
-            return job
 
         self.board.begin(f"search, {group.label}", {}, self.pool.at_once)
-        return self.pool.search(self.study.ranges, make, known, count, self.study.rule, self.board, self._ended)
+        study = self.study
+        return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
 
     def runs(self) -> bool:
         """The runs that are wanted, and then those that their results make wanted."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.measure import metrics, selection
 from mbkd.show import print_results
@@ -65,6 +66,9 @@ def sweep(
     retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
     hang_minutes: Annotated[float, typer.Option(help="A trial that says nothing for so long has failed.")] = 30,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster, or auto; without it Ray starts here.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what is left: steps, memory, disk, hours.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --plan: hours on A100, H100, ... instead of here.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --plan: how many share the work.")] = 1,
 ) -> None:
     """Run an experiment of the paper, or a grid of your own; given again, it does what is left."""
     if name not in EXPERIMENTS:
@@ -88,6 +92,9 @@ def sweep(
         groups += protocols.groups(systems, tried)
     command = shlex.join(["python", "-m", "tuning.sweep", *sys.argv[1:]])
     study = Sweep(name, groups, protocol, seeds_wanted, rule, root, command, spans, budget)
+    if plan:
+        show_plan(study, ranks or 1, gpu, gpus)
+        return
     given_to_trials = Conditions(root.absolute(), Path.cwd(), ranks, cpus_per_trial, gpus_per_trial, hang_minutes * 60)
     whole = carry_out(study, given_to_trials, retries, address)
     file = study.record(whole and not study.failed)
@@ -144,6 +151,36 @@ def _combinations(
     if not lists and name == "grid":
         raise UserError("grid: nothing to try; write a list at one field at least, such as train.lr=[1e-5,2e-5]")
     return grids.combinations(lists or dict(zip(experiment.searched, GRID, strict=True)))
+
+
+def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
+    """What is left of a sweep, its teachers included. Which configuration will be confirmed is not known: the longest
+    is counted, and a search is counted with its first values.
+    """
+    from mbkd import paper
+    from mbkd.measure import machine, plan
+    from mbkd.show import print_plan
+    from mbkd.train import engine
+
+    engine.quiet()
+    configs: dict[str, Config] = {}
+    for group in study.groups:
+        longest = max(group.choices, key=lambda choice: choice.run(study.seeds[0]).train.epochs)
+        every = [choice.run(seed) for choice in group.choices for seed in study.tried]
+        every += [longest.run(seed) for seed in study.seeds]
+        left = study.budget - len(group.choices) if study.protocol == "search" else 0
+        every += [longest.run(max(study.seeds) + 1 + number) for number in range(left)]  # stand for the proposals
+        for config in every:
+            configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}
+            configs[config.run_name] = config
+    wanted = list(configs.values())
+    dearest = max(wanted, key=lambda config: config.student.branch_depth)
+    read = plan.text(dearest, study.root)
+    device = machine.on_gpu(gpu) if gpu else machine.calibrate(dearest, read.lengths)
+    found = plan.estimate(wanted, study.root, device, ranks)
+    print_plan(found)
+    if gpus > 1:
+        print(f"on {gpus} of them, one run on each {ranks}: {found['total']['hours'] / gpus:,.2f} hours")
 
 
 def show(study: Sweep) -> None:
