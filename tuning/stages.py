@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mbkd import config as configuration
 from mbkd import paper, runs
 from mbkd.config import Config
-from tuning import grids, protocols
+from tuning import grids
 from tuning.board import Board
 from tuning.experiments import System
 from tuning.protocols import Choice, Group
@@ -22,14 +22,14 @@ def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None
     """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
     study.remember()
     study.look()
-    if not study.wanted() and not _left_to_propose(study) and not _twins(study):
+    if not study.wanted() and not _left_to_propose(study) and not _twins(study) and not _costs(study):
         return True
     from tuning.pool import Pool  # seconds of imports and processes, for nothing if nothing is left
 
     title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
         stages = Stages(study, pool, board)
-        return stages.prepare() and stages.search() and stages.runs() and stages.twins()
+        return stages.prepare() and stages.search() and stages.runs() and stages.twins() and stages.costs()
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,10 @@ class Stages:
         self.study.look()
         return self.runs()
 
+    def costs(self) -> bool:
+        """For the experiment efficiency: Params and Time, measured in turn."""
+        return self._stage("parameters and time", _costs(self.study))
+
     def _stage(self, title: str, jobs: list[Job]) -> bool:
         if not jobs:
             return True
@@ -168,7 +172,7 @@ class Stages:
             self.study.results[name] = runs.read_result(directory)
             score = self.study.score(self.study.results[name])
             self.board.end(name, "" if score is None else f"dev {100 * score:.2f}")
-        elif problem or job.command == "train":
+        elif problem or (job.command != "cache" and not job.finished(self.root)):
             self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or its machine)")
             if not problem:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -196,11 +200,20 @@ def _left_to_propose(study: Sweep) -> bool:
     return study.protocol == "search" and any(len(group.choices) < study.budget for group in study.groups)
 
 
+def _costs(study: Sweep) -> list[Job]:
+    """The measurements of an experiment on efficiency that are not there yet."""
+    if study.name != "efficiency":
+        return []
+    chosen = [study.chosen(group) for group in study.groups if group.branch_depth]
+    jobs = [Job(best.run(study.seeds[0]), "measure") for best in chosen if best is not None]
+    return [job for job in jobs if not job.finished(study.root) and job.name not in study.failed]
+
+
 def _twins(study: Sweep) -> list[Group]:
     """For each chosen training without mixers, the group of its runs with the other way to infer, if not there yet."""
     found = []
     for group in study.groups:
-        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        best = study.chosen(group)
         full = best.system.full if best is not None else None
         if best is None or full is None or study.name != "ablations" or full.student.mixers != "none":
             continue

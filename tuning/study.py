@@ -53,6 +53,15 @@ class Sweep:
             found |= {config.run_name: config for config in now}
         return list(found.values())
 
+    def chosen(self, group: Group) -> Choice | None:
+        """The choice of a group that counts by now. Raises UserError for a run without a dev average."""
+        return protocols.chosen(group, self.tried, self.results, self.rule)
+
+    def finished(self, group: Group) -> list[str]:
+        """The names of the finished runs of the choice that counts."""
+        best = self.chosen(group)
+        return [name for name in best.names(self.seeds) if name in self.results] if best is not None else []
+
     def score(self, result: dict[str, Any]) -> float | None:
         """The dev average that a run is judged by; None without one."""
         value: float | None = result["averages"].get("dev", {}).get(selection.AVERAGE[self.rule])

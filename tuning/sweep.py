@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,19 +187,25 @@ def show(study: Sweep) -> None:
     """The tables of the chosen configurations, means over their seeds: for each task and backbone, split by split."""
     means: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in study.groups:
-        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        best = study.chosen(group)
         if best is not None:
             found = best.results(study.seeds, study.results)
             values = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in best.values.items())
-            label = f"{group.label} ({values or 'as given'}; n={len(found)})"
-            means.setdefault((group.task, group.backbone), []).append(_mean(found, label))
+            rows = means.setdefault((group.task, group.backbone), [])
+            rows.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))
+            if study.name == "efficiency" and not group.branch_depth and len(found) > 1:
+                from tuning.ensemble import ensembles  # torch
+
+                folders = [study.root / name for name in study.finished(group)]
+                pairs = tuple(ensembles(folders, study.root).values())
+                rows.append(_mean(pairs, f"Ens2 of {group.label} (n={len(pairs)} pairs)"))
     for (task, backbone), mine in means.items():
         print(f"{task}, {backbone}")
         for split in mine[0]["accuracy"]:
             print_results(mine, split)
 
 
-def _mean(results: tuple[dict[str, Any], ...], label: str) -> dict[str, Any]:
+def _mean(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
     """One result for several seeds: the mean of every score."""
     mean: dict[str, Any] = {key: results[0][key] for key in ("role", "task", "supervised", "zero_shot")}
     mean["system"] = label
@@ -216,7 +222,7 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
     """The best teachers of each task as a YAML file that `--teachers` reads."""
     by_task: dict[str, dict[str, Any]] = {}
     for group in study.groups:
-        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        best = study.chosen(group)
         if best is not None:
             language = best.system.language or ""
             weight = best.system.full.teachers[language][best.system.index].weight

@@ -113,6 +113,10 @@ def test_every_experiment_by_name_end_to_end(toy_yaml: Path, tmp_path: Path):
         done = sweep(name, *small, *teaching, *extra, timeout=1000)
         assert done.returncode == 0, done.stderr
         assert all(len(group["runs"]) == 2 for group in record(runs, name)["groups"]), name
+    (pair,) = runs.glob("marc-ens2-*/result.json")
+    assert len(json.loads(pair.read_text())["members"]) == 2
+    (costs,) = runs.glob("efficiency-*.json")
+    assert set(json.loads(costs.read_text())["systems"]) == {"Single", "Ens2", "MBLM"}
     systems = [group["system"] for group in record(runs, "ablations")["groups"]]
     assert systems[-1] == "MultiKD + MBLM - all mixers (single)"
     single = [json.loads(file.read_text()) for file in runs.glob("*single*/result.json")]
