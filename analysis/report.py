@@ -123,7 +123,7 @@ def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim
     shown: list[Table] = [render.problems(missing)] if missing else []
     shown += [table for table in tables if not table.key.endswith("-intervals")]
     for table in [*shown, checklist(claims)]:
-        console.print(render.rich_table(table))
+        console.print(render.on_terminal(table))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -75,6 +75,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Table], li
     return {table.key: table for table in tables}, claims, root
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished systems on one split, and a run that is not finished."""
+    root = tmp_path_factory.mktemp("small")
+    for name in ("MultiTrain", "MultiKD"):
+        one = configs("xnli")[name]
+        write_run(root, one, rights(one, SHARES[name], 1, ("test",)))
+    (root / "xnli-unfinished").mkdir()
+    (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
+    return root
+
+
 def row(table: Table, label: str) -> dict[str, Cell]:
     (found,) = [x for x in table.rows if x.label == label]
     return dict(zip(table.columns, found.cells, strict=True))
@@ -166,6 +178,14 @@ def test_equal_systems_are_not_decided(tmp_path: Path):
     assert claim.verdict == "not decided" and claim.n == "3 seeds, 600 rows"
 
 
+def test_one_seed_decides_nothing(made: tuple[dict[str, Table], list[Claim], Path]):
+    found = [claim for claim in made[1] if claim.table == "table-4"]
+    assert [claim.p is not None for claim in found] == [True, True, True] and found[0].holm == pytest.approx(
+        0.003, abs=0.003
+    )
+    assert {claim.verdict for claim in found} == {"not decided"}
+
+
 def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
     write(tmp_path, "xnli", range(1, 3), ("dev",))
     keys = {table.key for table in report.make(tmp_path, draws=1000)[2]}
@@ -226,17 +246,15 @@ def test_a_users_own_task_has_the_same_tables(tmp_path: Path):
 
 
 def test_the_command_writes_files_that_other_programs_read(
-    made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    root, out = made[2], tmp_path / "out"
-    (root / "xnli-unfinished").mkdir(exist_ok=True)
-    (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
+    root, out = small, tmp_path / "out"
     report.main([str(root), "--out", str(out), "--reference", "paper", "--draws", "1000"])
     printed = capsys.readouterr().out.splitlines()
     files = [Path(line) for line in printed if line.startswith(str(out))]
     assert printed[-len(files) :] == [str(file) for file in files]
     assert {"report.md", "tables.tex", "cells.csv", "report.json"} <= {file.name for file in files}
-    assert "Missing from this report" in printed[0]
+    assert "Missing from this report" in printed[:2]
 
     text = (out / "report.md").read_text()
     assert text.index("xnli-unfinished: not finished") < text.index("Table 1")
@@ -270,10 +288,10 @@ def test_an_empty_folder_is_one_message_and_exit_code_2(tmp_path: Path):
     assert "Traceback" not in found.stderr and not (tmp_path / "report").exists()
 
 
-def test_analysis_runs_without_torch(made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path):
+def test_analysis_runs_without_torch(small: Path, tmp_path: Path):
     code = (
         "import sys; from analysis import report; report.main(sys.argv[1:]);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
-    found = command(sys.executable, "-c", code, made[2], "--out", tmp_path, "--draws", "1000")
+    found = command(sys.executable, "-c", code, small, "--out", tmp_path, "--draws", "1000")
     assert found.returncode == 0, found.stderr
