@@ -27,8 +27,15 @@ def ours(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def crosswise(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(DRAWS,) of the mean of x (seeds, rows), rows and seeds both resampled."""
-    seeds, rows = (rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in x.shape)
+    seeds, rows = (_shares(n, rng) for n in x.shape)
     found: np.ndarray = np.einsum("ds,ds->d", seeds, rows @ x.T)
+    return found
+
+
+def _shares(n: int, rng: np.random.Generator) -> np.ndarray:
+    """(DRAWS, n): how often each of n is drawn in n draws, as a share."""
+    drawn = rng.integers(0, n, (DRAWS, n)) + n * np.arange(DRAWS)[:, None]
+    found: np.ndarray = np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n) / n
     return found
 
 
