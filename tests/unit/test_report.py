@@ -186,6 +186,16 @@ def test_one_seed_decides_nothing(made: tuple[dict[str, Table], list[Claim], Pat
     assert {claim.verdict for claim in found} == {"not decided"}
 
 
+def test_systems_and_seeds_that_others_have_are_named_on_top(tmp_path: Path):
+    for name, seeds in (("MultiKD", (1, 2, 3)), ("MultiTrain", (1,))):
+        for seed in seeds:
+            one = changed(configs("xnli")[name], {"seed": seed})
+            write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("test",)))
+    collection = report.make(tmp_path, draws=1000)[0]
+    found = [problem.what for problem in collection.problems]
+    assert found == ["no finished runs of MonoKD, MultiKD + MBLM", "MultiTrain has no seed 2, 3, others have"]
+
+
 def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
     write(tmp_path, "xnli", range(1, 3), ("dev",))
     keys = {table.key for table in report.make(tmp_path, draws=1000)[2]}
