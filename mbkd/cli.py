@@ -23,6 +23,7 @@ Runs = Annotated[Path, typer.Option(help="Where run directories and token stores
 Ranks = Annotated[int | None, typer.Option(help="Processes; one per GPU if not given, one without a GPU.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, also where a run is finished.")]
 CheckpointSteps = Annotated[int, typer.Option(min=1, help="Steps between checkpoints; one at every epoch's end, too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
 
 
@@ -69,24 +70,55 @@ def recipes() -> None:
 
 
 @app.command()
-def data(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Show what a configuration reads: rows and label balance per split and language."""
-    from rich.console import Console
-    from rich.table import Table
+def init(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A file, names such as reviews.{language}.csv, or a hub dataset's id or folder."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The YAML file; named like the source if not given.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column with the second text of a pair; - for none.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the label.")] = None,
+    language: Annotated[str | None, typer.Option(help="Column with the language, or the language of all rows.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The labels in the order of the classes: low,middle,high.")] = None,
+    ordinal: Annotated[bool | None, typer.Option(help="The labels are steps of one scale.")] = None,
+    supervised: Annotated[str | None, typer.Option(help="Languages to train on: en,fr.")] = None,
+    zero_shot: Annotated[str | None, typer.Option(help="Languages to measure only: de,es.")] = None,
+    split: Annotated[bool | None, typer.Option(help="Write train, dev and test files where there is one only.")] = None,
+    teachers: Annotated[bool | None, typer.Option(help="Distil teachers, or learn from the labels alone.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The student's encoder: a folder or hub id.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take the guesses; so without a terminal.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+) -> None:
+    """Look at your rows, ask what they do not say, and write a configuration that runs."""
+    from mbkd.init import Wishes, write
 
-    from mbkd import paper
-    from mbkd.data import tasks
+    lists = [
+        tuple(x.strip() for x in (given or "").split(",") if x.strip()) for given in (labels, supervised, zero_shot)
+    ]
+    wishes = Wishes(text, text_pair, label, language, lists[0], ordinal, lists[1], lists[2], split, teachers, backbone)
+    print(write(source, out, wishes, force, interactive=not yes and sys.stdin.isatty()))
 
-    task = paper.find(config, overrides or []).task
-    names = tasks.label_names(task)
-    table = Table("split", "language", "rows", *names, "an example")
-    for split in tasks.splits(task):
-        for language in task.supervised if split == "train" else task.languages:
-            rows = tasks.load(task, split, language)
-            labels = rows["label"]
-            counts = [str(sum(1 for label in labels if label == i)) for i in range(len(names))]
-            table.add_row(split, language, str(len(rows)), *counts, rows[0]["text_a"][:40])
-    Console().print(table)
+
+@app.command()
+def data(config: ConfigArgument, overrides: Overrides = None, json: Json = False) -> None:
+    """Show what a configuration reads, and what a training would suffer from; exit code 2 if it would not start."""
+    from mbkd import offline, paper
+
+    found = paper.find(config, overrides or [])
+    teachers = [teacher.model for several in found.teachers.values() for teacher in several]
+    offline.if_unreachable([found.student.backbone, *teachers])
+    _quiet()
+    from mbkd.data.quality import inspect
+    from mbkd.show_data import print_data
+
+    report = inspect(found)
+    if json:
+        _print_json(report)
+    else:
+        print_data(report)
+    if report["problems"]:
+        raise UserError("; ".join(report["problems"]))
 
 
 @app.command()
@@ -340,6 +372,13 @@ def doctor() -> None:
     from mbkd.doctor import doctor as run_doctor
 
     sys.exit(run_doctor())
+
+
+def _print_json(value: Any) -> None:
+    """What a command found, as one JSON document on standard output."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _quiet() -> None:

@@ -10,7 +10,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Each layer may import itself and the ones before it.
 LAYERS = [
-    {"errors", "registration", "structures", "config", "paper", "grown", "runs", "progress", "show"},
+    {
+        "errors",
+        "registration",
+        "structures",
+        "config",
+        "paper",
+        "grown",
+        "runs",
+        "progress",
+        "show",
+        "show_data",
+        "suggestions",
+        "offline",
+    },
     {"data", "model", "distill.losses", "measure.metrics", "measure.selection", "train.optim"},
     {"train.inputs", "train.engine"},
     {"train.launch", "train.checkpoint"},
@@ -24,7 +37,7 @@ LAYERS = [
     {"train.rehearsal"},
     {"measure.machine"},
     {"measure.plan"},
-    {"train.job", "demo", "doctor"},
+    {"train.job", "demo", "doctor", "init"},
     {"cli"},
 ]
 FILES = sorted(p for top in ("mbkd", "launchers", "tuning", "analysis") for p in (ROOT / top).rglob("*.py"))
