@@ -25,7 +25,7 @@ LAYERS = [
         "offline",
     },
     {"data", "model", "distill.losses", "measure.metrics", "measure.selection", "train.optim"},
-    {"train.inputs", "train.engine"},
+    {"train.inputs", "train.engine", "train.tracking"},
     {"train.launch", "train.checkpoint"},
     {"distill.teachers"},
     {"measure.evaluate", "measure.folder", "measure.predict", "measure.mixers", "measure.heat_map"},
