@@ -24,6 +24,7 @@ Ranks = Annotated[int | None, typer.Option(help="Processes; one per GPU if not g
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, also where a run is finished.")]
 CheckpointSteps = Annotated[int, typer.Option(min=1, help="Steps between checkpoints; one at every epoch's end, too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Log = Annotated[str, typer.Option(help="Where the metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, none.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
 
 
@@ -43,6 +44,15 @@ def main() -> None:
         sys.exit(130)
 
 
+@app.callback()
+def options(
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours; as NO_COLOR=1 does.")] = False,
+) -> None:
+    """Options of all commands."""
+    if no_color:
+        os.environ["NO_COLOR"] = "1"  # read by rich, also in the processes that are started
+
+
 @app.command()
 def demo(
     runs: Runs = Path("runs/demo"),
@@ -55,15 +65,19 @@ def demo(
 
 
 @app.command()
-def recipes() -> None:
+def recipes(json: Json = False) -> None:
     """List the paper's experiments by name."""
     from rich.console import Console
     from rich.table import Table
 
     from mbkd import paper
 
+    found = paper.recipes()
+    if json:
+        _print_json({name: {"system": x.system, **x.model_dump(mode="json")} for name, x in found.items()})
+        return
     table = Table("name", "system", "backbone", "task", "languages")
-    for name, config in paper.recipes().items():
+    for name, config in found.items():
         languages = f"{' '.join(config.languages)} -> {len(config.task.languages)} languages"
         table.add_row(name, config.system, config.student.backbone, str(config.task.path), languages)
     Console().print(table)
@@ -130,6 +144,7 @@ def plan(
     gpu: Annotated[
         str | None, typer.Option(help="Hours on A100, H100, L4, ... by its published peak; measured here if not given.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show what a student and its teachers will take: steps, FLOPs, memory, disk, hours, and what would save some."""
     from mbkd import paper
@@ -142,7 +157,11 @@ def plan(
 
     text = plan.text(found, runs)
     device = machine.on_gpu(gpu) if gpu else machine.calibrate(found, text.lengths)
-    print_plan(plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks()))
+    estimate = plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks())
+    if json:
+        _print_json(estimate)
+        return
+    print_plan(estimate)
 
 
 @app.command()
@@ -153,6 +172,8 @@ def teach(
     ranks: Ranks = None,
     fresh: Fresh = False,
     checkpoint_steps: CheckpointSteps = 500,
+    log: Log = "tensorboard",
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Fine-tune the teachers that a configuration names, each on its own language."""
@@ -162,14 +183,8 @@ def teach(
     wanted = list(paper.teacher_runs(found))
     if not wanted:
         raise UserError(f"{config}: names no teacher to fine-tune (teachers.<language>.model)")
-    _carry_out(
-        wanted,
-        [config, *(overrides or []), "--teach", "--checkpoint-steps", str(checkpoint_steps)],
-        runs,
-        ranks,
-        fresh,
-        verbose,
-    )
+    arguments = [config, *(overrides or []), "--teach", *_job(checkpoint_steps, log)]
+    _show(_carry_out(wanted, arguments, runs, ranks, fresh, verbose), json, several=True)
 
 
 @app.command()
@@ -199,15 +214,16 @@ def train(
     ranks: Ranks = None,
     fresh: Fresh = False,
     checkpoint_steps: CheckpointSteps = 500,
+    log: Log = "tensorboard",
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Train one student and measure it in every language; the last line printed is the run's directory."""
     from mbkd import paper
 
     found = paper.find(config, overrides or [])
-    _carry_out(
-        [found], [config, *(overrides or []), "--checkpoint-steps", str(checkpoint_steps)], runs, ranks, fresh, verbose
-    )
+    arguments = [config, *(overrides or []), *_job(checkpoint_steps, log)]
+    _show(_carry_out([found], arguments, runs, ranks, fresh, verbose), json)
 
 
 @app.command()
@@ -221,23 +237,22 @@ def grow(
     ranks: Ranks = None,
     fresh: Fresh = False,
     checkpoint_steps: CheckpointSteps = 500,
+    log: Log = "tensorboard",
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Add a branch for one more language to a trained model; it alone learns, all languages are measured."""
     from mbkd import grown, paper
     from mbkd.config import override
     from mbkd.model import saved
-    from mbkd.show import print_results
-    from mbkd.train.launch import carry_out
 
     values = override(paper.values(config), overrides or [])
     overrides = [*(overrides or []), *grown.overrides(saved.folder(model), values, language)]
     found = paper.find(config, overrides)
-    arguments = [config, *overrides, "--checkpoint-steps", str(checkpoint_steps)]
-    [(directory, result)] = carry_out([found], arguments, runs, ranks, fresh, verbose).items()
-    for split in result["accuracy"]:
-        print_results([result | result["before"] | {"system": "before"}, result], split)
-    print(directory)
+    arguments = [config, *overrides, *_job(checkpoint_steps, log)]
+    results = _carry_out([found], arguments, runs, ranks, fresh, verbose)
+    (result,) = results.values()
+    _show(results, json, above=[result | result["before"] | {"system": "before"}])
 
 
 @app.command()
@@ -251,6 +266,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the scores go, as JSON.")] = None,
     runs: Runs = Path("runs"),
+    json: Json = False,
 ) -> None:
     """Measure a trained model on a split of a task, in every language."""
     from mbkd import paper
@@ -261,9 +277,12 @@ def evaluate(
     from mbkd.show import print_results
 
     result = evaluate_folder(model, found, split, runs, inference)
-    print_results([result], split)
     out = out or model / f"evaluation-{split}{'-' + inference if inference else ''}-{found.hash}.json"
     write_json(out, result)
+    if json:
+        _print_json(result)
+        return
+    print_results([result], split)
     print(out)
 
 
@@ -275,6 +294,7 @@ def mixers(
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     out: Annotated[Path | None, typer.Option(help="A .json or .csv file; the heat map lies beside it.")] = None,
     runs: Runs = Path("runs"),
+    json: Json = False,
 ) -> None:
     """Show how much weight each branch gets in each language, mixer by mixer."""
     from mbkd import paper
@@ -286,15 +306,19 @@ def mixers(
     from mbkd.show import print_mixers
 
     weights = measure(model, found, split, runs)
-    print_mixers(weights)
     out = out or model / f"mixers-{split}-{found.hash}.json"
     write(weights, out)
+    files = [out]
     try:
         heat_map(weights, out.with_suffix(".png"))
-        print(out.with_suffix(".png"))
+        files.insert(0, out.with_suffix(".png"))
     except UserError as error:  # the numbers are there without it
         print(error, file=sys.stderr)
-    print(out)
+    if json:
+        _print_json(weights)
+        return
+    print_mixers(weights)
+    print(*files, sep="\n")
 
 
 @app.command()
@@ -323,6 +347,7 @@ def export(
         bool, typer.Option("--ensemble", help="Write one transformers model that averages the logits of several runs.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="A folder; `onnx` in the model's if not given.")] = None,
+    json: Json = False,
 ) -> None:
     """Write the whole model as one graph, checked against torch on 1,000 toy reviews, with size and speed measured."""
     if format != "onnx":
@@ -345,6 +370,9 @@ def export(
     from mbkd.show import print_export
 
     report, folder = write(model[0], dtype or ["fp32"], out)
+    if json:
+        _print_json({"directory": str(folder), **report})
+        return
     print_export(report)
     print(folder)
 
@@ -367,11 +395,17 @@ def push(
 
 
 @app.command()
-def doctor() -> None:
-    """Show devices, compilers, disk and versions, and say what would fail."""
-    from mbkd.doctor import doctor as run_doctor
+def doctor(json: Json = False) -> None:
+    """Show devices, compilers, disk and versions; exit code 1 if something would fail."""
+    from mbkd.doctor import findings, show
 
-    sys.exit(run_doctor())
+    found = list(findings())
+    if json:
+        _print_json([{"what": what, "found": value, "problem": problem or None} for what, value, problem in found])
+    else:
+        show(found)
+    if any(problem for _, _, problem in found):
+        raise typer.Exit(1)
 
 
 def _print_json(value: Any) -> None:
@@ -389,16 +423,38 @@ def _quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _job(checkpoint_steps: int, log: str) -> list[str]:
+    """Options that the job takes as they are. Raises UserError for a tracker that is not installed."""
+    from mbkd.train import tracking
+
+    tracking.refuse_missing(log)
+    return ["--checkpoint-steps", str(checkpoint_steps), "--log", log]
+
+
 def _carry_out(
     wanted: list[Any], arguments: list[str], runs: Path, ranks: int | None, fresh: bool, verbose: bool
-) -> None:
-    """Run what is not finished, show the results, print the directories last."""
-    from mbkd.show import print_results
+) -> dict[Path, dict[str, Any]]:
+    """Run what is not finished; returns the results by their directories."""
     from mbkd.train.launch import carry_out
 
-    results = carry_out(wanted, arguments, runs, ranks, fresh, verbose)
+    return carry_out(wanted, arguments, runs, ranks, fresh, verbose)
+
+
+def _show(
+    results: dict[Path, dict[str, Any]], json: bool, several: bool = False, above: list[dict[str, Any]] | None = None
+) -> None:
+    """Print results as tables, the directories last; or as JSON: one object, a list where a command makes `several`.
+
+    above: rows that stand above the results' own.
+    """
+    if json:
+        documents = [{"directory": str(directory), **result} for directory, result in results.items()]
+        _print_json(documents if several else documents[0])
+        return
+    from mbkd.show import print_results
+
     for split in next(iter(results.values()))["accuracy"]:
-        print_results(list(results.values()), split)
+        print_results([*(above or []), *results.values()], split)
     for directory in results:
         print(directory)
 

@@ -47,6 +47,25 @@ def mbkd(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedPr
     return run(sys.executable, "-m", "mbkd.cli", *arguments, timeout=timeout)
 
 
+def scalars(run: Path) -> list[tuple[str, int, float]]:
+    """Every number in a run's TensorBoard files, doubles too: name, step, value."""
+    import struct
+
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in sorted(run.glob("tensorboard/events*")):
+        data, at = file.read_bytes(), 0
+        while at + 12 <= len(data):  # a length of 8 bytes, 4 of its checksum, the event, 4 of its checksum
+            (length,) = struct.unpack_from("<Q", data, at)
+            if len(data) < at + 12 + length:
+                break  # a process was killed while it wrote
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a few toy reviews (data/) and random encoders of 2 layers x 32 with their tokenizers (models/)."""

@@ -105,10 +105,8 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log:
         groups += model.matching.groups(config.train.weight_decay)
     optimizer = BranchAdamW(groups, lr=config.train.lr, eps=config.train.eps)
     engine = ds.training_engine(model, optimizer, config.train, ranks)
-    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps)
+    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps, log)
     trainer.begin_or_go_on()
-    if ranks.first:
-        trainer.tracker = Tracker(log, directory, config)  # closed at the end; one that is stopped is not finished
     if twin is None:
         trainer.train()
     before: dict[str, dict[str, Any]] = {}
@@ -152,11 +150,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log:
                 grow.restore(engine.module, build_student(config, inputs.labels))
         if config.distill.hidden and twin is None:
             del model.matching
-        _save(config, directory, engine.module, result)
-        runs.write_json(directory / "result.json", result)
-        if trainer.tracker is not None:
-            trainer.tracker.close()
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # a finished run needs none
+        trainer.finish(result)
     ds.wait_for_all()
     if lock is not None:
         lock.release()
@@ -186,10 +180,11 @@ class Trainer:
         optimizer: BranchAdamW,
         ranks: ds.Ranks,
         checkpoint_steps: int,
+        log: str,
     ):
         self.config, self.directory, self.inputs, self.plan = config, directory, inputs, plan
         self.engine, self.optimizer, self.ranks = engine, optimizer, ranks
-        self.source, self.checkpoint_steps = source, checkpoint_steps
+        self.source, self.checkpoint_steps, self.log = source, checkpoint_steps, log
         # Without Eq. 8 every branch learns from every batch; K = 0 has shared groups only.
         self.still = config.train.idle_branches == "still" and config.student.detach
         self.precision = ds.precision(config.train.precision)
@@ -345,6 +340,14 @@ class Trainer:
                 evaluate.save(self.directory, split, found, labels)
         return scores
 
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write what the run leaves behind, result.json last; on the first rank."""
+        _save(self.config, self.directory, self.engine.module, result)
+        if self.tracker is not None:
+            self.tracker.close()  # a run that stops before this is not finished for its tracker, too
+        runs.write_json(self.directory / "result.json", result)
+        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)  # a finished run needs none
+
     def fingerprints(self) -> dict[str, Any]:
         """What the run was made from, besides its configuration."""
         return {
@@ -375,10 +378,15 @@ class Trainer:
             "precision": self.precision,
             "teacher_precision": self.source.precision,
         }
-        if folder is None:
-            if self.ranks.first:
-                runs.begin(self.directory, self.config, device)
-            return
+        if folder is not None:
+            self._go_on(folder, device)
+        elif self.ranks.first:
+            runs.begin(self.directory, self.config, device)
+        if self.ranks.first:
+            self.tracker = Tracker(self.log, self.directory, self.config)
+
+    def _go_on(self, folder: Path, device: dict[str, Any]) -> None:
+        """Load a checkpoint into engine and loop."""
         state = checkpoint.restore(self.engine, folder)
         self.done, self.seconds = state["done"], state["seconds"]
         if len(state["sums"]) == self.ranks.world:

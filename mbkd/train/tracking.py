@@ -1,4 +1,4 @@
-"""A run's metrics for TensorBoard, Weights & Biases or MLflow as they come: what metrics.jsonl holds, by the same names.
+"""A run's metrics for TensorBoard, Weights & Biases or MLflow: what metrics.jsonl holds, by the same names.
 
 A tracker follows the file: languages.en.kl of a line is languages/en/kl, accuracy.de of a dev line is dev/accuracy/de.
 tracking.json in the run's directory counts the lines that went out, so that a run that goes on sends none of them
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,22 +62,25 @@ class Tracker:
                 if self.line > self.mine["lines"]:
                     self.mine["lines"] = self.line  # counted first: a kill in between loses a point, and doubles none
                     write_json(self.run / "tracking.json", self.kept)
-                    values = json.loads(line)
-                    self._guarded(lambda values=values: self.client[0](flat(values), values["step"]))
+                    self._guarded(self._send, json.loads(line))
 
     def close(self) -> None:
         """Hand over what is on its way."""
         if self.client is not None:
             self._guarded(self.client[1])
 
+    def _send(self, line: dict[str, Any]) -> None:
+        if self.client is not None:
+            self.client[0](flat(line), line["step"])
+
     def _open(self) -> None:
         self.client = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}[self.kind](
             self.run, self.config, self.mine
         )
 
-    def _guarded(self, do: Callable[[], None]) -> None:
+    def _guarded(self, do: Callable[..., None], *arguments: Any) -> None:
         try:
-            do()
+            do(*arguments)
         except Exception as error:  # a tracker's server or disk may fail in any way, and the training is worth more
             self.client = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -91,18 +95,22 @@ def flat(line: dict[str, Any]) -> Values:
         if isinstance(value, dict):
             for name, part in value.items():
                 walk(part, f"{path}/{name}" if path else name)
-        elif isinstance(value, (int, float)) and path != "step":
+        elif isinstance(value, (int, float)):
             found[path] = value
 
-    walk({k: v for k, v in line.items() if k not in ("split", "epoch")}, line.get("split", ""))
-    return found | {"epoch": line["epoch"]}
+    split = line.get("split", "")
+    # Where a measurement's step has a line of training, too, the epoch stands there.
+    left_out = ("step", "split", "epoch") if split else ("step",)
+    walk({name: value for name, value in line.items() if name not in left_out}, split)
+    return found
 
 
 def _tensorboard(run: Path, config: Config, kept: dict[str, Any]) -> Client:
     """Event files in the run's directory: `tensorboard --logdir RUNS` shows all runs below it."""
     from tensorboardX import SummaryWriter  # writes what TensorBoard reads, without TensorBoard
 
-    writer = SummaryWriter(str(run / "tensorboard"))
+    # A suffix of its own: a process that goes on within the same second would write over the file before it.
+    writer = SummaryWriter(str(run / "tensorboard"), filename_suffix=f".{time.time_ns()}")
 
     def send(values: Values, step: int) -> None:
         for name, value in values.items():
@@ -115,7 +123,7 @@ def _tensorboard(run: Path, config: Config, kept: dict[str, Any]) -> Client:
 def _wandb(run: Path, config: Config, kept: dict[str, Any]) -> Client:
     import wandb
 
-    kept.setdefault("id", wandb.util.generate_id())
+    kept.setdefault("id", uuid.uuid4().hex)
     client = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=kept["id"],

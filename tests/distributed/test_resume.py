@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
-from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
+from tests.conftest import ENVIRONMENT, ROOT, mbkd, run, scalars
 
 STEPS_BETWEEN = 7
 
@@ -88,6 +89,9 @@ def outcome(runs: Path) -> dict[str, object]:
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("sequences_per_second", None)
+    points = Counter((name, step) for name, step, _ in scalars(directory))
+    assert set(points.values()) == {1}  # no step stands twice in TensorBoard, however often the run was killed
+    assert {step for _, step in points} <= {line["step"] for line in lines}
     files = [directory / "model" / "model.safetensors", *sorted(directory.glob("logits/*"))]
     return {"result": result, "metrics": lines} | {f.name: f.read_bytes() for f in files}
 
