@@ -180,7 +180,7 @@ class Trainer:
         optimizer: BranchAdamW,
         ranks: ds.Ranks,
         checkpoint_steps: int,
-        log: str,
+        log: str = "none",
     ):
         self.config, self.directory, self.inputs, self.plan = config, directory, inputs, plan
         self.engine, self.optimizer, self.ranks = engine, optimizer, ranks
