@@ -28,15 +28,17 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def run(*command: str | Path, timeout: float = 300, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with its output as text."""
+def run(
+    *command: str | Path, timeout: float = 300, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with its output as text; `environment` is what differs from the tests' own."""
     return subprocess.run(
         [str(x) for x in command],
         capture_output=True,
         text=True,
         timeout=timeout,
         cwd=cwd,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         check=False,
         stdin=subprocess.DEVNULL,
     )
