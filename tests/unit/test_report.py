@@ -122,6 +122,32 @@ def test_rows_of_tables_5_and_6_stand_as_in_the_paper(made: tuple[dict[str, Tabl
     assert "dev" in made[0]["table-5"].title and "dev" in made[0]["table-6"].title
 
 
+def test_time_comes_from_the_efficiency_record_and_cached_teachers_decide_nothing(tmp_path: Path):
+    for name in ("MultiKD", "MultiKD + MBLM"):
+        one = changed(configs("xnli")[name], {"distill": {"signal": "cache"}})
+        write_run(tmp_path, one, rights(one, SHARES[name], 1, ("dev",)))
+    tables, claims = report.make(tmp_path, draws=1000)[2:]
+    (time,) = [claim for claim in claims if claim.text.startswith("Time")]
+    assert time.verdict == "not measured"
+    assert "teachers cache" in " ".join(next(table for table in tables if table.key == "table-6").notes)
+
+    def system(parameters: int, seconds: float) -> dict[str, object]:
+        return {"parameters": parameters, "step_seconds": {"online": {"median": seconds}}}
+
+    record = {
+        "kind": "efficiency", "task": "xnli", "backbone": paper.BACKBONES["mbert"], "machine": "a GPU", "rounds": 30,
+        "systems": {"Single": system(100, 1.0), "Ens2": system(200, 2.0), "MBLM": system(132, 1.2)},
+        "ratios": {"measured": {"online": 1.12, "cache": 1.3}},
+    }  # fmt: skip
+    (tmp_path / "efficiency-1.json").write_text(json.dumps(record))
+    tables, claims = report.make(tmp_path, draws=1000)[2:]
+    table = next(table for table in tables if table.key == "table-6")
+    assert [row(table, "MBLM")[x].text for x in ("Params", "Time")] == ["1.32×", "1.12×"]
+    assert "Params and Time measured in turn, teachers online, 30 rounds (a GPU)" in " ".join(table.notes)
+    (time,) = [claim for claim in claims if claim.text.startswith("Time")]
+    assert (time.verdict, time.n) == ("holds", "30 rounds")
+
+
 def test_table_2_is_each_teacher_in_its_language(made: tuple[dict[str, Table], list[Claim], Path]):
     table = made[0]["table-2"]
     assert [x.label for x in table.rows] == ["(en) RoBERTa", "(fr) CamemBERT", "(zh) RoBERTa-wwm-ext", "Average"]
