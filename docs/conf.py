@@ -1,5 +1,6 @@
 """Sphinx: the pages of this folder, and a reference made from docstrings and from the command line itself."""
 
+import importlib
 import inspect
 import json
 import re
@@ -53,10 +54,13 @@ def modules() -> list[str]:
 def commands_page() -> str:
     """Every command with its options, by typer's own generator."""
     import mbkd.cli
-    import tuning.sweep
 
+    apps = {"mbkd": mbkd.cli.app}
+    for file in sorted((ROOT / "tuning").glob("*.py")):
+        if "typer.Typer(" in file.read_text(encoding="utf-8"):
+            apps[f"python -m tuning.{file.stem}"] = importlib.import_module(f"tuning.{file.stem}").app
     parts = ["# Commands"]
-    for name, app in {"mbkd": mbkd.cli.app, "python -m tuning.sweep": tuning.sweep.app}.items():
+    for name, app in apps.items():
         command = typer.main.get_command(app)
         text = typer.cli.get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
         parts.append(re.sub(r"^#", "##", text, flags=re.MULTILINE))

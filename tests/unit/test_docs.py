@@ -90,7 +90,9 @@ def test_every_command_in_the_documentation_is_one(page: Path, line: str):
     elif program == "sbatch":
         assert (ROOT / rest[0]).is_file()
     else:
-        assert program in {"source", "pip", "python", "curl", "cat", "ls", "printf", "ray", "tensorboard"}, program
+        assert program in {"source", "pip", "python", "curl", "cat", "ls", "printf", "kill", "ray", "tensorboard"}, (
+            program
+        )
 
 
 def check_module(name: str, arguments: list[str]) -> None:

@@ -177,6 +177,7 @@ def carded(without_mixers, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = paper.find(str(without_mixers / "toy.yaml"), [])
     result = {
+        "role": "student",
         "labels": ["1", "2"],
         "parameters": 12345,
         "branches": ["en", "fr", "zh"],
