@@ -39,7 +39,8 @@ class Pool:
     def __init__(self, given: Conditions, retries: int, address: str | None):
         self.retries = retries
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        # What fails is told by the board and in failed.json; Tune would print every traceback through itself.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         if address is None:
             ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         else:

@@ -135,7 +135,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log:
             "steps_per_language": plan.steps_per_language,
             "train_seconds": sum(trainer.seconds),
             "step_seconds": {
-                "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds),
+                "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds or [0.0]),
                 "teacher": config.distill.signal,
             },
             "rows": inputs.rows,
