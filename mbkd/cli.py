@@ -339,6 +339,25 @@ def predict(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A run directory, an ensemble's, or a model's folder.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; the address is printed.")] = 8000,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Rows times longest row of a batch.")] = 2048,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
+    max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 20_000,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 1_000_000,
+    queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are sent away with 503.")] = 1024,
+) -> None:
+    """Answer texts over HTTP (POST /classify), with a page to try one at /; stops on SIGTERM or Ctrl-C."""
+    _quiet()
+    from mbkd.serve.requests import Limits
+    from mbkd.serve.server import serve as answer
+
+    answer(model, host, port, batch_tokens, Limits(max_body, max_texts, max_characters, queue))
+
+
+@app.command()
 def export(
     model: Annotated[list[Path], typer.Argument(help="A run directory, or a model's folder; runs with --ensemble.")],
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",

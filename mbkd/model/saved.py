@@ -1,5 +1,6 @@
 """A trained classifier on disk: where it lies, the model, its tokenizer, how many tokens it takes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ def folder(path: Path) -> Path:
     if not (found / "config.json").is_file():
         raise UserError(f"{path}: neither a run directory nor a model's folder (no config.json)")
     return found
+
+
+def folders(path: Path) -> list[Path]:
+    """The folders of all models that answer together: an ensemble's members, or the one of `folder`. Raises UserError.
+
+    The members' run directories lie beside the ensemble's.
+    """
+    file = path / "result.json"
+    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if result.get("role") != "ensemble":
+        return [folder(path)]
+    return [folder(path.resolve().parent / member) for member in result["members"]]
 
 
 def load(path: Path) -> Any:
