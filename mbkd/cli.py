@@ -350,7 +350,6 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are sent away with 503.")] = 1024,
 ) -> None:
     """Answer texts over HTTP (POST /classify), with a page to try one at /; stops on SIGTERM or Ctrl-C."""
-    _quiet()
     from mbkd.serve.requests import Limits
     from mbkd.serve.server import serve as answer
 

@@ -1,9 +1,12 @@
 """What tests share: one small world of reviews and encoders, and the commands as a user types them."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -128,3 +131,52 @@ def toy_yaml(world: Path) -> Path:
     file = world / "toy.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
+
+
+def random_student(folder: Path, world: Path, seed: int = 0, branch_depth: int = 1) -> Path:
+    """A student of three classes and two branches in a folder, its weights and mixers random; returns the folder."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from mbkd.model.mblm import MBLMForSequenceClassification
+
+    backbone, labels = world / "models" / "student", ("bad", "fair", "good")
+    torch.manual_seed(seed)
+    model = MBLMForSequenceClassification.from_pretrained(
+        backbone,
+        branch_languages=("en", "fr"),
+        branch_depth=branch_depth,
+        id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)},
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one random student."""
+    return random_student(tmp_path_factory.mktemp("student"), world)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser without a window, its log of errors kept."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium with chromedriver here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    switches = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking no-first-run"
+    for switch in switches.split():
+        options.add_argument(f"--{switch}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()

@@ -16,14 +16,20 @@ def serve(model: Path, host: str, port: int, batch_tokens: int, limits: Limits) 
     if limits.texts > limits.queue:
         raise UserError(f"--max-texts {limits.texts}: more than --queue {limits.queue} takes; raise one, or lower one")
     try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn
-
-        from mbkd.serve.app import make_app
     except ImportError as error:
         raise UserError(f"mbkd serve needs {error.name}, which is not installed; pip install 'mbkd[serve]'") from None
-    from mbkd.measure.classifier import Classifier
 
-    with _listen(host, port) as listener:  # before the model is loaded, which takes longer
+    with _listen(host, port) as listener:  # before torch and the model are loaded, which takes longer
+        from transformers import logging
+
+        from mbkd.measure.classifier import Classifier
+        from mbkd.serve.app import make_app
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         classifier = Classifier(model)
         classifier.probabilities(classifier.encode([("the first call is the slowest", None)]))
         app = make_app(classifier, model.resolve().name, limits, batch_tokens)
