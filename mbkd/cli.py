@@ -340,7 +340,7 @@ def predict(
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Argument(help="A run directory, an ensemble's, or a model's folder.")],
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; the address is printed.")] = 8000,
     batch_tokens: Annotated[

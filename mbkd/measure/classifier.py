@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbkd.data.tokens import tokenizer_fingerprint
-from mbkd.errors import UserError
 from mbkd.model import saved
 
 Inputs = dict[str, list[int]]  # what the tokenizer makes of one row: input_ids, attention_mask, ...
@@ -24,27 +22,22 @@ def length_of(row: Inputs) -> int:
 
 
 class Classifier:
-    """A model, or an ensemble whose models' logits are averaged, on this machine's device.
+    """A model and its tokenizer, on this machine's device.
 
     labels    the C names, in the order of the probabilities
-    branches  the N languages that `branch_weights` tells of; none without mixers, and none of an ensemble
+    branches  the N languages that `branch_weights` tells of; none of a model without mixers
     """
 
     def __init__(self, path: Path) -> None:
-        """Load a run directory, a model's folder, or an ensemble's directory. Raises UserError."""
-        folders = saved.folders(path)
-        if len(folders) > 1 and len({tokenizer_fingerprint(str(folder)) for folder in folders}) > 1:
-            raise UserError(f"{path}: the tokenizers of its members differ; make the ensemble of one backbone's runs")
+        """Load a run directory or a model's folder. Raises UserError."""
+        folder = saved.folder(path)
         self._device = saved.device()
-        self._tokenizer = saved.load_tokenizer(folders[0])
-        self._models = [saved.load(folder).to(self._device) for folder in folders]
-        self._length = min(saved.max_tokens(model.config, self._tokenizer) for model in self._models)
-        first = self._models[0]
-        self.labels: list[str] = [first.config.id2label[i] for i in range(first.config.num_labels)]
-        if any(model.config.id2label != first.config.id2label for model in self._models):
-            raise UserError(f"{path}: the labels of its members differ; make the ensemble of one task's runs")
-        mixed = first.config.model_type == "mblm" and (first.outer is not None or any(map(len, first.inner)))
-        self.branches: list[str] = first.config.branch_languages if mixed and len(self._models) == 1 else []
+        self._model, self._tokenizer = saved.load(folder).to(self._device), saved.load_tokenizer(folder)
+        config = self._model.config
+        self._length = saved.max_tokens(config, self._tokenizer)
+        self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
+        mixed = config.model_type == "mblm" and (self._model.outer is not None or any(map(len, self._model.inner)))
+        self.branches: list[str] = config.branch_languages if mixed else []
 
     def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Inputs]:
         """The tokens of each row, a text and perhaps the second one of a pair; the longer text of a long row is cut."""
@@ -63,9 +56,8 @@ class Classifier:
     @torch.inference_mode()
     def probabilities(self, rows: Sequence[Inputs]) -> np.ndarray:
         """The probability of each label for each encoded row, (B, C) fp32."""
-        inputs = self._padded(rows)
-        logits = torch.stack([model(**inputs).logits.float() for model in self._models]).mean(dim=0)
-        return logits.softmax(dim=-1).cpu().numpy()
+        logits = self._model(**self._padded(rows)).logits
+        return logits.float().softmax(dim=-1).cpu().numpy()
 
     @torch.inference_mode()
     def branch_weights(self, rows: Sequence[Inputs]) -> dict[str, np.ndarray]:
@@ -76,9 +68,9 @@ class Classifier:
             def note(mixer: str, weights: Tensor) -> None:  # (N, B, d)
                 found[mixer] = weights.float().mean(dim=2).T.cpu().numpy()
 
-            self._models[0].watch = note
-            self._models[0](**self._padded(rows))
-            self._models[0].watch = None
+            self._model.watch = note
+            self._model(**self._padded(rows))
+            self._model.watch = None
         return found
 
     def _padded(self, rows: Sequence[Inputs]) -> Any:

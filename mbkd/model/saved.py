@@ -14,20 +14,11 @@ def folder(path: Path) -> Path:
     """The model's folder, given it or a run directory. Raises UserError if there is none."""
     found = path / "model" if (path / "model").is_dir() else path
     if not (found / "config.json").is_file():
+        if (path / "result.json").is_file() and json.loads((path / "result.json").read_text()).get("role") == "ensemble":
+            make = "`mbkd export RUN RUN --ensemble --out FOLDER` makes one of its members"
+            raise UserError(f"{path}: an ensemble's scores, without a model; {make}")
         raise UserError(f"{path}: neither a run directory nor a model's folder (no config.json)")
     return found
-
-
-def folders(path: Path) -> list[Path]:
-    """The folders of all models that answer together: an ensemble's members, or the one of `folder`. Raises UserError.
-
-    The members' run directories lie beside the ensemble's.
-    """
-    file = path / "result.json"
-    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if result.get("role") != "ensemble":
-        return [folder(path)]
-    return [folder(path.resolve().parent / member) for member in result["members"]]
 
 
 def load(path: Path) -> Any:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from mbkd.data import toy
 from mbkd.errors import UserError
 from mbkd.measure.classifier import Classifier
-from mbkd.model import saved
+from mbkd.model import ensemble
 from mbkd.serve.batching import Full, Worker, next_batch
 from mbkd.serve.requests import Limits, Refused, parse
 from tests.conftest import random_student
@@ -151,50 +151,36 @@ def test_what_is_in_the_queue_at_a_stop_is_answered(classifier):
 
 def test_an_error_of_the_model_reaches_its_request_and_the_next_one_is_answered(student):
     classifier = Classifier(student)
-    head = classifier._models[0].head
+    head = classifier._model.head
 
     async def work(worker):
-        classifier._models[0].head = torch.nn.Linear(1, 1)  # does not fit
+        classifier._model.head = torch.nn.Linear(1, 1)  # does not fit
         with pytest.raises(RuntimeError):
             await worker.ask([("good", None)], False)
-        classifier._models[0].head = head
+        classifier._model.head = head
         return await worker.ask([("good", None)], False)
 
     answers, _ = served(classifier, work)
     assert len(answers) == 1
 
 
-def test_an_ensemble_answers_with_the_mean_of_its_members_logits(world, tmp_path):
-    members = [random_student(tmp_path / f"run-{seed}" / "model", world, seed).parent for seed in (1, 2)]
-    ensemble = tmp_path / "ensemble"
-    ensemble.mkdir()
-    record = {"role": "ensemble", "members": [member.name for member in members]}
-    (ensemble / "result.json").write_text(json.dumps(record))
-    found = Classifier(ensemble)
-    rows = found.encode(REVIEWS)
-    inputs = saved.load_tokenizer(members[0] / "model").pad(
-        {name: [row[name] for row in rows] for name in rows[0]}, return_tensors="pt"
-    )
-    with torch.inference_mode():
-        logits = [saved.load(member / "model")(**inputs).logits for member in members]
-    expected = torch.stack(logits).mean(0).softmax(-1)
-    assert torch.allclose(torch.from_numpy(found.probabilities(rows)), expected, atol=1e-6)
-    assert found.branches == [] and found.branch_weights(rows) == {}
-    model = json.loads((members[1] / "model" / "config.json").read_text())
-    model["id2label"]["0"] = "other"
-    (members[1] / "model" / "config.json").write_text(json.dumps(model))
-    with pytest.raises(UserError, match="labels of its members differ"):
-        Classifier(ensemble)
-
-
-def test_a_plain_student_and_a_teacher_with_its_own_head_answer_without_branches(world, tmp_path):
-    plain = Classifier(random_student(tmp_path / "plain", world, branch_depth=0))
+def test_models_without_mixers_answer_without_branches(world, tmp_path):
+    """A plain student, a teacher with its own head, and an ensemble."""
+    random_student(tmp_path / "plain", world, branch_depth=0)
     backbone = world / "models" / "teacher-zh"
-    config = BertConfig.from_pretrained(backbone, num_labels=2)
+    config = BertConfig.from_pretrained(backbone, num_labels=3)
     BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
     AutoTokenizer.from_pretrained(backbone).save_pretrained(tmp_path / "teacher")
-    teacher = Classifier(tmp_path / "teacher")
-    for model, classes in ((plain, 3), (teacher, 2)):
+    members = [random_student(tmp_path / f"member-{seed}", world, seed) for seed in (1, 2)]
+    ensemble.save(members, tmp_path / "ensemble")
+    for name in ("plain", "teacher", "ensemble"):
+        model = Classifier(tmp_path / name)
         rows = model.encode([("好", None), ("好", "不好")])
-        assert model.probabilities(rows).shape == (2, classes)
+        assert model.probabilities(rows).shape == (2, 3)
         assert model.branches == [] and model.branch_weights(rows) == {}
+
+
+def test_the_scores_of_an_ensemble_are_no_model_and_say_how_to_make_one(tmp_path):
+    (tmp_path / "result.json").write_text('{"role": "ensemble"}')
+    with pytest.raises(UserError, match="export RUN RUN --ensemble"):
+        Classifier(tmp_path)
