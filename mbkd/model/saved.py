@@ -14,7 +14,8 @@ def folder(path: Path) -> Path:
     """The model's folder, given it or a run directory. Raises UserError if there is none."""
     found = path / "model" if (path / "model").is_dir() else path
     if not (found / "config.json").is_file():
-        if (path / "result.json").is_file() and json.loads((path / "result.json").read_text()).get("role") == "ensemble":
+        result = path / "result.json"
+        if result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("role") == "ensemble":
             make = "`mbkd export RUN RUN --ensemble --out FOLDER` makes one of its members"
             raise UserError(f"{path}: an ensemble's scores, without a model; {make}")
         raise UserError(f"{path}: neither a run directory nor a model's folder (no config.json)")

@@ -55,6 +55,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            do = "choose another with --port; --port 0 takes a free one"
-            raise UserError(f"--port {port}: in use on {host}; {do}") from None
+            raise UserError(
+                f"--port {port}: in use on {host}; choose another with --port; --port 0 takes a free one"
+            ) from None
         raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
