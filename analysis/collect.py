@@ -117,9 +117,8 @@ def collect(root: Path) -> Collection:
         raise UserError(f"{root}: there is no finished run here{named}")
     runs = _without_contradictions(runs, problems)
     runs = _of_one_task(runs, problems)
-    sweeps = _records(root, "sweeps/*.json", ("experiment", "protocol", "rule", "groups"), problems)
-    efficiency = _records(root, "efficiency-*.json", ("task", "backbone", "systems", "ratios", "rounds"), problems)
-    return Collection(root, runs, problems, sweeps, efficiency)
+    sweeps = _records(root, "sweeps/*.json", problems)
+    return Collection(root, runs, problems, sweeps, _records(root, "efficiency-*.json", problems))
 
 
 def _read(path: Path, problems: list[Problem]) -> Run | None:
@@ -243,15 +242,11 @@ def _other_task(run: Run, usual: TaskIdentity) -> str:
     return ""
 
 
-def _records(root: Path, pattern: str, needed: tuple[str, ...], problems: list[Problem]) -> list[dict[str, Any]]:
-    """The JSON objects of some files that have the needed keys."""
+def _records(root: Path, pattern: str, problems: list[Problem]) -> list[dict[str, Any]]:
     found = []
     for file in sorted(root.glob(pattern)):
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(record, dict) or (missing := [key for key in needed if key not in record]):
-                raise ValueError(f"no {', '.join(missing) if isinstance(record, dict) else 'object in it'}")
-            found.append(record)
+            found.append(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             problems.append(Problem(str(file.relative_to(root)), f"cannot be read, left out ({error})"))
     return found

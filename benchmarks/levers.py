@@ -2,33 +2,35 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partialmethod
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 
-from mbkd.data.batches import Plan
-from mbkd.data.tokens import Tokens
+from mbkd.config import changed
 from mbkd.train.loop import Trainer
+from mbkd.train.rehearsal import plan
 
 
 @contextmanager
 def padded(trainer: Trainer) -> Iterator[None]:
     """Every batch as wide as the longest row may be, instead of as its own longest row."""
-    width, batch = trainer.config.train.max_length, Tokens.batch
-    with patch.object(Tokens, "batch", lambda self, rows: batch(self, rows, width)):
+    store: Any = type(next(iter(trainer.inputs.train.values())))
+    with patch.object(store, "batch", partialmethod(_wide, store.batch, trainer.config.train.max_length)):
         yield
+
+
+def _wide(store: Any, batch: Callable[..., dict[str, np.ndarray]], width: int, rows: np.ndarray) -> dict[str, Any]:
+    columns = batch(store, rows).items()
+    return {name: np.pad(values, ((0, 0), (0, width - values.shape[1]))) for name, values in columns}
 
 
 @contextmanager
 def random_batches(trainer: Trainer) -> Iterator[None]:
     """Rows of any length together, each batch padded to its longest."""
-    train, stores = trainer.config.train, trainer.inputs.train
-    lengths = {language: tokens.lengths for language, tokens in stores.items()}
-    seed = trainer.config.seed
-    plan = Plan(lengths, train.batch_size, epochs=train.epochs, seed=seed, group_by_length=False)
-    with patch.object(trainer, "plan", plan):
+    lengths = {language: store.lengths for language, store in trainer.inputs.train.items()}
+    with patch.object(trainer, "plan", plan(changed(trainer.config, {"train": {"group_by_length": False}}), lengths)):
         yield
 
 
@@ -103,22 +105,7 @@ LEVERS: dict[str, Callable[[Trainer], AbstractContextManager[None]]] = {
 }
 
 
-def width(trainer: Trainer, step: int, pad: bool = False) -> int:
-    """How wide a step's batch is padded."""
-    if pad:
-        return trainer.config.train.max_length
-    return int(np.max(lengths(trainer, step)))
-
-
 def lengths(trainer: Trainer, step: int) -> np.ndarray:
     """(B,) the lengths of a step's rows."""
     found: np.ndarray = trainer.inputs.train[trainer.plan.language(step)].lengths[trainer.plan.rows(step)]
     return found
-
-
-def batch_128(trainer: Trainer, step: int) -> tuple[dict[str, torch.Tensor], int]:
-    """A step's batch padded to max_length, without segment ids, and the number of its language's branch."""
-    language = trainer.plan.language(step)
-    columns = trainer.inputs.train[language].batch(trainer.plan.rows(step), trainer.config.train.max_length)
-    own = trainer.plan.languages.index(language)
-    return {name: torch.from_numpy(columns[name]) for name in ("input_ids", "attention_mask")}, own

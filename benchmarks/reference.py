@@ -8,6 +8,7 @@ can load: with dropout off both give the same logits.
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,8 +64,9 @@ class Reference:
         self.student, self.teacher, self.temperature = student.train(), teacher.eval(), temperature
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.01)
 
-    def step(self, batch: dict[str, Tensor], own: int) -> None:
-        """One iteration on a batch padded to 128, in the language with branch `own`."""
+    def step(self, columns: dict[str, np.ndarray], own: int) -> None:
+        """One iteration on ids and mask (B, n), in the language with branch `own`."""
+        batch = padded(columns)
         with torch.no_grad():
             soft = (self.teacher(**batch).logits / self.temperature).softmax(dim=-1)
         loss = -(soft * F.log_softmax(self.student(batch, own) / self.temperature, dim=-1)).sum(dim=-1).mean()
@@ -72,3 +74,9 @@ class Reference:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
+
+
+def padded(columns: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Ids and mask padded to 128."""
+    wide = {name: np.pad(values, ((0, 0), (0, LENGTH - values.shape[1]))) for name, values in columns.items()}
+    return {name: torch.from_numpy(values) for name, values in wide.items()}
