@@ -34,6 +34,7 @@ class Claim:
     margin: float = 0.0
     n: str = ""
     ratio: bool = False
+    few: bool = False  # one seed on a side: rows alone cannot decide what another seed would do
 
 
 def compare(
@@ -51,7 +52,8 @@ def compare(
     if found is None or left is None or right is None:
         return Claim(table, block, text, "not measured", margin=margin)
     interval, n = (found.low, found.high), resampled.size(left, right)
-    return Claim(table, block, text, "not decided", found.value, interval, found.p, None, margin, n)
+    few = resampled.seeds(left, right) < 2
+    return Claim(table, block, text, "not decided", found.value, interval, found.p, None, margin, n, few=few)
 
 
 def decide(claims: Sequence[Claim]) -> list[Claim]:
@@ -62,7 +64,7 @@ def decide(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def _decided(claim: Claim, p: float) -> Claim:
-    if p >= LEVEL or claim.difference is None:
+    if p >= LEVEL or claim.difference is None or claim.few:
         return replace(claim, holm=p)
     return replace(claim, holm=p, verdict="holds" if claim.difference > claim.margin else "contradicted")
 
@@ -94,6 +96,7 @@ def checklist(claims: Sequence[Claim]) -> Table:
         rows.append(Row(claim.text, cells, f"{claim.table}, {claim.block}"))
     notes = [
         f"Holds or contradicted: p after Holm's correction over the claims of a table is below {LEVEL}.",
+        "A system with one seed decides nothing: its interval holds for that model, not for another seed.",
         f"Not worse: by no more than {NOT_WORSE} points. A ratio holds within 0.05.",
     ]
     columns = ["difference", "95 % interval", "p", "p (Holm)", "n", "verdict"]

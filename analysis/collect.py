@@ -117,8 +117,9 @@ def collect(root: Path) -> Collection:
         raise UserError(f"{root}: there is no finished run here{named}")
     runs = _without_contradictions(runs, problems)
     runs = _of_one_task(runs, problems)
-    sweeps = _records(root, "sweeps/*.json", problems)
-    return Collection(root, runs, problems, sweeps, _records(root, "efficiency-*.json", problems))
+    sweeps = _records(root, "sweeps/*.json", ("experiment", "protocol", "rule", "groups"), problems)
+    efficiency = _records(root, "efficiency-*.json", ("task", "backbone", "systems", "ratios", "rounds"), problems)
+    return Collection(root, runs, problems, sweeps, efficiency)
 
 
 def _read(path: Path, problems: list[Problem]) -> Run | None:
@@ -242,11 +243,15 @@ def _other_task(run: Run, usual: TaskIdentity) -> str:
     return ""
 
 
-def _records(root: Path, pattern: str, problems: list[Problem]) -> list[dict[str, Any]]:
+def _records(root: Path, pattern: str, needed: tuple[str, ...], problems: list[Problem]) -> list[dict[str, Any]]:
+    """The JSON objects of some files that have the needed keys."""
     found = []
     for file in sorted(root.glob(pattern)):
         try:
-            found.append(json.loads(file.read_text(encoding="utf-8")))
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or (missing := [key for key in needed if key not in record]):
+                raise ValueError(f"no {', '.join(missing) if isinstance(record, dict) else 'object in it'}")
+            found.append(record)
         except (OSError, ValueError) as error:
             problems.append(Problem(str(file.relative_to(root)), f"cannot be read, left out ({error})"))
     return found

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from analysis import look
 from analysis.collect import Run
 
+MOST = 20  # labels: a matrix of more is no picture
 NAMES = {"supervised": "labelled languages", "zero_shot": "zero-shot languages"}
 
 
@@ -49,6 +50,8 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
     there = [name for name in systems if any(key[0] == name for key in found)]
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
     labels = next(iter(systems.values()))[0].result["labels"]
+    if len(labels) > MOST:
+        raise look.NoData(f"{len(labels)} labels, a matrix shows {MOST} at most")
     short = [label if len(label) <= 14 else f"{label[:13]}…" for label in labels]
     turned = any(len(label) > 3 for label in labels)
     height = 0.7 + 0.3 * len(labels) + (0.4 if turned else 0)

@@ -47,12 +47,13 @@ class Context:
         return sorted(there, key=lambda name: (order.get(reference.backbone_key(name), 2), name))
 
     def find(self, task: str, backbone: str, system: str) -> Group | None:
-        """The group that speaks for a system: K = 4 where there are several depths, a depth sweep's runs last."""
+        """The group that speaks for a system: K = 4 of several depths, runs of a grid or of a depth sweep last."""
         there = [g for g in self.groups if (g.task, g.backbone, g.system) == (task, backbone, system)]
 
-        def rank(group: Group) -> tuple[bool, bool, int, int]:
+        def rank(group: Group) -> tuple[int, bool, int, int]:
+            aside = ("grid", "depth").index(group.experiment) + 1 if group.experiment in ("grid", "depth") else 0
             off = group.branch_depth not in (0, reference.BRANCH_DEPTH)
-            return group.experiment == "depth", off, -len(group.runs), group.branch_depth
+            return aside, off, -len(group.runs), group.branch_depth
 
         return min(there, key=rank, default=None)
 

@@ -97,5 +97,7 @@ def _average(context: Context, found: dict[tuple[int, str], dict[str, Score]], t
     if len(best) < len(wanted):
         return empty("a language has no teacher here")
     mean = statistics.fmean(best.values())
-    printed = reference.tables()["table-2"]["Average"].get(TASKS[task]) if context.paper else None
+    theirs = reference.tables()["table-2"]
+    papers = all(label in theirs for (_, label), each in found.items() if task in each)
+    printed = theirs["Average"].get(TASKS[task]) if context.paper and papers else None
     return reference.beside(Cell(mean, f"{mean:.2f}", n=len(best)), printed)

@@ -70,7 +70,7 @@ def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
         for language in first.runs[0].languages:
             try:
                 some, count = _differing(first, second, split, language, each, textless)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, LookupError) as error:
                 gaps.append(Problem(f"comparison of {title}", f"{language} left out: {error}"))
                 continue
             items += some
@@ -93,11 +93,8 @@ def pairs(context: Context) -> Iterator[tuple[Group, Group]]:
             found = charts.systems(context, task, backbone)
             systems = {name: group for name, group in found.items() if group.role == "student"}
             named = [(systems[a], systems[b]) for a, b in PAIRS if a in systems and b in systems]
-            *_, second, first = [None, None, *systems.values()]
-            if named:
-                yield from named
-            elif first and second:
-                yield first, second
+            last = list(systems.values())[-2:]
+            yield from named or ([(last[1], last[0])] if len(last) > 1 else [])
 
 
 def probabilities(group: Group, split: str, language: str) -> np.ndarray:

@@ -41,7 +41,7 @@ def draw(context: Context, tables: Sequence[Table]) -> tuple[list[Picture], list
             try:
                 figure, caption = make()
                 pictures.append(Picture(key, title, caption, figure))
-            except (NoData, OSError, ValueError) as error:  # as the arrays and the JSON files of a run raise
+            except (NoData, OSError, ValueError, LookupError) as error:  # a run's files hold what they hold
                 gaps.append(Problem(f"figure “{title}”", f"left out: {error}"))
     return pictures, gaps
 

@@ -44,12 +44,17 @@ class Group:
 def choose(collection: Collection) -> list[Group]:
     """The groups of a collection. What cannot be chosen, and what a sweep still misses, joins the problems."""
     named = {run.name: run for run in collection.runs}
-    groups = [
-        group
-        for sweep in collection.sweeps
-        for record in sweep["groups"]
-        if (group := _recorded(sweep, record, named, collection.problems)) is not None
-    ]
+    groups: list[Group] = []
+    seen = set()
+    for sweep in collection.sweeps:
+        for record in sweep["groups"]:
+            group = _recorded(sweep, record, named, collection.problems)
+            if group is not None:
+                # Sweeps share runs: MultiKD's are those of Tables 3, 5 and 6.
+                same = group.experiment == "depth", group.runs[0].name, len(group.runs)
+                if same not in seen:
+                    groups.append(group)
+                seen.add(same)
     for key, runs in _by_key(run for run in collection.runs if run.role != "ensemble").items():
         there = [group for group in groups if _key(group.runs[0]) == key]
         # The depth sweep trains with fixed values; its runs do not speak for what a search would choose.

@@ -86,6 +86,10 @@ class Resampled:
         """Which of S, Z, A there are intervals of."""
         return tuple(name for name in AVERAGES if any(column == name for _, column in self.columns))
 
+    def seeds(self, *groups: Group) -> int:
+        """The fewest seeds whose spread is known of any of the groups; 1 for an ensemble of two seeds."""
+        return min(len(self.said[id(group)].by_seed) for group in groups)
+
     def size(self, *groups: Group) -> str:
         """How many seeds and rows stand behind a comparison of groups, in words."""
         seeds = " and ".join(dict.fromkeys(str(len(self.said[id(group)].seeds)) for group in groups))

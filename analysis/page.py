@@ -17,6 +17,7 @@ from analysis.groups import Group
 from analysis.tables import Cell, Row, Table
 
 TEMPLATE = Path(__file__).parent / "template"
+FEW = 6  # classes whose probabilities all stand in a row
 # Beside the colour of a verdict, so that it is not told by that alone.
 MARKS = {"holds": "✓", "contradicted": "✗", "not decided": "?", "not measured": "–"}
 
@@ -77,7 +78,8 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.globals |= {"blocks": blocks, "lines": lines, "evidence": evidence, "marks": MARKS, "answer": answer}
+    environment.globals |= {function.__name__: function for function in (blocks, lines, evidence, answer, shares)}
+    environment.globals |= {"marks": MARKS, "few": FEW}
     return environment
 
 
@@ -126,6 +128,15 @@ def evidence(claim: Claim) -> str:
     if claim.holm is not None:
         parts.append(f"p {claim.p:.4f}, after Holm {claim.holm:.4f}")
     return "; ".join([*parts, claim.n] if claim.n else parts)
+
+
+def shares(probabilities: Sequence[float], labels: Sequence[str]) -> str:
+    """The percent of each class, in their order; of more than FEW classes the three largest, by name."""
+    percents = [f"{100 * p:.0f}" for p in probabilities]
+    if len(labels) <= FEW:
+        return " · ".join(percents)
+    largest = sorted(range(len(labels)), key=lambda i: -probabilities[i])[:3]
+    return " · ".join(f"{labels[i]} {percents[i]}" for i in largest)
 
 
 def answer(probabilities: Sequence[float], label: str, labels: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from analysis.tables import Cell, Row, Table
 
@@ -109,9 +111,9 @@ def as_json(table: Table) -> dict[str, Any]:
     return asdict(table)
 
 
-def rich_table(table: Table) -> RichTable:
-    """On the terminal: the numbers as they are printed, without deviations."""
-    shown = RichTable(title=table.title, title_justify="left", caption="\n".join(table.notes), caption_justify="left")
+def on_terminal(table: Table) -> Group:
+    """The numbers as they are printed, without deviations, between the title and the notes."""
+    shown = RichTable()
     shown.add_column("")
     for column in table.columns:
         shown.add_column(column, justify="right")
@@ -119,10 +121,10 @@ def rich_table(table: Table) -> RichTable:
         if number:
             shown.add_section()
         if block:
-            shown.add_row(f"[italic]{block}[/italic]")
+            shown.add_row(Text(block, "italic"))
         for row in rows:
-            shown.add_row(row.label, *[f"[bold]{cell.text}[/bold]" if cell.bold else cell.text for cell in row.cells])
-    return shown
+            shown.add_row(Text(row.label), *[Text(cell.text, "bold" if cell.bold else "") for cell in row.cells])
+    return Group(Text(f"\n{table.title}", "bold"), shown, *map(Text, table.notes))
 
 
 def problems(found: Sequence[tuple[str, str]]) -> Table:

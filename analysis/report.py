@@ -19,6 +19,7 @@ from analysis.claims import Claim, checklist
 from analysis.collect import Collection, Problem, collect
 from analysis.context import Context, systems_table
 from analysis.data_tables import data_tables
+from analysis.gaps import missing
 from analysis.groups import Group, choose
 from analysis.main_tables import main_tables
 from analysis.structure_tables import structure_tables
@@ -42,6 +43,7 @@ def make(
         context = Context(collection, groups, split, paper, draws)
         if split and not any(context.splits(task) for task in context.tasks):
             raise UserError(f"--split {split}: no run was measured on it")
+        collection.problems.extend(missing(context))
         tables = data_tables(context)
         report.advance()
         main, claims = main_tables(context)
@@ -66,16 +68,16 @@ def write(
     collection: Collection, groups: Sequence[Group], tables: Sequence[Table], claims: Sequence[Claim], out: Path
 ) -> list[Path]:
     """Write report.md, tables.tex, cells.csv and report.json; returns the files."""
-    missing = list(dict.fromkeys(collection.problems))
+    problems = list(dict.fromkeys(collection.problems))
     systems = systems_table(groups)
     whole = {
         "runs": str(collection.root),
-        "problems": [asdict(problem) for problem in missing],
+        "problems": [asdict(problem) for problem in problems],
         "claims": [asdict(claim) for claim in claims],
         "tables": [render.as_json(table) for table in (systems, *tables)],
     }
     texts = {
-        "report.md": _markdown(collection, missing, systems, tables, claims),
+        "report.md": _markdown(collection, problems, systems, tables, claims),
         "tables.tex": "% \\usepackage{booktabs,graphicx}\n" + "\n".join(map(render.latex, tables)),
         "report.json": json.dumps(whole, indent=1, ensure_ascii=False) + "\n",
     }
@@ -90,11 +92,15 @@ def write(
 
 
 def _markdown(
-    collection: Collection, missing: Sequence[Problem], systems: Table, tables: Sequence[Table], claims: Sequence[Claim]
+    collection: Collection,
+    problems: Sequence[Problem],
+    systems: Table,
+    tables: Sequence[Table],
+    claims: Sequence[Claim],
 ) -> str:
     parts = [f"# {collection.root}: {len(collection.runs)} finished runs\n"]
-    if missing:
-        parts.append("## Missing from this report\n\n" + "\n".join(f"- {x.where}: {x.what}" for x in missing) + "\n")
+    if problems:
+        parts.append("## Missing from this report\n\n" + "\n".join(f"- {x.where}: {x.what}" for x in problems) + "\n")
     parts += [render.markdown(checklist(claims)), *map(render.markdown, tables), render.markdown(systems)]
     return "\n".join(parts)
 
@@ -119,11 +125,11 @@ def _page(
 def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim]) -> None:
     """Print what is missing, the tables, and the checklist; intervals are in the files."""
     console = Console(width=None if Console().is_terminal else 200)
-    missing = [(problem.where, problem.what) for problem in dict.fromkeys(collection.problems)]
-    shown: list[Table] = [render.problems(missing)] if missing else []
+    problems = [(problem.where, problem.what) for problem in dict.fromkeys(collection.problems)]
+    shown: list[Table] = [render.problems(problems)] if problems else []
     shown += [table for table in tables if not table.key.endswith("-intervals")]
     for table in [*shown, checklist(claims)]:
-        console.print(render.rich_table(table))
+        console.print(render.on_terminal(table))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

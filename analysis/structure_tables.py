@@ -105,10 +105,14 @@ def _averages(
 
 @dataclass(frozen=True)
 class Cost:
-    """How many times Single's parameters and step time a system has; where the numbers are from, and n."""
+    """How many times Single's parameters and step time a system has; where the numbers are from, and n.
+
+    online: whether teachers ran while the time was taken, as the paper's did; without them the ratio is another.
+    """
 
     parameters: float
     time: float | None
+    online: bool
     source: str
     n: str
 
@@ -173,16 +177,15 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
             source = (
                 f"Params and Time measured in turn, teachers online, {record['rounds']} rounds ({record['machine']})"
             )
-            return Cost(mine["parameters"] / single["parameters"], time, source, f"{record['rounds']} rounds")
+            parameters = mine["parameters"] / single["parameters"]
+            return Cost(parameters, time, True, source, f"{record['rounds']} rounds")
     results = {key: [run.result for run in here[key].runs] for key in (SINGLE, name)}
     modes = {result["step_seconds"]["teacher"] for each in results.values() for result in each}
-    parameters, seconds = (
-        [statistics.median(read(result) for result in results[key]) for key in (name, SINGLE)]
-        for read in (lambda result: result["parameters"], lambda result: result["step_seconds"]["median"])
-    )
+    sizes = {key: statistics.median(result["parameters"] for result in each) for key, each in results.items()}
+    steps = {key: statistics.median(x["step_seconds"]["median"] for x in each) for key, each in results.items()}
     source = "Params and Time from the runs' own records, teachers " + " and ".join(sorted(modes))
-    time = seconds[0] / seconds[1] if len(modes) == 1 else None
-    return Cost(parameters[0] / parameters[1], time, source, f"{len(here[name].runs)} runs")
+    time = steps[name] / steps[SINGLE] if len(modes) == 1 else None
+    return Cost(sizes[name] / sizes[SINGLE], time, modes == {"online"}, source, f"{len(here[name].runs)} runs")
 
 
 def _times(value: float | None) -> Cell:
@@ -201,7 +204,7 @@ def _claims(
     cost = costs.get(MBLM)
     for printed, name, value in (
         (PARAMETERS.get(which), "Params", cost.parameters if cost else None),
-        (TIME.get(which), "Time", cost.time if cost else None),
+        (TIME.get(which), "Time", cost.time if cost and cost.online else None),
     ):
         if printed:
             found.append(ratio(key, block, f"{name}: MBLM / Single = {printed}", value, cost.n if cost else ""))

@@ -74,13 +74,15 @@ def _make_run(root: Path, config: Config, labels: np.ndarray) -> None:
     runs.write_json(folder / "result.json", result)
 
 
-def measure(root: Path, out: Path) -> tuple[float, float]:
-    """Seconds of one report, and the most memory that any child held so far, in GB."""
-    began = time.perf_counter()
+def measure(root: Path, out: Path) -> tuple[float, float, float]:
+    """Seconds of one report, processor seconds of it, and the most memory that any child held so far, in GB."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "analysis.report", str(root), "--out", str(out), "--reference", "paper"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, busy, after.ru_maxrss / 1e6
 
 
 def main() -> None:
@@ -93,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_runs(Path(folder), asked.runs, asked.rows)
         found = [measure(Path(folder), Path(folder) / "report") for _ in range(asked.repeat)]
-    seconds = [each for each, _ in found]
+    seconds = [each for each, _, _ in found]
     environment = runs.environment()
     result = {
         "command": " ".join(["python -m benchmarks.report", *sys.argv[1:]]),
@@ -102,11 +104,14 @@ def main() -> None:
         "n": asked.repeat,
         "seconds": seconds,
         "median": statistics.median(seconds),
-        "peak_gb": max(peak for _, peak in found),
+        "processor_seconds": [busy for _, busy, _ in found],
+        "peak_gb": max(peak for _, _, peak in found),
     }
-    table = Table("runs", "rows", "n", "median s", "min - max s", "peak GB", "target", title=result["command"])
+    columns = ("runs", "rows", "n", "median s", "min - max s", "processor s", "peak GB", "target")
+    table = Table(*columns, title=result["command"])
     spread = f"{min(seconds):.1f} - {max(seconds):.1f}"
     numbers = [f"{asked.runs:,}", f"{asked.rows:,}", str(asked.repeat), f"{result['median']:.1f}", spread]
+    numbers.append(f"{statistics.median(busy for _, busy, _ in found):.1f}")
     table.add_row(*numbers, f"{result['peak_gb']:.2f}", f"{TARGET_SECONDS} s, {TARGET_GB} GB")
     Console(width=None if Console().is_terminal else 120).print(table)
     text = json.dumps(result, indent=2)

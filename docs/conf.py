@@ -1,5 +1,6 @@
 """Sphinx: the pages of this folder, and a reference made from docstrings and from the command line itself."""
 
+import importlib
 import inspect
 import json
 import re
@@ -9,6 +10,8 @@ from typing import Any
 
 import typer
 import typer.cli
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -23,9 +26,11 @@ myst_enable_extensions = ["dollarmath", "amsmath", "substitution", "colon_fence"
 myst_heading_anchors = 3
 highlight_language = "text"
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = "mbkd"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_default_options = {"exclude-members": "model_config"}
 
 
 def equations() -> dict[str, str]:
@@ -40,19 +45,22 @@ def equations() -> dict[str, str]:
 
 
 def modules() -> list[str]:
-    """The modules of the library that have something to say."""
+    """The modules of the library, but for the command line, which has a page of its own."""
     files = sorted((ROOT / "mbkd").rglob("*.py"))
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
-    return [name for name in names if not name.endswith("__init__")]
+    return [name for name in names if not name.endswith(("__init__", ".cli"))]
 
 
 def commands_page() -> str:
     """Every command with its options, by typer's own generator."""
     import mbkd.cli
-    import tuning.sweep
 
+    apps = {"mbkd": mbkd.cli.app}
+    for file in sorted((ROOT / "tuning").glob("*.py")):
+        if "typer.Typer(" in file.read_text(encoding="utf-8"):
+            apps[f"python -m tuning.{file.stem}"] = importlib.import_module(f"tuning.{file.stem}").app
     parts = ["# Commands"]
-    for name, app in {"mbkd": mbkd.cli.app, "python -m tuning.sweep": tuning.sweep.app}.items():
+    for name, app in apps.items():
         command = typer.main.get_command(app)
         text = typer.cli.get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
         parts.append(re.sub(r"^#", "##", text, flags=re.MULTILINE))
@@ -119,18 +127,28 @@ def write_reference() -> None:
 
 
 def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text: the first paragraph flows, what follows keeps its lines and columns."""
-    first, _, rest = "\n".join(lines).strip().partition("\n\n")
-    parts = re.split(r"`+([^`]*)`+", first)
-    parts[::2] = [re.sub(r"([*_|\\<])", r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [f"``{part}``" for part in parts[1::2]]
-    lines[:] = "".join(parts).split("\n")
-    if rest:
-        lines += ["", "::", "", *(f"    {line}".rstrip() for line in rest.split("\n")), ""]
+    """Docstrings are plain text: a paragraph flows, but one in columns (`states: (N, B, n, d)`) keeps its lines."""
+    paragraphs = re.split(r"\n{2,}", "\n".join(lines).strip())
+    lines[:] = []
+    for number, text in enumerate(paragraphs):
+        if number and re.search(r"\S {2,}\S|^ *[\w, ]+: |^returns ", text, re.MULTILINE):
+            lines += ["::", "", *(f"    {line}" for line in text.split("\n")), ""]
+            continue
+        parts = re.split(r"`+([^`]*)`+", text)
+        parts[::2] = [re.sub(r"([*_|\\<])", r"\\\1", part) for part in parts[::2]]
+        parts[1::2] = [f"``{part}``" for part in parts[1::2]]
+        lines += [*(line.strip() for line in "".join(parts).split("\n")), ""]
+
+
+def mathml(self: Any, node: Any) -> None:
+    """Formulas as MathML, which browsers show by themselves: the pages need no network."""
+    self.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
 
 
 def setup(app: Any) -> None:
     write_reference()
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", as_written)
 
 

@@ -22,7 +22,8 @@ scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/ slots=$GPUS/" > "$HOS
 MASTER=$(head -n 1 "$HOSTS" | cut -d ' ' -f 1)
 export HOSTS MASTER RUNS
 
-# One task a node; each starts its node's ranks, without ssh.
+# One task a node; each starts its node's ranks, without ssh. The inner shell expands the variables, on its node.
+# shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c '
     exec deepspeed --hostfile "$HOSTS" --no_ssh --node_rank "$SLURM_NODEID" \
         --master_addr "$MASTER" --master_port 29500 \

@@ -23,6 +23,8 @@ Runs = Annotated[Path, typer.Option(help="Where run directories and token stores
 Ranks = Annotated[int | None, typer.Option(help="Processes; one per GPU if not given, one without a GPU.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, also where a run is finished.")]
 CheckpointSteps = Annotated[int, typer.Option(min=1, help="Steps between checkpoints; one at every epoch's end, too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Log = Annotated[str, typer.Option(help="Where the metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, none.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
 
 
@@ -42,6 +44,15 @@ def main() -> None:
         sys.exit(130)
 
 
+@app.callback()
+def options(
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours; as NO_COLOR=1 does.")] = False,
+) -> None:
+    """Options of all commands."""
+    if no_color:
+        os.environ["NO_COLOR"] = "1"  # read by rich, also in the processes that are started
+
+
 @app.command()
 def demo(
     runs: Runs = Path("runs/demo"),
@@ -54,39 +65,74 @@ def demo(
 
 
 @app.command()
-def recipes() -> None:
+def recipes(json: Json = False) -> None:
     """List the paper's experiments by name."""
     from rich.console import Console
     from rich.table import Table
 
     from mbkd import paper
 
+    found = paper.recipes()
+    if json:
+        _print_json({name: {"system": x.system, **x.model_dump(mode="json")} for name, x in found.items()})
+        return
     table = Table("name", "system", "backbone", "task", "languages")
-    for name, config in paper.recipes().items():
+    for name, config in found.items():
         languages = f"{' '.join(config.languages)} -> {len(config.task.languages)} languages"
         table.add_row(name, config.system, config.student.backbone, str(config.task.path), languages)
     Console().print(table)
 
 
 @app.command()
-def data(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Show what a configuration reads: rows and label balance per split and language."""
-    from rich.console import Console
-    from rich.table import Table
+def init(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A file, names such as reviews.{language}.csv, or a hub dataset's id or folder."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The YAML file; named like the source if not given.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column with the second text of a pair; - for none.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the label.")] = None,
+    language: Annotated[str | None, typer.Option(help="Column with the language, or the language of all rows.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The labels in the order of the classes: low,middle,high.")] = None,
+    ordinal: Annotated[bool | None, typer.Option(help="The labels are steps of one scale.")] = None,
+    supervised: Annotated[str | None, typer.Option(help="Languages to train on: en,fr.")] = None,
+    zero_shot: Annotated[str | None, typer.Option(help="Languages to measure only: de,es.")] = None,
+    split: Annotated[bool | None, typer.Option(help="Write train, dev and test files where there is one only.")] = None,
+    teachers: Annotated[bool | None, typer.Option(help="Distil teachers, or learn from the labels alone.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The student's encoder: a folder or hub id.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take the guesses; so without a terminal.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+) -> None:
+    """Look at your rows, ask what they do not say, and write a configuration that runs."""
+    from mbkd.init import Wishes, write
 
-    from mbkd import paper
-    from mbkd.data import tasks
+    lists = [
+        tuple(x.strip() for x in (given or "").split(",") if x.strip()) for given in (labels, supervised, zero_shot)
+    ]
+    wishes = Wishes(text, text_pair, label, language, lists[0], ordinal, lists[1], lists[2], split, teachers, backbone)
+    print(write(source, out, wishes, force, interactive=not yes and sys.stdin.isatty()))
 
-    task = paper.find(config, overrides or []).task
-    names = tasks.label_names(task)
-    table = Table("split", "language", "rows", *names, "an example")
-    for split in tasks.splits(task):
-        for language in task.supervised if split == "train" else task.languages:
-            rows = tasks.load(task, split, language)
-            labels = rows["label"]
-            counts = [str(sum(1 for label in labels if label == i)) for i in range(len(names))]
-            table.add_row(split, language, str(len(rows)), *counts, rows[0]["text_a"][:40])
-    Console().print(table)
+
+@app.command()
+def data(config: ConfigArgument, overrides: Overrides = None, json: Json = False) -> None:
+    """Show what a configuration reads, and what a training would suffer from; exit code 2 if it would not start."""
+    from mbkd import offline, paper
+
+    found = paper.find(config, overrides or [])
+    teachers = [teacher.model for several in found.teachers.values() for teacher in several]
+    offline.if_unreachable([found.student.backbone, *teachers])
+    _quiet()
+    from mbkd.data.quality import inspect
+    from mbkd.show_data import print_data
+
+    report = inspect(found)
+    if json:
+        _print_json(report)
+    else:
+        print_data(report)
+    if report["problems"]:
+        raise UserError("; ".join(report["problems"]))
 
 
 @app.command()
@@ -98,6 +144,7 @@ def plan(
     gpu: Annotated[
         str | None, typer.Option(help="Hours on A100, H100, L4, ... by its published peak; measured here if not given.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show what a student and its teachers will take: steps, FLOPs, memory, disk, hours, and what would save some."""
     from mbkd import paper
@@ -110,7 +157,11 @@ def plan(
 
     text = plan.text(found, runs)
     device = machine.on_gpu(gpu) if gpu else machine.calibrate(found, text.lengths)
-    print_plan(plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks()))
+    estimate = plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks())
+    if json:
+        _print_json(estimate)
+        return
+    print_plan(estimate)
 
 
 @app.command()
@@ -121,6 +172,8 @@ def teach(
     ranks: Ranks = None,
     fresh: Fresh = False,
     checkpoint_steps: CheckpointSteps = 500,
+    log: Log = "tensorboard",
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Fine-tune the teachers that a configuration names, each on its own language."""
@@ -130,14 +183,8 @@ def teach(
     wanted = list(paper.teacher_runs(found))
     if not wanted:
         raise UserError(f"{config}: names no teacher to fine-tune (teachers.<language>.model)")
-    _carry_out(
-        wanted,
-        [config, *(overrides or []), "--teach", "--checkpoint-steps", str(checkpoint_steps)],
-        runs,
-        ranks,
-        fresh,
-        verbose,
-    )
+    arguments = [config, *(overrides or []), "--teach", *_job(checkpoint_steps, log)]
+    _show(_carry_out(wanted, arguments, runs, ranks, fresh, verbose), json, several=True)
 
 
 @app.command()
@@ -167,15 +214,16 @@ def train(
     ranks: Ranks = None,
     fresh: Fresh = False,
     checkpoint_steps: CheckpointSteps = 500,
+    log: Log = "tensorboard",
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Train one student and measure it in every language; the last line printed is the run's directory."""
     from mbkd import paper
 
     found = paper.find(config, overrides or [])
-    _carry_out(
-        [found], [config, *(overrides or []), "--checkpoint-steps", str(checkpoint_steps)], runs, ranks, fresh, verbose
-    )
+    arguments = [config, *(overrides or []), *_job(checkpoint_steps, log)]
+    _show(_carry_out([found], arguments, runs, ranks, fresh, verbose), json)
 
 
 @app.command()
@@ -189,23 +237,22 @@ def grow(
     ranks: Ranks = None,
     fresh: Fresh = False,
     checkpoint_steps: CheckpointSteps = 500,
+    log: Log = "tensorboard",
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Add a branch for one more language to a trained model; it alone learns, all languages are measured."""
     from mbkd import grown, paper
     from mbkd.config import override
     from mbkd.model import saved
-    from mbkd.show import print_results
-    from mbkd.train.launch import carry_out
 
     values = override(paper.values(config), overrides or [])
     overrides = [*(overrides or []), *grown.overrides(saved.folder(model), values, language)]
     found = paper.find(config, overrides)
-    arguments = [config, *overrides, "--checkpoint-steps", str(checkpoint_steps)]
-    [(directory, result)] = carry_out([found], arguments, runs, ranks, fresh, verbose).items()
-    for split in result["accuracy"]:
-        print_results([result | result["before"] | {"system": "before"}, result], split)
-    print(directory)
+    arguments = [config, *overrides, *_job(checkpoint_steps, log)]
+    results = _carry_out([found], arguments, runs, ranks, fresh, verbose)
+    (result,) = results.values()
+    _show(results, json, above=[result | result["before"] | {"system": "before"}])
 
 
 @app.command()
@@ -219,6 +266,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the scores go, as JSON.")] = None,
     runs: Runs = Path("runs"),
+    json: Json = False,
 ) -> None:
     """Measure a trained model on a split of a task, in every language."""
     from mbkd import paper
@@ -229,9 +277,12 @@ def evaluate(
     from mbkd.show import print_results
 
     result = evaluate_folder(model, found, split, runs, inference)
-    print_results([result], split)
     out = out or model / f"evaluation-{split}{'-' + inference if inference else ''}-{found.hash}.json"
     write_json(out, result)
+    if json:
+        _print_json(result)
+        return
+    print_results([result], split)
     print(out)
 
 
@@ -243,6 +294,7 @@ def mixers(
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     out: Annotated[Path | None, typer.Option(help="A .json or .csv file; the heat map lies beside it.")] = None,
     runs: Runs = Path("runs"),
+    json: Json = False,
 ) -> None:
     """Show how much weight each branch gets in each language, mixer by mixer."""
     from mbkd import paper
@@ -254,15 +306,19 @@ def mixers(
     from mbkd.show import print_mixers
 
     weights = measure(model, found, split, runs)
-    print_mixers(weights)
     out = out or model / f"mixers-{split}-{found.hash}.json"
     write(weights, out)
+    files = [out]
     try:
         heat_map(weights, out.with_suffix(".png"))
-        print(out.with_suffix(".png"))
+        files.insert(0, out.with_suffix(".png"))
     except UserError as error:  # the numbers are there without it
         print(error, file=sys.stderr)
-    print(out)
+    if json:
+        _print_json(weights)
+        return
+    print_mixers(weights)
+    print(*files, sep="\n")
 
 
 @app.command()
@@ -283,6 +339,26 @@ def predict(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; the address is printed.")] = 8000,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Rows times longest row of a batch; 8192, or 1024 without a GPU.")
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
+    max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 20_000,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 1_000_000,
+    queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are sent away with 503.")] = 1024,
+) -> None:
+    """Answer texts over HTTP (POST /classify), with a page to try one at /; stops on SIGTERM or Ctrl-C."""
+    from mbkd.serve.requests import Limits
+    from mbkd.serve.server import serve as answer
+
+    answer(model, host, port, batch_tokens, Limits(max_body, max_texts, max_characters, queue))
+
+
+@app.command()
 def export(
     model: Annotated[list[Path], typer.Argument(help="A run directory, or a model's folder; runs with --ensemble.")],
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
@@ -291,6 +367,7 @@ def export(
         bool, typer.Option("--ensemble", help="Write one transformers model that averages the logits of several runs.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="A folder; `onnx` in the model's if not given.")] = None,
+    json: Json = False,
 ) -> None:
     """Write the whole model as one graph, checked against torch on 1,000 toy reviews, with size and speed measured."""
     if format != "onnx":
@@ -313,6 +390,9 @@ def export(
     from mbkd.show import print_export
 
     report, folder = write(model[0], dtype or ["fp32"], out)
+    if json:
+        _print_json({"directory": str(folder), **report})
+        return
     print_export(report)
     print(folder)
 
@@ -335,11 +415,24 @@ def push(
 
 
 @app.command()
-def doctor() -> None:
-    """Show devices, compilers, disk and versions, and say what would fail."""
-    from mbkd.doctor import doctor as run_doctor
+def doctor(json: Json = False) -> None:
+    """Show devices, compilers, disk and versions; exit code 1 if something would fail."""
+    from mbkd.doctor import findings, show
 
-    sys.exit(run_doctor())
+    found = list(findings())
+    if json:
+        _print_json([{"what": what, "found": value, "problem": problem or None} for what, value, problem in found])
+    else:
+        show(found)
+    if any(problem for _, _, problem in found):
+        raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    """What a command found, as one JSON document on standard output."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _quiet() -> None:
@@ -350,16 +443,38 @@ def _quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _job(checkpoint_steps: int, log: str) -> list[str]:
+    """Options that the job takes as they are. Raises UserError for a tracker that is not installed."""
+    from mbkd.train import tracking
+
+    tracking.refuse_missing(log)
+    return ["--checkpoint-steps", str(checkpoint_steps), "--log", log]
+
+
 def _carry_out(
     wanted: list[Any], arguments: list[str], runs: Path, ranks: int | None, fresh: bool, verbose: bool
-) -> None:
-    """Run what is not finished, show the results, print the directories last."""
-    from mbkd.show import print_results
+) -> dict[Path, dict[str, Any]]:
+    """Run what is not finished; returns the results by their directories."""
     from mbkd.train.launch import carry_out
 
-    results = carry_out(wanted, arguments, runs, ranks, fresh, verbose)
+    return carry_out(wanted, arguments, runs, ranks, fresh, verbose)
+
+
+def _show(
+    results: dict[Path, dict[str, Any]], json: bool, several: bool = False, above: list[dict[str, Any]] | None = None
+) -> None:
+    """Print results as tables, the directories last; or as JSON: one object, a list where a command makes `several`.
+
+    above: rows that stand above the results' own.
+    """
+    if json:
+        documents = [{"directory": str(directory), **result} for directory, result in results.items()]
+        _print_json(documents if several else documents[0])
+        return
+    from mbkd.show import print_results
+
     for split in next(iter(results.values()))["accuracy"]:
-        print_results(list(results.values()), split)
+        print_results([*(above or []), *results.values()], split)
     for directory in results:
         print(directory)
 

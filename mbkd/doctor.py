@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -13,15 +13,12 @@ from rich.table import Table
 MIN_FREE_GB = 5
 
 
-def doctor() -> int:
-    """Print the findings; returns 1 if something would fail, else 0."""
+def show(found: Iterable[tuple[str, str, str]]) -> None:
+    """Print what `findings` yields."""
     table = Table("what", "found", "verdict")
-    bad = 0
-    for what, found, problem in findings():
-        table.add_row(what, found, f"[red]{problem}[/red]" if problem else "[green]good[/green]")
-        bad += bool(problem)
+    for what, value, problem in found:
+        table.add_row(what, value, f"[red]{problem}[/red]" if problem else "[green]good[/green]")
     Console().print(table)
-    return int(bad > 0)
 
 
 def findings() -> Iterator[tuple[str, str, str]]:

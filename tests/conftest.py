@@ -1,9 +1,12 @@
 """What tests share: one small world of reviews and encoders, and the commands as a user types them."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,15 +31,17 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def run(*command: str | Path, timeout: float = 300, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with its output as text."""
+def run(
+    *command: str | Path, timeout: float = 300, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with its output as text; `environment` is what differs from the tests' own."""
     return subprocess.run(
         [str(x) for x in command],
         capture_output=True,
         text=True,
         timeout=timeout,
         cwd=cwd,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -45,6 +50,25 @@ def run(*command: str | Path, timeout: float = 300, cwd: Path = ROOT) -> subproc
 def mbkd(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """`mbkd ARGUMENTS` in a fresh process."""
     return run(sys.executable, "-m", "mbkd.cli", *arguments, timeout=timeout)
+
+
+def scalars(run: Path) -> list[tuple[str, int, float]]:
+    """Every number in a run's TensorBoard files, doubles too: name, step, value."""
+    import struct
+
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in sorted(run.glob("tensorboard/events*")):
+        data, at = file.read_bytes(), 0
+        while at + 12 <= len(data):  # a length of 8 bytes, 4 of its checksum, the event, 4 of its checksum
+            (length,) = struct.unpack_from("<Q", data, at)
+            if len(data) < at + 12 + length:
+                break  # a process was killed while it wrote
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +131,52 @@ def toy_yaml(world: Path) -> Path:
     file = world / "toy.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
+
+
+def random_student(folder: Path, world: Path, seed: int = 0, branch_depth: int = 1) -> Path:
+    """A student of three classes and two branches in a folder, its weights and mixers random; returns the folder."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from mbkd.model.mblm import MBLMForSequenceClassification
+
+    backbone, labels = world / "models" / "student", ("bad", "fair", "good")
+    torch.manual_seed(seed)
+    model = MBLMForSequenceClassification.from_pretrained(
+        backbone,
+        branch_languages=("en", "fr"),
+        branch_depth=branch_depth,
+        id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)},
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one random student."""
+    return random_student(tmp_path_factory.mktemp("student"), world)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser without a window, its log of errors kept."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium with chromedriver here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    switches = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking no-first-run"
+    for switch in switches.split():
+        options.add_argument(f"--{switch}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()

@@ -39,7 +39,8 @@ class Pool:
     def __init__(self, given: Conditions, retries: int, address: str | None):
         self.retries = retries
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        # What fails is told by the board and in failed.json; Tune would print every traceback through itself.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         if address is None:
             ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         else:
@@ -66,13 +67,14 @@ class Pool:
         """Carry out jobs; `ended` hears of each. Returns False if the person stopped it before all had ended."""
         space = {"job": tune.grid_search(list(range(len(jobs))))}
         watcher = _Watcher(lambda params: jobs[params["job"]], board, ended)
-        self._fit(space, watcher, tune.TuneConfig())
+        self._fit(space, watcher.find, watcher, tune.TuneConfig())
         return watcher.ended == len(jobs)
 
     def search(
         self,
         ranges: dict[str, tuple[float, float] | list[Any]],
-        make: Callable[[dict[str, Any]], Job],
+        find: Find,
+        proposed: Callable[[dict[str, Any]], None],
         known: list[tuple[dict[str, Any], float]],
         budget: int,
         rule: selection.Rule,
@@ -81,8 +83,8 @@ class Pool:
     ) -> bool:
         """Carry out `budget` jobs whose values Optuna proposes. Returns as `run`. Raises UserError without Optuna.
 
-        ranges: by dotted field, (low, high) on a log scale or a list of values; make: the job of proposed values, told
-        once for each; known: values that are finished, with their scores.
+        ranges: by dotted field, (low, high) on a log scale or a list of values; find: the job of proposed values, which
+        travels to where the trial runs; proposed: told once of each proposal; known: finished values and their scores.
         """
         try:
             from ray.tune.search.optuna import OptunaSearch
@@ -100,16 +102,21 @@ class Pool:
             name: tune.choice(values) if isinstance(values, list) else tune.loguniform(*values)
             for name, values in ranges.items()
         }
-        watcher = _Watcher(make, board, ended)
+        watcher = _Watcher(find, board, ended, proposed)
         limited = tune.search.ConcurrencyLimiter(searcher, max_concurrent=self.at_once)
-        self._fit(space, watcher, tune.TuneConfig(search_alg=limited, num_samples=budget), rule)
+        self._fit(space, find, watcher, tune.TuneConfig(search_alg=limited, num_samples=budget), rule)
         return watcher.ended == budget
 
     def _fit(
-        self, space: dict[str, Any], watcher: "_Watcher", how: tune.TuneConfig, rule: selection.Rule = "all"
+        self,
+        space: dict[str, Any],
+        find: Find,
+        watcher: "_Watcher",
+        how: tune.TuneConfig,
+        rule: selection.Rule = "all",
     ) -> None:
         how.trial_name_creator = lambda trial: watcher.job(trial).name
-        trial = tune.with_parameters(_trial, find=watcher.find, given=self.given, rule=rule)
+        trial = tune.with_parameters(_trial, find=find, given=self.given, rule=rule)
         tuner = tune.Tuner(
             tune.with_resources(trial, self.resources),
             param_space=space,
@@ -129,23 +136,25 @@ def _trial(params: dict[str, Any], find: Find, given: Conditions, rule: selectio
     """What runs in a worker of Ray. A failure that another try may mend is raised, so that Tune tries again."""
     job = find(params)
     directory = job.home(given.root)
+    average = selection.AVERAGE[rule]
+    end: dict[str, Any] = {"node": ray.get_runtime_context().get_node_id(), "score": float("nan")}
     try:
-        work(job, given, tune.report)
+        work(job, given, lambda epoch: tune.report(epoch | {"score": epoch.get(f"dev_{average}", float("nan"))}))
     except TrialFailed:
         if not hopeless(directory):
             raise
-    end: dict[str, Any] = {"node": ray.get_runtime_context().get_node_id()}
     if job.command == "train" and runs.finished(directory):
-        averages = runs.read_result(directory)["averages"].get("dev", {})
-        end["score"] = averages.get(selection.AVERAGE[rule])
+        end["score"] = runs.read_result(directory)["averages"].get("dev", {}).get(average, float("nan"))
     tune.report(end)
 
 
 class _Watcher(tune.Callback):
     """Tells the board and the sweep what becomes of the trials."""
 
-    def __init__(self, find: Find, board: Board, ended: Ended):
-        self.find, self.board, self.tell = find, board, ended
+    def __init__(
+        self, find: Find, board: Board, ended: Ended, proposed: Callable[[dict[str, Any]], None] | None = None
+    ):
+        self.find, self.board, self.tell, self.proposed = find, board, ended, proposed
         self.jobs: dict[str, Job] = {}  # by Tune's own id of the trial
         self.ended = 0
 
@@ -154,9 +163,11 @@ class _Watcher(tune.Callback):
         return {}
 
     def job(self, trial: Any) -> Job:
-        """The job of a trial; found once, as a search makes a new one for every proposal."""
+        """The job of a trial."""
         if trial.trial_id not in self.jobs:
             self.jobs[trial.trial_id] = self.find(trial.config)
+            if self.proposed is not None:
+                self.proposed(trial.config)
         return self.jobs[trial.trial_id]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

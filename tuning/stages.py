@@ -1,12 +1,13 @@
 """The stages of a sweep: teachers, tokens and caches once, then the runs that are wanted until none is."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbkd import config as configuration
 from mbkd import paper, runs
 from mbkd.config import Config
-from tuning import grids, protocols
+from tuning import grids
 from tuning.board import Board
 from tuning.experiments import System
 from tuning.protocols import Choice, Group
@@ -19,15 +20,33 @@ if TYPE_CHECKING:
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
     """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
+    study.remember()
     study.look()
-    if not study.wanted() and not _left_to_propose(study) and not _twins(study):
+    if not study.wanted() and not _left_to_propose(study) and not _twins(study) and not _costs(study):
         return True
     from tuning.pool import Pool  # seconds of imports and processes, for nothing if nothing is left
 
     title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
         stages = Stages(study, pool, board)
-        return stages.prepare() and stages.search() and stages.runs() and stages.twins()
+        return stages.prepare() and stages.search() and stages.runs() and stages.twins() and stages.costs()
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Values that a searcher proposes for a system, as the jobs that try them with a seed."""
+
+    system: System
+    seed: int
+
+    def choice(self, values: dict[str, Any]) -> Choice:
+        """The choice of the values, numbers rounded to what a person would write."""
+        rounded = {x: float(f"{v:.3g}") if isinstance(v, float) else v for x, v in values.items()}
+        given = self.system.given(rounded, self.seed)
+        return Choice(self.system, {x: grids.value_of(given, x) for x in rounded})
+
+    def __call__(self, values: dict[str, Any]) -> Job:
+        return Job(self.choice(values).run(self.seed))
 
 
 class Stages:
@@ -106,16 +125,15 @@ class Stages:
             if (score := self.study.score(result)) is not None
         ]
 
-        def make(values: dict[str, Any]) -> Job:
-            rounded = {x: float(f"{v:.3g}") if isinstance(v, float) else v for x, v in values.items()}
-            exact = {x: grids.value_of(system.given(rounded, seed), x) for x in rounded}
-            group.choices.append(Choice(system, exact))
-            job = Job(group.choices[-1].run(seed))
+        find = Proposals(system, seed)
+
+        def proposed(values: dict[str, Any]) -> None:
+            group.choices.append(find.choice(values))
             self.study.record(False)  # the proposal is kept, whatever happens
-            return job
 
         self.board.begin(f"search, {group.label}", {}, self.pool.at_once)
-        return self.pool.search(self.study.ranges, make, known, count, self.study.rule, self.board, self._ended)
+        study = self.study
+        return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
 
     def runs(self) -> bool:
         """The runs that are wanted, and then those that their results make wanted."""
@@ -131,6 +149,10 @@ class Stages:
         self.study.groups += _twins(self.study)
         self.study.look()
         return self.runs()
+
+    def costs(self) -> bool:
+        """For the experiment efficiency: Params and Time, measured in turn."""
+        return self._stage("parameters and time", _costs(self.study))
 
     def _stage(self, title: str, jobs: list[Job]) -> bool:
         if not jobs:
@@ -150,7 +172,7 @@ class Stages:
             self.study.results[name] = runs.read_result(directory)
             score = self.study.score(self.study.results[name])
             self.board.end(name, "" if score is None else f"dev {100 * score:.2f}")
-        elif problem or job.command == "train":
+        elif problem or (job.command != "cache" and not job.finished(self.root)):
             self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or its machine)")
             if not problem:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -178,11 +200,20 @@ def _left_to_propose(study: Sweep) -> bool:
     return study.protocol == "search" and any(len(group.choices) < study.budget for group in study.groups)
 
 
+def _costs(study: Sweep) -> list[Job]:
+    """The measurements of an experiment on efficiency that are not there yet."""
+    if study.name != "efficiency":
+        return []
+    chosen = [study.chosen(group) for group in study.groups if group.branch_depth]
+    jobs = [Job(best.run(study.seeds[0]), "measure") for best in chosen if best is not None]
+    return [job for job in jobs if not job.finished(study.root) and job.name not in study.failed]
+
+
 def _twins(study: Sweep) -> list[Group]:
     """For each chosen training without mixers, the group of its runs with the other way to infer, if not there yet."""
     found = []
     for group in study.groups:
-        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        best = study.chosen(group)
         full = best.system.full if best is not None else None
         if best is None or full is None or study.name != "ablations" or full.student.mixers != "none":
             continue

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mbkd.config import Config
 from mbkd.measure import selection
 from tuning import protocols
 from tuning.experiments import Protocol
-from tuning.protocols import Group
+from tuning.protocols import Choice, Group
 
 
 @dataclass
@@ -52,6 +53,15 @@ class Sweep:
             found |= {config.run_name: config for config in now}
         return list(found.values())
 
+    def chosen(self, group: Group) -> Choice | None:
+        """The choice of a group that counts by now. Raises UserError for a run without a dev average."""
+        return protocols.chosen(group, self.tried, self.results, self.rule)
+
+    def finished(self, group: Group) -> list[str]:
+        """The names of the finished runs of the choice that counts."""
+        best = self.chosen(group)
+        return [name for name in best.names(self.seeds) if name in self.results] if best is not None else []
+
     def score(self, result: dict[str, Any]) -> float | None:
         """The dev average that a run is judged by; None without one."""
         value: float | None = result["averages"].get("dev", {}).get(selection.AVERAGE[self.rule])
@@ -63,13 +73,30 @@ class Sweep:
         scores = [self.score(result) for results in made for result in results]
         return max((score for score in scores if score is not None), default=None), sum(map(len, made))
 
+    @cached_property
+    def file(self) -> Path:
+        """RUNS/sweeps/<name>-<hash>.json; the hash is over what was asked, not over what a search proposes."""
+        asked = [
+            [group.system, group.branch_depth, choice.values, choice.system.full.hash]
+            for group in self.groups
+            for choice in group.choices
+        ]
+        text = json.dumps([asked, self.seeds, self.protocol, self.rule, self.ranges])
+        return self.root / "sweeps" / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+
+    def remember(self) -> None:
+        """Take the values that a search has proposed before from its record."""
+        if self.protocol != "search" or not self.file.is_file():
+            return
+        before = json.loads(self.file.read_text(encoding="utf-8"))
+        for group, record in zip(self.groups, before["groups"], strict=False):
+            known = [choice.values for choice in group.choices]
+            new = [each["values"] for each in record["searched"] if each["values"] not in known]
+            group.choices += [Choice(group.choices[0].system, values) for values in new]
+
     def record(self, finished: bool) -> Path:
-        """Write what is known as RUNS/sweeps/<name>-<hash>.json, whole or not at all."""
-        plan = [[group.system, group.branch_depth, choice.values, choice.system.full.hash]
-                for group in self.groups for choice in group.choices]  # fmt: skip
-        text = json.dumps([plan, self.seeds, self.protocol, self.rule])
-        file = self.root / "sweeps" / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        """Write what is known to `file`, whole or not at all."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "experiment": self.name,
             "protocol": self.protocol,
@@ -83,5 +110,5 @@ class Sweep:
             ],
             "nodes": self.nodes,
         }
-        runs.write_json(file, content)
-        return file
+        runs.write_json(self.file, content)
+        return self.file

@@ -2,13 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.measure import metrics, selection
 from mbkd.show import print_results
@@ -65,6 +66,9 @@ def sweep(
     retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
     hang_minutes: Annotated[float, typer.Option(help="A trial that says nothing for so long has failed.")] = 30,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster, or auto; without it Ray starts here.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what is left: steps, memory, disk, hours.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --plan: hours on A100, H100, ... instead of here.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --plan: how many share the work.")] = 1,
 ) -> None:
     """Run an experiment of the paper, or a grid of your own; given again, it does what is left."""
     if name not in EXPERIMENTS:
@@ -88,6 +92,9 @@ def sweep(
         groups += protocols.groups(systems, tried)
     command = shlex.join(["python", "-m", "tuning.sweep", *sys.argv[1:]])
     study = Sweep(name, groups, protocol, seeds_wanted, rule, root, command, spans, budget)
+    if plan:
+        show_plan(study, ranks or 1, gpu, gpus)
+        return
     given_to_trials = Conditions(root.absolute(), Path.cwd(), ranks, cpus_per_trial, gpus_per_trial, hang_minutes * 60)
     whole = carry_out(study, given_to_trials, retries, address)
     file = study.record(whole and not study.failed)
@@ -146,23 +153,59 @@ def _combinations(
     return grids.combinations(lists or dict(zip(experiment.searched, GRID, strict=True)))
 
 
+def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
+    """What is left of a sweep, its teachers included. Which configuration will be confirmed is not known: the longest
+    is counted, and a search is counted with its first values.
+    """
+    from mbkd import paper
+    from mbkd.measure import machine, plan
+    from mbkd.show import print_plan
+    from mbkd.train import engine
+
+    engine.quiet()
+    configs: dict[str, Config] = {}
+    for group in study.groups:
+        longest = max(group.choices, key=lambda choice: choice.run(study.seeds[0]).train.epochs)
+        every = [choice.run(seed) for choice in group.choices for seed in study.tried]
+        every += [longest.run(seed) for seed in study.seeds]
+        left = study.budget - len(group.choices) if study.protocol == "search" else 0
+        every += [longest.run(max(study.seeds) + 1 + number) for number in range(left)]  # stand for the proposals
+        for config in every:
+            configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}
+            configs[config.run_name] = config
+    wanted = list(configs.values())
+    dearest = max(wanted, key=lambda config: config.student.branch_depth)
+    read = plan.text(dearest, study.root)
+    device = machine.on_gpu(gpu) if gpu else machine.calibrate(dearest, read.lengths)
+    found = plan.estimate(wanted, study.root, device, ranks)
+    print_plan(found)
+    if gpus > 1:
+        print(f"on {gpus} of them, one run on each {ranks}: {found['total']['hours'] / gpus:,.2f} hours")
+
+
 def show(study: Sweep) -> None:
     """The tables of the chosen configurations, means over their seeds: for each task and backbone, split by split."""
     means: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in study.groups:
-        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        best = study.chosen(group)
         if best is not None:
             found = best.results(study.seeds, study.results)
             values = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in best.values.items())
-            label = f"{group.label} ({values or 'as given'}; n={len(found)})"
-            means.setdefault((group.task, group.backbone), []).append(_mean(found, label))
+            rows = means.setdefault((group.task, group.backbone), [])
+            rows.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))
+            if study.name == "efficiency" and not group.branch_depth and len(found) > 1:
+                from tuning.ensemble import ensembles  # torch
+
+                folders = [study.root / name for name in study.finished(group)]
+                pairs = tuple(ensembles(folders, study.root).values())
+                rows.append(_mean(pairs, f"Ens2 of {group.label} (n={len(pairs)} pairs)"))
     for (task, backbone), mine in means.items():
         print(f"{task}, {backbone}")
         for split in mine[0]["accuracy"]:
             print_results(mine, split)
 
 
-def _mean(results: tuple[dict[str, Any], ...], label: str) -> dict[str, Any]:
+def _mean(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
     """One result for several seeds: the mean of every score."""
     mean: dict[str, Any] = {key: results[0][key] for key in ("role", "task", "supervised", "zero_shot")}
     mean["system"] = label
@@ -179,7 +222,7 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
     """The best teachers of each task as a YAML file that `--teachers` reads."""
     by_task: dict[str, dict[str, Any]] = {}
     for group in study.groups:
-        best = protocols.chosen(group, study.tried, study.results, study.rule)
+        best = study.chosen(group)
         if best is not None:
             language = best.system.language or ""
             weight = best.system.full.teachers[language][best.system.index].weight

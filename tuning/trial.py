@@ -28,15 +28,23 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Job:
-    """What a trial does: `train` a student or a teacher, or build the `cache` of the teachers' logits."""
+    """What a trial does: `train` a student or a teacher, build the `cache` of the teachers' logits, or `measure` what
+    a student's steps cost (tuning.efficiency).
+    """
 
     config: Config
-    command: Literal["train", "cache"] = "train"
+    command: Literal["train", "cache", "measure"] = "train"
 
     @property
     def name(self) -> str:
         """The run's name; a cache serves many runs and is called after the first that asks."""
-        return self.config.run_name if self.command == "train" else f"cache-{self.config.run_name}"
+        return self.config.run_name if self.command == "train" else f"{self.command}-{self.config.run_name}"
+
+    def finished(self, root: Path) -> bool:
+        """Whether what it makes is there; of a cache its own process knows."""
+        if self.command == "measure":
+            return (root / f"efficiency-{self.config.hash}.json").is_file()
+        return self.command == "train" and runs.finished(runs.folder(root, self.config))
 
     def home(self, root: Path) -> Path:
         """Where what is written about it goes: the run's directory, or one of its own."""
@@ -77,9 +85,8 @@ def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) 
 
     report: gets the dev averages of each epoch while the run writes them.
     """
-    directory = runs.folder(given.root, job.config)
-    seen = _Epochs(directory)
-    while not (job.command == "train" and runs.finished(directory)):
+    seen = _Epochs(runs.folder(given.root, job.config))
+    while not job.finished(given.root):
         if job.command == "train" and _taken(given.root, job.config):
             time.sleep(LOOK)
         else:
@@ -88,7 +95,7 @@ def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) 
                 continue
             if code == 0 and job.command == "cache":
                 return
-            if code != 0 or not runs.finished(directory):
+            if code != 0 or not job.finished(given.root):
                 raise TrialFailed(_fail(job, given.root, code, lines))
         seen.tell(report)
 
@@ -118,8 +125,10 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_suffix(".yaml")
     file.write_text(job.config.dump(), encoding="utf-8")
-    command = [sys.executable, "-m", "mbkd.cli", job.command, str(file), "--runs", str(given.root)]
-    command += ["--ranks", str(given.ranks)]
+    command = [sys.executable, "-m", "mbkd.cli", job.command, str(file), "--ranks", str(given.ranks)]
+    if job.command == "measure":
+        command = [sys.executable, "-m", "tuning.efficiency", str(file)]
+    command += ["--runs", str(given.root)]
     environment = os.environ | {
         "OMP_NUM_THREADS": str(given.threads),
         # The checkout that this process runs, wherever the trial's working directory is.

@@ -45,17 +45,22 @@ def load(path: str, language: str, split: str, scratch: str | None = None) -> da
 
 
 @cache  # asked for every split and language, and each time over the network
-def keywords(path: str, language: str) -> dict[str, str]:
-    """Where a language lies in a hub dataset, as keywords of `load_dataset`. Raises UserError."""
+def configurations(path: str) -> list[str]:
+    """The names of a hub dataset's configurations. Raises UserError."""
     import datasets
 
     try:
-        names = datasets.get_dataset_config_names(path)
+        return list(datasets.get_dataset_config_names(path))
     except Exception as error:  # as above
         if is_local(path):
             raise UserError(f"{path}: cannot be opened in the hub's layout: {one_line(error)}") from None
         hint = f"if a folder is meant, write ./{path}"
         raise UserError(f"{path}: cannot be reached as a hub dataset: {one_line(error)}; {hint}") from None
+
+
+def keywords(path: str, language: str) -> dict[str, str]:
+    """Where a language lies in a hub dataset, as keywords of `load_dataset`. Raises UserError."""
+    names = configurations(path)
     if language in names:
         return {"name": language}
     if is_local(path) and (Path(path) / language).is_dir():  # a clone without its README

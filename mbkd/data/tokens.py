@@ -172,6 +172,11 @@ def _hub_fingerprint(tokenizer: str) -> str:
         return _folder_fingerprint(Path(folder))
 
 
+def load_tokenizer(tokenizer: str) -> Any:
+    """The tokenizer of a folder or hub id. Raises UserError."""
+    return _load(tokenizer, tokenizer_fingerprint(tokenizer))
+
+
 @functools.lru_cache(maxsize=4)
 def _load(tokenizer: str, fingerprint: str) -> Any:
     """The tokenizer; `fingerprint` keeps a changed folder from being answered out of the cache."""

@@ -162,8 +162,6 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
     """
     size, word, train = student_size(config), BYTES[precision], config.train
     parts = ranks if train.zero_stage else 1
-    # Adam's two moments, and of a student in half precision the weights that they move.
-    state = size.parameters * (8 if precision == "fp32" else 12)
     gradients = size.parameters * word // (ranks if train.zero_stage == 2 else 1)
     rows = train.batch_size / (ranks * train.accumulation)
     sizes = teacher_sizes(config)
@@ -175,7 +173,7 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
     return {
         "parameters": size.parameters * word,
         "gradients": gradients,
-        "optimizer": state // parts,
+        "optimizer": size.parameters * _state(config, precision) // parts,
         "activations": int(activations(config, word, rows, tokens)),
         "teachers": (max(teachers, default=0) if one_at_a_time else sum(teachers)) if online else 0,
     }
@@ -204,11 +202,18 @@ def disk(config: Config, precision: str, heldout_rows: int) -> dict[str, int]:
     """
     size, classes = student_size(config), len(label_names(config.task))
     word = BYTES[precision]
-    state = 8 if precision == "fp32" else 12
     return {
         "finished": size.parameters * word + heldout_rows * (4 * classes + 8),
-        "checkpoints": CHECKPOINTS * size.parameters * (word + state),
+        "checkpoints": CHECKPOINTS * size.parameters * (word + _state(config, precision)),
     }
+
+
+def _state(config: Config, precision: str) -> int:
+    """Bytes of the optimizer's state for a parameter: Adam's moments, and DeepSpeed's fp32 copy of what they move.
+
+    It keeps no copy only where the weights are fp32 and not divided.
+    """
+    return 8 if precision == "fp32" and config.train.zero_stage == 0 else 12
 
 
 @functools.cache

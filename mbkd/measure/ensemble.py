@@ -30,7 +30,7 @@ COMMON = {
     "supervised": "supervised languages",
     "zero_shot": "zero-shot languages",
 }
-KEPT = ("task", "backbone", "labels", "trained", "supervised", "zero_shot", "rows")
+KEPT = ("task", "backbone", "labels", "trained", "branches", "supervised", "zero_shot", "rows")
 Arrays = dict[str, dict[str, np.ndarray]]  # split -> language -> values
 
 

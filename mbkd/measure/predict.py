@@ -1,7 +1,4 @@
-"""Labels for rows of text: read, classified and written window by window, so memory does not grow with the input.
-
-Letters: B rows, n tokens, C classes.
-"""
+"""Labels for rows of text: read, classified and written window by window, so memory does not grow with the input."""
 
 import contextlib
 import csv
@@ -16,11 +13,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-import torch
 
 from mbkd.data.batches import evaluation_batches
 from mbkd.errors import UserError
-from mbkd.model import saved
+from mbkd.measure.classifier import Classifier, length_of
 
 WINDOW = 2048  # rows that are read, and sorted by length, at a time
 SECONDS_BETWEEN_LINES = 10.0
@@ -55,7 +51,7 @@ def predict(
         raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl or .csv")
     with contextlib.ExitStack() as stack:
         rows = _rows(source, name, column, pair_column, stack)
-        classify = _classifier(saved.folder(model), batch_tokens)
+        classify = _classifier(model, batch_tokens)
         first = next(rows, None)  # a column that is not there is found before the output is opened
         rows = rows if first is None else itertools.chain([first], rows)
         file = sys.stdout if out is None else stack.enter_context(out.open("w", encoding="utf-8", newline=""))
@@ -79,25 +75,16 @@ def predict(
     return bad
 
 
-def _classifier(folder: Path, batch_tokens: int) -> Callable[[list[Row]], list[dict[str, float]]]:
+def _classifier(path: Path, batch_tokens: int) -> Callable[[list[Row]], list[dict[str, float]]]:
     """How to get the probability of each label for each of some rows."""
-    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
-    device = saved.device()
-    model.to(device)
-    length = saved.max_tokens(model.config, tokenizer)
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    classifier = Classifier(path)
 
-    @torch.inference_mode()
     def classify(rows: list[Row]) -> list[dict[str, float]]:
-        pairs = None if rows[0].pair is None else [row.pair for row in rows]
-        encoded = tokenizer([row.text for row in rows], pairs, truncation="longest_first", max_length=length)
-        found = torch.empty(len(rows), len(labels))
-        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-        for batch in evaluation_batches(lengths, batch_tokens, 0, 1):
-            part = {name: [values[i] for i in batch] for name, values in encoded.items()}
-            logits = model(**tokenizer.pad(part, return_tensors="pt").to(device)).logits  # (B, C)
-            found[torch.from_numpy(batch)] = logits.float().softmax(dim=-1).cpu()
-        return [dict(zip(labels, values, strict=True)) for values in found.tolist()]
+        encoded = classifier.encode([(row.text, row.pair) for row in rows])
+        found = np.empty((len(rows), len(classifier.labels)), np.float32)
+        for batch in evaluation_batches(np.array([length_of(x) for x in encoded]), batch_tokens, 0, 1):
+            found[batch] = classifier.probabilities([encoded[i] for i in batch])
+        return [dict(zip(classifier.labels, values, strict=True)) for values in found.tolist()]
 
     return classify
 

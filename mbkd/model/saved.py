@@ -1,5 +1,6 @@
 """A trained classifier on disk: where it lies, the model, its tokenizer, how many tokens it takes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ def folder(path: Path) -> Path:
     """The model's folder, given it or a run directory. Raises UserError if there is none."""
     found = path / "model" if (path / "model").is_dir() else path
     if not (found / "config.json").is_file():
+        result = path / "result.json"
+        if result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("role") == "ensemble":
+            make = "`mbkd export RUN RUN --ensemble --out FOLDER` makes one of its members"
+            raise UserError(f"{path}: an ensemble's scores, without a model; {make}")
         raise UserError(f"{path}: neither a run directory nor a model's folder (no config.json)")
     return found
 

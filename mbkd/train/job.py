@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mbkd import paper
 from mbkd.errors import STOPPED, Stopped, UserError
+from mbkd.train import tracking
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -19,6 +20,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teach", action="store_true", help="fine-tune the teachers instead of the student")
     parser.add_argument("--cache", action="store_true", help="only build the cache of teacher logits")
     parser.add_argument("--checkpoint-steps", type=int, default=500, help="steps between checkpoints (default: 500)")
+    parser.add_argument("--log", default="tensorboard", help="tensorboard (default), wandb, mlflow or none")
     parser.add_argument("--verbose", action="store_true", help="show what DeepSpeed and transformers print")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher passes it
     return parser.parse_intermixed_args(argv)
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     first = True
     try:
         config = paper.find(asked.config, asked.overrides)
+        tracking.refuse_missing(asked.log)
         from mbkd.train import engine  # torch and DeepSpeed only once the configuration is right
 
         if not asked.verbose:
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
             engine.stop()
             return []
         wanted = paper.teacher_runs(config) if asked.teach else [config]
-        directories = [run(each, asked.runs, ranks, asked.checkpoint_steps) for each in wanted]
+        directories = [run(each, asked.runs, ranks, asked.checkpoint_steps, asked.log) for each in wanted]
         engine.stop()
         return directories if first else []
     except Stopped as stopped:

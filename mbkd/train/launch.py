@@ -1,11 +1,12 @@
-"""A job on this machine: its inputs prepared, its ranks started and watched."""
+"""A job on this machine: its inputs prepared, its ranks started, several of them by the `deepspeed` launcher."""
 
+import base64
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from mbkd.config import Config
 from mbkd.errors import STOPPED, UserError
 from mbkd.runs import finished, folder, lock, read_result
 
-SECONDS_BETWEEN_LOOKS = 0.05
-PATIENCE = 20  # seconds that the other ranks have to leave by themselves once one has failed
+KILLED_BY = 191  # exit codes above: the launcher ends with minus the number of the signal that killed a rank
 
 
 def carry_out(
@@ -79,74 +79,74 @@ def default_ranks() -> int:
 
 
 def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
-    """Run mbkd.train.job with `arguments` on a number of ranks of this machine and wait for them.
+    """Run mbkd.train.job with `arguments` on a number of ranks and wait for it: several by the `deepspeed` launcher.
 
-    DeepSpeed's launcher does the same, and is for jobs over several machines (launchers/README.md): here it would
-    import torch and DeepSpeed, for seconds and 300 MB, before the first rank may do so.
-    SIGTERM and Ctrl-C reach the ranks, which write a checkpoint and leave. Exits with the job's code if it is not 0.
+    One rank is a process like any other: the launcher would import torch and DeepSpeed, for seconds and 300 MB, before
+    the rank may do so. SIGTERM and Ctrl-C reach the ranks, which write a checkpoint and leave. Exits with the job's
+    code if it is not 0.
     """
-    _check_devices(ranks)
     environment = os.environ | {
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_SIZE": str(ranks),  # how many ranks share this machine's cores
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
+        "LOCAL_SIZE": str(ranks),  # on a CPU the launcher would count NUMA nodes
         # One environment for every rank: the checkout's mbkd also where it is not installed.
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-u", "-m", "mbkd.train.job", *arguments, *(["--verbose"] if verbose else [])]
-    processes: list[subprocess.Popen[bytes]] = []
+    job = ["mbkd.train.job", *arguments, *(["--verbose"] if verbose else [])]
+    if ranks == 1:
+        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        environment["MASTER_PORT"] = free_port()
+        command = [sys.executable, "-u", "-m", *job]
+    else:
+        # The launcher's part for one node, without the part that looks for other nodes: a third of the start.
+        here = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(ranks)}).encode()).decode()
+        command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={here}"]
+        command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank"]
+        command += [f"--log_level={'info' if verbose else 'critical'}", "--module", *job]
+    stopped = False
 
     def stop(number: int, frame: Any) -> None:
-        for process in processes:
-            process.terminate()
+        nonlocal stopped
+        stopped = True
+        _stop_ranks(process.pid)
 
+    # A session of its own: Ctrl-C reaches the ranks through `stop` alone, not the launcher, which would kill them.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     before = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
-        for rank in range(ranks):
-            mine = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # A session of its own: Ctrl-C reaches it through `stop` alone.
-            processes.append(subprocess.Popen(command, env=mine, start_new_session=True))
-        code = _wait(processes)
+        code = process.wait() % 256  # a signal's number, negated, as the launcher ends with it
     finally:
-        for process in processes:
-            process.kill()  # nothing to do for one that has ended
         for kind, handler in before.items():
             signal.signal(kind, handler)
-    if code < 0:
+    if code and not stopped and code > KILLED_BY:
+        number = 256 - code
         print(
-            f"error: a rank was killed by signal {-code}"
-            f"{' (often the system, out of memory)' if -code == signal.SIGKILL else ''}; "
+            f"error: a rank was killed by signal {number}"
+            f"{' (often the system, out of memory)' if number == signal.SIGKILL else ''}; "
             "the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
-    if code:
-        sys.exit(code % 256)
+    if code or stopped:
+        sys.exit(STOPPED if stopped else code)
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
-    """Wait for all ranks; the first that fails takes the others down. Returns its exit code, or STOPPED, or 0."""
-    while True:
-        codes = [process.poll() for process in processes]
-        failed = next((code for code in codes if code not in (None, 0, STOPPED)), None)
-        if failed is not None:
-            break
-        if None not in codes:
-            return STOPPED if STOPPED in codes else 0
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    for process in processes:
-        process.terminate()
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until and None in [process.poll() for process in processes]:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    return failed
-
-
-def _check_devices(ranks: int) -> None:
-    """Raise UserError where CUDA_VISIBLE_DEVICES (Ray and Slurm set it) names fewer devices than there are ranks."""
+def _devices(ranks: int) -> list[int]:
+    """The devices of the ranks: those that CUDA_VISIBLE_DEVICES names (Ray and Slurm set it), else the first ones."""
     named = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip().isdigit()]
     if named and len(named) < ranks:
         raise UserError(f"--ranks {ranks}: CUDA_VISIBLE_DEVICES names {len(named)} devices only")
+    return [int(x) for x in named[:ranks]] or list(range(ranks))
+
+
+def _stop_ranks(started: int) -> None:
+    """Ask every rank below the launcher, or the only one, to stop; the launcher would not wait for a checkpoint."""
+    import psutil
+
+    try:
+        below = psutil.Process(started).children(recursive=True)
+        jobs = [process for process in below if "mbkd.train.job" in process.cmdline() and not process.children()]
+        for process in jobs or [psutil.Process(started)]:
+            process.terminate()
+    except psutil.NoSuchProcess:
+        pass  # it ended by itself
 
 
 def free_port() -> str:

@@ -30,6 +30,7 @@ from mbkd.train import checkpoint
 from mbkd.train import engine as ds
 from mbkd.train.inputs import Inputs, prepare
 from mbkd.train.optim import BranchAdamW, lr_factor, parameter_groups
+from mbkd.train.tracking import Tracker
 
 STEPS_PER_RECORD = 20  # steps that one entry of metrics.jsonl sums up
 WARM_STEPS = 5  # first steps that step_seconds leaves out
@@ -66,10 +67,11 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
     )
 
 
-def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> Path:
+def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log: str = "none") -> Path:
     """Train, measure and save one run, on every rank; one that was stopped goes on, a finished one is left as it is.
 
-    checkpoint_steps: a checkpoint every so many steps, and at the end of an epoch. Returns the run's directory.
+    checkpoint_steps: a checkpoint every so many steps, and at the end of an epoch. log: a key of tracking.PACKAGES.
+    Returns the run's directory.
     Raises UserError, and Stopped after a signal.
     """
     directory = runs.folder(root, config)
@@ -103,7 +105,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
         groups += model.matching.groups(config.train.weight_decay)
     optimizer = BranchAdamW(groups, lr=config.train.lr, eps=config.train.eps)
     engine = ds.training_engine(model, optimizer, config.train, ranks)
-    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps)
+    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps, log)
     trainer.begin_or_go_on()
     if twin is None:
         trainer.train()
@@ -133,7 +135,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
             "steps_per_language": plan.steps_per_language,
             "train_seconds": sum(trainer.seconds),
             "step_seconds": {
-                "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds),
+                "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds or [0.0]),
                 "teacher": config.distill.signal,
             },
             "rows": inputs.rows,
@@ -148,9 +150,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int) -> P
                 grow.restore(engine.module, build_student(config, inputs.labels))
         if config.distill.hidden and twin is None:
             del model.matching
-        _save(config, directory, engine.module, result)
-        runs.write_json(directory / "result.json", result)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # a finished run needs none
+        trainer.finish(result)
     ds.wait_for_all()
     if lock is not None:
         lock.release()
@@ -180,13 +180,15 @@ class Trainer:
         optimizer: BranchAdamW,
         ranks: ds.Ranks,
         checkpoint_steps: int,
+        log: str = "none",
     ):
         self.config, self.directory, self.inputs, self.plan = config, directory, inputs, plan
         self.engine, self.optimizer, self.ranks = engine, optimizer, ranks
-        self.source, self.checkpoint_steps = source, checkpoint_steps
+        self.source, self.checkpoint_steps, self.log = source, checkpoint_steps, log
         # Without Eq. 8 every branch learns from every batch; K = 0 has shared groups only.
         self.still = config.train.idle_branches == "still" and config.student.detach
         self.precision = ds.precision(config.train.precision)
+        self.tracker: Tracker | None = None  # on the first rank
         self.done = 0  # steps
         self.seconds: list[float] = []  # of every step
         self.sums = torch.zeros(len(plan.languages), 3, device=ranks.device)  # loss, KL, steps by language
@@ -308,12 +310,18 @@ class Trainer:
             }
             epoch = self.done / self.plan.steps_per_epoch
             values = {"step": self.done, "epoch": epoch, "lr": lr, "sequences_per_second": speed, "languages": each}
-            runs.append_metrics(self.directory, **values)
+            self.note(**values)
         total = sums.sum(dim=0)
         shown = {"loss": (total[0] / total[2]).item(), "KL": (total[1] / total[2]).item()}
         if self.config.distill.signal == "labels":
             del shown["KL"]
         return shown | {"lr": lr, "seq/s": round(speed)}
+
+    def note(self, **values: Any) -> None:
+        """Add a line to metrics.jsonl, on the first rank."""
+        runs.append_metrics(self.directory, **values)
+        if self.tracker is not None:
+            self.tracker.follow()
 
     def measure(self, split: str, epoch: float | None = None) -> dict[str, dict[str, Any]]:
         """Logits and scores of a split in every language; in between (epoch given) only the scores are kept."""
@@ -327,10 +335,18 @@ class Trainer:
         scores = evaluate.scores(found, labels, self.config.task, self.inputs.ordinal)
         if self.ranks.first:
             at = self.config.train.epochs if epoch is None else epoch
-            runs.append_metrics(self.directory, epoch=at, split=split, **scores)
+            self.note(step=self.done if at else 0, epoch=at, split=split, **scores)
             if epoch is None:
                 evaluate.save(self.directory, split, found, labels)
         return scores
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write what the run leaves behind, result.json last; on the first rank."""
+        _save(self.config, self.directory, self.engine.module, result)
+        if self.tracker is not None:
+            self.tracker.close()  # a run that stops before this is not finished for its tracker, too
+        runs.write_json(self.directory / "result.json", result)
+        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)  # a finished run needs none
 
     def fingerprints(self) -> dict[str, Any]:
         """What the run was made from, besides its configuration."""
@@ -362,10 +378,15 @@ class Trainer:
             "precision": self.precision,
             "teacher_precision": self.source.precision,
         }
-        if folder is None:
-            if self.ranks.first:
-                runs.begin(self.directory, self.config, device)
-            return
+        if folder is not None:
+            self._go_on(folder, device)
+        elif self.ranks.first:
+            runs.begin(self.directory, self.config, device)
+        if self.ranks.first:
+            self.tracker = Tracker(self.log, self.directory, self.config)
+
+    def _go_on(self, folder: Path, device: dict[str, Any]) -> None:
+        """Load a checkpoint into engine and loop."""
         state = checkpoint.restore(self.engine, folder)
         self.done, self.seconds = state["done"], state["seconds"]
         if len(state["sums"]) == self.ranks.world:

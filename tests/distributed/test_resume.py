@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
-from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
+from tests.conftest import ENVIRONMENT, ROOT, mbkd, run, scalars
 
 STEPS_BETWEEN = 7
 
@@ -60,7 +61,7 @@ def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
-    """SIGKILL the command and every rank at once, as a node that loses power."""
+    """SIGKILL the command, the launcher and every rank at once, as a node that loses power."""
     below = tree(process)
     for each in below:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -88,6 +89,9 @@ def outcome(runs: Path) -> dict[str, object]:
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("sequences_per_second", None)
+    points = Counter((name, step) for name, step, _ in scalars(directory))
+    assert set(points.values()) == {1}  # no step stands twice in TensorBoard, however often the run was killed
+    assert {step for _, step in points} <= {line["step"] for line in lines}
     files = [directory / "model" / "model.safetensors", *sorted(directory.glob("logits/*"))]
     return {"result": result, "metrics": lines} | {f.name: f.read_bytes() for f in files}
 
@@ -154,7 +158,7 @@ def test_ctrl_c_leaves_no_orphan(config: Path, tmp_path: Path):
     process = start(config, tmp_path, ranks=2)
     wait_for_step(tmp_path, 7, process)
     below = tree(process)
-    assert len(below) >= 3  # the command and the ranks
+    assert len(below) >= 4  # the command, the launcher, the ranks
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors

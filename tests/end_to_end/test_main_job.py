@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import XNLI, mbkd, run
+from tests.conftest import XNLI, mbkd, run, scalars
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,8 @@ def test_train_writes_a_whole_run_directory(student: Path):
     assert yaml.safe_load((student / "config.yaml").read_text())["student"]["branch_depth"] == 1
     assert json.loads((student / "environment.json").read_text())["ranks"] == 2
     assert not list(student.glob(".*"))  # nothing half-written stays behind
+    last = {name for name, step, _ in scalars(student) if step == result["steps"]}
+    assert {"dev/accuracy/de", "test/accuracy_averages/Z", "lr"} <= last
 
 
 def test_every_teacher_scores_on_its_own_language(runs: Path):
@@ -74,10 +76,19 @@ def test_a_command_on_stores_that_are_there_imports_nothing_heavy(toy_yaml: Path
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+def test_finished_runs_are_shown_as_json(toy_yaml: Path, runs: Path, student: Path):
+    done = mbkd("train", toy_yaml, "--runs", runs, "--ranks", "2", "--json")
+    result = json.loads((student / "result.json").read_text())
+    assert json.loads(done.stdout) == {"directory": str(student), **result}
+    teachers = json.loads(mbkd("teach", toy_yaml, "--runs", runs, "--json").stdout)
+    assert [teacher["system"] for teacher in teachers] == ["Teacher en", "Teacher fr", "Teacher zh"]
+
+
 def test_evaluate_gives_the_scores_of_the_run(toy_yaml: Path, runs: Path, student: Path, tmp_path: Path):
     out = tmp_path / "scores.json"
-    done = mbkd("evaluate", student, toy_yaml, "--split", "test", "--runs", runs, "--out", out)
+    done = mbkd("evaluate", student, toy_yaml, "--split", "test", "--runs", runs, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(out.read_text())
     measured = json.loads(out.read_text())["accuracy"]["test"]
     assert measured == json.loads((student / "result.json").read_text())["accuracy"]["test"]
 

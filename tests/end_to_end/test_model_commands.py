@@ -1,6 +1,7 @@
 """What a user does with a trained model, each command in a fresh process and offline."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -193,3 +194,27 @@ def test_a_grown_run_that_was_killed_goes_on_to_the_same_bits(
     assert "going on after step" in done.stderr
     file = Path("model") / "model.safetensors"
     assert (tmp_path / grown.name / file).read_bytes() == (grown / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "command"),
+    [
+        ("onnxruntime", "export", ["export", "{model}"]),
+        ("matplotlib", "report", ["mixers", "{model}", "{config}", "--runs", "{runs}"]),
+        ("tensorboardX", "", ["train", "{config}", "--runs", "{runs}"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(
+    package: str, extra: str, command: list[str], toy_yaml: Path, trained: Path, runs: Path, tmp_path: Path
+):
+    # Python's own way to say that a module is not to be found, as where it was never installed.
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
+    names = {"{model}": str(trained), "{config}": str(toy_yaml), "{runs}": str(runs)}
+    typed = [names.get(x, x) for x in command]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = run(sys.executable, "-m", "mbkd.cli", *typed, PYTHONPATH=path)
+    said = [line for line in done.stderr.splitlines() if package in line]
+    assert len(said) == 1, done.stderr
+    assert ("pip install 'mbkd[" + extra + "]'" if extra else f"pip install {package}") in said[0]
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if command[0] == "mixers" else 2)  # the weights are there without their picture

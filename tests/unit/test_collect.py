@@ -175,6 +175,18 @@ def test_a_sweeps_record_decides_and_names_what_it_still_misses(tmp_path: Path):
     assert "xnli-multikd-s3-0: not there yet" in said(collection)
 
 
+def test_sweeps_that_share_runs_give_one_group(tmp_path: Path):
+    names = [run(tmp_path, config(seed=seed)).name for seed in (1, 2)]
+    (tmp_path / "sweeps").mkdir()
+    for experiment in ("ablations", "main", "depth"):
+        sweep = {"experiment": experiment, "protocol": "full", "rule": "all", "groups": [{"runs": names, "chosen": {}}]}
+        (tmp_path / "sweeps" / f"{experiment}-1.json").write_text(json.dumps(sweep))
+    (tmp_path / "sweeps" / "notes.json").write_text('{"mine": 1}')
+    collection = collect(tmp_path)
+    assert [group.experiment for group in choose(collection)] == ["ablations", "depth"]
+    assert "sweeps/notes.json: cannot be read, left out (no experiment, protocol, rule, groups)" in said(collection)
+
+
 def test_several_configurations_without_dev_rows_cannot_be_chosen_from(tmp_path: Path):
     for lr in (1e-5, 2e-5):
         of = config(lr=lr)

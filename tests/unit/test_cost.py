@@ -143,8 +143,8 @@ def test_activations_are_estimated_from_above_and_not_far(full: Config, fields: 
 
 
 def test_zero_stages_divide_what_they_say(full: Config):
-    def memory(ranks: int, **train) -> dict[str, int]:
-        return cost.memory(changed(full, {"train": {"batch_size": 4, **train}}), "bf16", False, ranks, TOKENS)
+    def memory(ranks: int, precision: str = "bf16", **train) -> dict[str, int]:
+        return cost.memory(changed(full, {"train": {"batch_size": 4, **train}}), precision, False, ranks, TOKENS)
 
     alone, one, two = memory(1), memory(2, zero_stage=1), memory(2, zero_stage=2)
     size = cost.student_size(full).parameters
@@ -153,6 +153,8 @@ def test_zero_stages_divide_what_they_say(full: Config):
     assert one["optimizer"] == two["optimizer"] == 6 * size
     assert one["gradients"] == alone["gradients"] == 2 * two["gradients"]
     assert one["activations"] == pytest.approx(alone["activations"] / 2, abs=1)
+    assert memory(1, "fp32")["optimizer"] == 8 * size
+    assert memory(1, "fp32", zero_stage=1)["optimizer"] == 12 * size  # DeepSpeed moves a copy of what it divides
 
 
 def test_teachers_take_memory_only_where_they_run(full: Config):

@@ -90,7 +90,9 @@ def test_every_command_in_the_documentation_is_one(page: Path, line: str):
     elif program == "sbatch":
         assert (ROOT / rest[0]).is_file()
     else:
-        assert program in {"source", "pip", "python", "curl", "cat", "ls", "printf", "ray"}, program
+        assert program in {"source", "pip", "python", "curl", "cat", "ls", "printf", "kill", "ray", "tensorboard"}, (
+            program
+        )
 
 
 def check_module(name: str, arguments: list[str]) -> None:
@@ -107,7 +109,7 @@ def test_every_command_in_running_text_exists_with_its_options():
     group = typer.main.get_command(app)
     for page in PAGES:
         for name, rest in re.findall(r"`mbkd ([a-z]+)([^`]*)`", page.read_text(encoding="utf-8")):
-            known = [option for parameter in group.commands[name].params for option in parameter.opts]
+            known = [x for each in group.commands[name].params for x in [*each.opts, *each.secondary_opts]]
             assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= {*known, "--help"}, (page, name, rest)
 
 

@@ -120,6 +120,33 @@ def test_the_graph_takes_any_number_of_rows_and_tokens_and_heeds_the_mask(export
         assert rows == 1 or np.abs(found - blind).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "modernbert"])
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"branch_depth": 0, "branch_languages": ()},
+        {"mixers": "outer"},
+        {"mixers": "none"},
+        {"branch_position": "top"},
+        {"branch_position": "top", "mixers": "none", "heads": "per_language"},
+        {"branch_position": "top", "heads": "per_language"},
+    ],
+    ids=["plain", "no-inner-mixers", "no-mixers", "top", "multi-classifier-no-mixers", "multi-classifier"],
+)
+def test_every_structure_of_table_5_exports(kind: str, structure: dict, tmp_path):
+    folder = student(kind, tmp_path, **structure)
+    _, out = export.export(folder, ["fp32"], None)  # refuses a graph whose logits are not the model's
+    graph, model = session(out / "model.onnx"), saved.load(folder)
+    ids = torch.randint(5, 300, (3, 17))
+    mask = (torch.arange(17) < torch.tensor([[17], [9], [1]])).long()
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    found = graph.run(None, {x.name: batch[x.name].numpy() for x in graph.get_inputs()})[0]
+    with torch.no_grad():
+        expected = model(**batch).logits.numpy()
+    assert np.abs(found - expected).max() <= 1e-4
+    assert np.ptp(expected, axis=0).max() > 1e-2  # the rows differ, so the graph did look at them
+
+
 def test_half_precision_and_integers_are_smaller_and_measured(tmp_path):
     folder = student("xlm-roberta", tmp_path, branch_depth=1)
     report, out = export.export(folder, ["fp16", "int8"], tmp_path / "graphs")

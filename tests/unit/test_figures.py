@@ -115,6 +115,15 @@ def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(context):
     assert any("row numbers only" in gap.what for gap in gaps)
 
 
+def test_of_many_classes_the_likeliest_are_shown():
+    from analysis.page import shares
+
+    assert shares([0.1, 0.7, 0.2], ["a", "b", "c"]) == "10 · 70 · 20"
+    many = [0.01] * 50
+    many[7], many[30] = 0.31, 0.21
+    assert shares(many, [f"l{i}" for i in range(50)]).startswith("l7 31 · l30 21 · ")
+
+
 def test_a_system_looks_the_same_whoever_else_is_there():
     alone, together = look.looks(["MultiKD"]), look.looks(["a system", "MultiTrain", "MultiKD"])
     assert alone["MultiKD"] == together["MultiKD"]

@@ -75,6 +75,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Table], li
     return {table.key: table for table in tables}, claims, root
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished systems on one split, and a run that is not finished."""
+    root = tmp_path_factory.mktemp("small")
+    for name in ("MultiTrain", "MultiKD"):
+        one = configs("xnli")[name]
+        write_run(root, one, rights(one, SHARES[name], 1, ("test",)))
+    (root / "xnli-unfinished").mkdir()
+    (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
+    return root
+
+
 def row(table: Table, label: str) -> dict[str, Cell]:
     (found,) = [x for x in table.rows if x.label == label]
     return dict(zip(table.columns, found.cells, strict=True))
@@ -108,6 +120,32 @@ def test_rows_of_tables_5_and_6_stand_as_in_the_paper(made: tuple[dict[str, Tabl
         "1.32×",
     ]
     assert "dev" in made[0]["table-5"].title and "dev" in made[0]["table-6"].title
+
+
+def test_time_comes_from_the_efficiency_record_and_cached_teachers_decide_nothing(tmp_path: Path):
+    for name in ("MultiKD", "MultiKD + MBLM"):
+        one = changed(configs("xnli")[name], {"distill": {"signal": "cache"}})
+        write_run(tmp_path, one, rights(one, SHARES[name], 1, ("dev",)))
+    tables, claims = report.make(tmp_path, draws=1000)[2:]
+    (time,) = [claim for claim in claims if claim.text.startswith("Time")]
+    assert time.verdict == "not measured"
+    assert "teachers cache" in " ".join(next(table for table in tables if table.key == "table-6").notes)
+
+    def system(parameters: int, seconds: float) -> dict[str, object]:
+        return {"parameters": parameters, "step_seconds": {"online": {"median": seconds}}}
+
+    record = {
+        "kind": "efficiency", "task": "xnli", "backbone": paper.BACKBONES["mbert"], "machine": "a GPU", "rounds": 30,
+        "systems": {"Single": system(100, 1.0), "Ens2": system(200, 2.0), "MBLM": system(132, 1.2)},
+        "ratios": {"measured": {"online": 1.12, "cache": 1.3}},
+    }  # fmt: skip
+    (tmp_path / "efficiency-1.json").write_text(json.dumps(record))
+    tables, claims = report.make(tmp_path, draws=1000)[2:]
+    table = next(table for table in tables if table.key == "table-6")
+    assert [row(table, "MBLM")[x].text for x in ("Params", "Time")] == ["1.32×", "1.12×"]
+    assert "Params and Time measured in turn, teachers online, 30 rounds (a GPU)" in " ".join(table.notes)
+    (time,) = [claim for claim in claims if claim.text.startswith("Time")]
+    assert (time.verdict, time.n) == ("holds", "30 rounds")
 
 
 def test_table_2_is_each_teacher_in_its_language(made: tuple[dict[str, Table], list[Claim], Path]):
@@ -164,6 +202,24 @@ def test_equal_systems_are_not_decided(tmp_path: Path):
     claims = report.make(tmp_path, draws=2000)[3]
     (claim,) = [claim for claim in claims if claim.text.startswith("MultiKD > MultiTrain")]
     assert claim.verdict == "not decided" and claim.n == "3 seeds, 600 rows"
+
+
+def test_one_seed_decides_nothing(made: tuple[dict[str, Table], list[Claim], Path]):
+    found = [claim for claim in made[1] if claim.table == "table-4"]
+    assert [claim.p is not None for claim in found] == [True, True, True] and found[0].holm == pytest.approx(
+        0.003, abs=0.003
+    )
+    assert {claim.verdict for claim in found} == {"not decided"}
+
+
+def test_systems_and_seeds_that_others_have_are_named_on_top(tmp_path: Path):
+    for name, seeds in (("MultiKD", (1, 2, 3)), ("MultiTrain", (1,))):
+        for seed in seeds:
+            one = changed(configs("xnli")[name], {"seed": seed})
+            write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("test",)))
+    collection = report.make(tmp_path, draws=1000)[0]
+    found = [problem.what for problem in collection.problems]
+    assert found == ["no finished runs of MonoKD, MultiKD + MBLM", "MultiTrain has no seed 2, 3, others have"]
 
 
 def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
@@ -226,17 +282,15 @@ def test_a_users_own_task_has_the_same_tables(tmp_path: Path):
 
 
 def test_the_command_writes_files_that_other_programs_read(
-    made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    root, out = made[2], tmp_path / "out"
-    (root / "xnli-unfinished").mkdir(exist_ok=True)
-    (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
+    root, out = small, tmp_path / "out"
     report.main([str(root), "--out", str(out), "--reference", "paper", "--draws", "1000"])
     printed = capsys.readouterr().out.splitlines()
     files = [Path(line) for line in printed if line.startswith(str(out))]
     assert printed[-len(files) :] == [str(file) for file in files]
     assert {"report.md", "tables.tex", "cells.csv", "report.json"} <= {file.name for file in files}
-    assert "Missing from this report" in printed[0]
+    assert "Missing from this report" in printed[:2]
 
     text = (out / "report.md").read_text()
     assert text.index("xnli-unfinished: not finished") < text.index("Table 1")
@@ -270,10 +324,10 @@ def test_an_empty_folder_is_one_message_and_exit_code_2(tmp_path: Path):
     assert "Traceback" not in found.stderr and not (tmp_path / "report").exists()
 
 
-def test_analysis_runs_without_torch(made: tuple[dict[str, Table], list[Claim], Path], tmp_path: Path):
+def test_analysis_runs_without_torch(small: Path, tmp_path: Path):
     code = (
         "import sys; from analysis import report; report.main(sys.argv[1:]);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
-    found = command(sys.executable, "-c", code, made[2], "--out", tmp_path, "--draws", "1000")
+    found = command(sys.executable, "-c", code, small, "--out", tmp_path, "--draws", "1000")
     assert found.returncode == 0, found.stderr

@@ -1,21 +1,26 @@
 """Claims about the paper's structures as configurations, and about MBLM among transformers' auto classes."""
 
+import json
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from transformers import AutoConfig, AutoTokenizer, XLMRobertaConfig
 
+from mbkd import config as configuration
 from mbkd import paper, structures
 from mbkd.config import Student
 from mbkd.errors import UserError
 from mbkd.measure.folder import evaluate_folder
 from mbkd.model import card, publish
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
-from mbkd.train.loop import build_student
+from mbkd.train import engine
+from mbkd.train.loop import build_student, run
 from tests.conftest import ENVIRONMENT
 
 TABLE_5 = {
@@ -125,6 +130,26 @@ def test_one_training_without_mixers_is_measured_in_both_ways(without_mixers, tm
         evaluate_folder(without_mixers, config, "test", tmp_path, "both")
 
 
+def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(toy_yaml: Path, tmp_path: Path):
+    engine.quiet()
+    ranks = engine.start()
+    overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.3"]
+    trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, 10**9)
+    single = run(configuration.read(toy_yaml, [*overrides, "student.inference=single"]), tmp_path, ranks, 10**9)
+    engine.stop()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (trained, single)]
+    assert results[1]["trained_as"] == trained.name
+    assert results[1]["system"] == "MultiTrain + MBLM - all mixers (single)"
+    for name in ("steps", "train_seconds", "step_seconds", "parameters", "fingerprints"):
+        assert results[1][name] == results[0][name]
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (trained, single)]
+    assert weights[0] == weights[1]
+    for language in ("de", "es", "ja"):  # decision 24: zero-shot languages are answered in the same way
+        logits = [np.load(folder / "logits" / f"test.{language}.npy") for folder in (trained, single)]
+        assert np.array_equal(*logits)
+    assert json.loads((single / "model" / "config.json").read_text())["inference"] == "single"
+
+
 # ------------------------------------------------------------------------------------------- among the auto classes
 
 
@@ -177,6 +202,7 @@ def carded(without_mixers, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = paper.find(str(without_mixers / "toy.yaml"), [])
     result = {
+        "role": "student",
         "labels": ["1", "2"],
         "parameters": 12345,
         "branches": ["en", "fr", "zh"],

@@ -1,0 +1,26 @@
+"""What is missing from a report although other systems have it: systems, seeds, languages."""
+
+from collections.abc import Iterator
+
+from analysis.collect import Problem
+from analysis.context import TASKS, Context, block_name
+from analysis.main_tables import SYSTEMS
+from analysis.scores import gaps
+
+
+def missing(context: Context) -> Iterator[Problem]:
+    """The gaps of every task and backbone, each named once."""
+    for task in context.tasks:
+        for backbone in context.backbones(task):
+            where = f"{TASKS[task]}, {block_name(backbone)}"
+            here = [g for g in context.groups if (g.task, g.backbone, g.role) == (task, backbone, "student")]
+            systems = {group.system for group in here}
+            if task != "own" and (names := [name for name in SYSTEMS if name not in systems]):
+                yield Problem(where, f"no finished runs of {', '.join(names)}")
+            seeds = sorted({seed for group in here for seed in group.seeds})
+            for group in here:
+                if names := [str(seed) for seed in seeds if seed not in group.seeds]:
+                    yield Problem(where, f"{group.system} has no seed {', '.join(names)}, others have")
+                for split in context.splits(task):
+                    for what in gaps(group, split):
+                        yield Problem(where, what)

@@ -1,0 +1,68 @@
+"""How often the report's 95 % intervals hold the truth, beside resampling rows and seeds crosswise.
+
+usage: python -m benchmarks.coverage [--trials 1000] [--seeds 5] [--rows 500]
+"""
+
+import argparse
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis import bootstrap
+from mbkd.progress import Report
+
+DRAWS = 1000
+# (spread over seeds, spread over rows, spread of both together) of a score x[s, i] whose mean is 0
+SPREADS = ((0.0, 1.0, 1.0), (0.0, 0.2, 1.0), (0.05, 0.5, 1.0), (0.1, 0.5, 1.0), (0.5, 0.5, 1.0))
+
+
+def ours(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(DRAWS,) of the mean of x (seeds, rows), as the report draws it."""
+    moves = bootstrap.row_draws([x.mean(axis=0)[:, None]], DRAWS, rng)[:, 0]
+    found: np.ndarray = x.mean() + moves + bootstrap.seed_draws(bootstrap.seed_error([x]), len(x), DRAWS, rng)
+    return found
+
+
+def crosswise(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(DRAWS,) of the mean of x (seeds, rows), rows and seeds both resampled."""
+    seeds, rows = (_shares(n, rng) for n in x.shape)
+    found: np.ndarray = np.einsum("ds,ds->d", seeds, rows @ x.T)
+    return found
+
+
+def _shares(n: int, rng: np.random.Generator) -> np.ndarray:
+    """(DRAWS, n): how often each of n is drawn in n draws, as a share."""
+    drawn = rng.integers(0, n, (DRAWS, n)) + n * np.arange(DRAWS)[:, None]
+    found: np.ndarray = np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n) / n
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.coverage", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=500)
+    asked = parser.parse_args()
+    rng = np.random.default_rng(0)
+    table = Table(
+        "seeds", "rows", "both", "report's", "crosswise", title=" ".join(["benchmarks.coverage", *sys.argv[1:]])
+    )
+    for spread in SPREADS:
+        by_seed, by_row, both = spread
+        hits = np.zeros(2)
+        with Report(f"spreads {spread}", asked.trials) as report:
+            for _ in range(asked.trials):
+                x = by_seed * rng.normal(size=(asked.seeds, 1)) + by_row * rng.normal(size=asked.rows)
+                x = (x + both * rng.normal(size=(asked.seeds, asked.rows))).astype(np.float32)
+                for i, draw in enumerate((ours, crosswise)):
+                    low, high = np.quantile(draw(x, rng), [0.025, 0.975])
+                    hits[i] += low <= 0 <= high
+                report.advance()
+        table.add_row(*map(str, spread), *[f"{100 * share:.1f} %" for share in hits / asked.trials])
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+if __name__ == "__main__":
+    main()

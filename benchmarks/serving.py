@@ -1,0 +1,233 @@
+"""`mbkd serve` against handlers that run the model once per request, under many clients on this machine.
+
+usage: python -m benchmarks.serving [--backbone FOLDER] [--clients 64] [--requests 2000] [--repeat 3] [--out FILE.json]
+
+Three servers take turns, each a process of its own with the same model, web server and threads:
+  one by one   a FastAPI handler (`async def`) that tokenises and runs the model for its request; the next one waits
+  thread pool  the same as a plain `def`, which FastAPI runs in its pool of threads
+  mbkd serve   rows of all requests in batches
+Clients share an event loop; each sends one text, waits for the answer, and sends the next. Every round starts after 200
+requests that are not counted, and ends after `--requests`, or after `--seconds`.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from rich.console import Console
+from rich.table import Table
+
+from mbkd import runs
+from mbkd.data import toy
+
+LANGUAGES = ("en", "fr", "zh")
+WARM = 200
+TARGET = 4.0
+SERVERS = {
+    "one by one": ("-m", "benchmarks.serving", "--serve", "one by one"),
+    "thread pool": ("-m", "benchmarks.serving", "--serve", "thread pool"),
+    "mbkd serve": ("-m", "mbkd.cli", "serve", "--port", "0"),
+}
+
+
+def make_model(folder: Path, backbone: Path | None) -> None:
+    """MBLM with K = 2, three branches and a random head; without a backbone, a random one of the toy's size."""
+    import torch
+    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    from mbkd.data import toy_models
+    from mbkd.model.mblm import MBLMForSequenceClassification
+
+    torch.manual_seed(0)
+    if backbone is None:
+        backbone = folder / "encoder"
+        tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
+        width = toy_models.WIDTH["student"]
+        shape = XLMRobertaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            num_hidden_layers=toy_models.LAYERS["student"],
+            num_attention_heads=width // 32,
+            intermediate_size=4 * width,
+            max_position_embeddings=130,
+            pad_token_id=tokenizer.pad_token_id,
+            type_vocab_size=1,
+        )
+        XLMRobertaForMaskedLM(shape).save_pretrained(backbone)
+        tokenizer.save_pretrained(backbone)
+    model = MBLMForSequenceClassification.from_pretrained(
+        backbone, branch_languages=LANGUAGES, branch_depth=2, num_labels=5
+    )
+    model.save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(folder / "model")
+
+
+def serve_naively(folder: Path, kind: str) -> None:
+    """A server as one writes it first: the model is run in the handler."""
+    import torch
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    from mbkd.model import saved
+    from mbkd.serve.server import listen
+
+    class Row(BaseModel):
+        text: str
+
+    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    app = FastAPI()
+
+    def answer(row: Row) -> dict[str, Any]:
+        with torch.inference_mode():
+            logits = model(**tokenizer(row.text, truncation=True, max_length=128, return_tensors="pt")).logits
+            values = logits[0].softmax(-1).tolist()
+        probabilities = {model.config.id2label[i]: value for i, value in enumerate(values)}
+        return {"label": max(probabilities, key=probabilities.__getitem__), "probabilities": probabilities}
+
+    async def answer_at_once(row: Row) -> dict[str, Any]:
+        return answer(row)
+
+    app.post("/classify")(answer if kind == "thread pool" else answer_at_once)
+    with listen("127.0.0.1", 0) as listener:
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+class Clients:
+    """Clients that ask in turns until enough was asked or the time is over; latencies in seconds."""
+
+    def __init__(self, port: int, texts: list[str], requests: int, seconds: float) -> None:
+        self.port, self.texts, self.requests, self.end = port, texts, requests, time.perf_counter() + seconds
+        self.sent, self.failed, self.latencies = 0, 0, list[float]()
+
+    async def ask(self) -> None:
+        """One client."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        while self.sent < self.requests and time.perf_counter() < self.end:
+            body = json.dumps({"text": self.texts[self.sent % len(self.texts)]}).encode()
+            self.sent += 1
+            head = (
+                f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            )
+            began = time.perf_counter()
+            try:
+                writer.write(head.encode() + b"\r\n\r\n" + body)
+                reply = await reader.readuntil(b"\r\n\r\n")
+                fields = dict(line.lower().split(b": ", 1) for line in reply.split(b"\r\n")[1:] if line)
+                answer = json.loads(await reader.readexactly(int(fields[b"content-length"])))
+                self.failed += not (reply.startswith(b"HTTP/1.1 200") and "probabilities" in answer)
+            except (OSError, EOFError, ValueError):
+                self.failed += 1
+                return
+            self.latencies.append(time.perf_counter() - began)
+        writer.close()
+
+    async def all(self, clients: int) -> None:
+        """All of them at once."""
+        await asyncio.gather(*(self.ask() for _ in range(clients)))
+
+
+def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace) -> dict[str, float]:
+    """Start a server, ask it, stop it: requests a second, latencies in ms, requests that failed."""
+    import uvloop
+
+    environment = os.environ | {"OMP_NUM_THREADS": str(asked.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, *SERVERS[kind], str(folder / "model")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            port = int(address.rpartition(":")[2])
+            uvloop.run(Clients(port, texts, WARM, asked.seconds).all(asked.clients))
+            clients, began = Clients(port, texts, asked.requests, asked.seconds), time.perf_counter()
+            uvloop.run(clients.all(asked.clients))
+            seconds = time.perf_counter() - began
+            batches = urlopen(f"{address}/metrics").read().decode() if kind == "mbkd serve" else ""
+        finally:
+            process.terminate()
+    cuts = statistics.quantiles(clients.latencies, n=100)
+    found = {
+        "requests_per_second": len(clients.latencies) / seconds,
+        "p50_ms": 1e3 * cuts[49],
+        "p99_ms": 1e3 * cuts[98],
+        "requests": float(clients.sent),
+        "failed": float(clients.failed),
+    }
+    values = dict(line.rsplit(" ", 1) for line in batches.splitlines() if line[:1] != "#")
+    if values:
+        rows = float(values["mbkd_rows_total"])
+        found["rows_per_batch"] = rows / float(values["mbkd_batch_rows_count"])
+        found["tokens_per_row"] = float(values["mbkd_tokens_total"]) / rows
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", type=Path, help="an encoder's folder; a random one of the toy's size without it")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=2000, help="of each round")
+    parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
+    parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of each server")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
+    parser.add_argument("--serve", choices=["one by one", "thread pool"], help=argparse.SUPPRESS)
+    parser.add_argument("model", nargs="?", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve_naively(asked.model, asked.serve)
+        return
+    texts = [
+        text for number in zip(*(toy.unlabelled(x, 200) for x in toy.LANGUAGES), strict=True) for text, _ in number
+    ]
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in SERVERS}
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), asked.backbone)
+        for number in range(asked.repeat):
+            for kind, rounds in found.items():
+                rounds.append(measure(kind, Path(folder), texts, asked))
+                print(f"{number + 1}/{asked.repeat} {kind}: {rounds[-1]}", file=sys.stderr)
+    ratios = {
+        kind: [ours["requests_per_second"] / theirs["requests_per_second"] for ours, theirs in pairs]
+        for kind in ("one by one", "thread pool")
+        if (pairs := list(zip(found["mbkd serve"], found[kind], strict=True)))
+    }
+    result = {
+        "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        **{key: runs.environment()[key] for key in ("time", "git", "python", "packages")},
+        "clients": asked.clients,
+        "n": asked.repeat,
+        "rounds": found,
+        "ratios": ratios,
+        "target": {"one by one": TARGET},
+    }
+    table = Table("server", "n", "requests/s", "p50 ms", "p99 ms", "failed", "mbkd serve / it", title=result["command"])
+    for kind, rounds in found.items():
+        cells = [_spread([each[key] for each in rounds]) for key in ("requests_per_second", "p50_ms", "p99_ms")]
+        failed = f"{sum(x['failed'] for x in rounds):.0f} of {sum(x['requests'] for x in rounds):.0f}"
+        table.add_row(kind, str(len(rounds)), *cells, failed, _spread(ratios[kind], 2) if kind in ratios else "")
+    Console(width=None if Console().is_terminal else 120).print(table)
+    text = json.dumps(result, indent=2)
+    if asked.out:
+        asked.out.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+
+
+def _spread(values: list[float], digits: int = 0) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()

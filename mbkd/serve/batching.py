@@ -1,0 +1,185 @@
+"""Rows of all requests, gathered into batches for one model: a bounded queue, and a thread that works.
+
+While the model answers one batch, the rows of the next one gather. Nothing waits on purpose: an idle model starts.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mbkd.measure.classifier import Classifier, Inputs, length_of
+
+LONGEST_RETRY = 60  # seconds
+
+
+class Full(Exception):
+    """The queue has no room for a request; worth another try after some seconds."""
+
+    def __init__(self, seconds: int):
+        super().__init__(f"full for about {seconds} s")
+        self.seconds = seconds
+
+
+@dataclass(eq=False)
+class Request:
+    """Rows that were sent together, and the answers so far; `done` gets them when all are there."""
+
+    rows: Sequence[tuple[str, str | None]]
+    branches: bool
+    done: asyncio.Future[list[Any]]
+    answers: dict[int, Any] = field(default_factory=dict)
+
+
+class Waiting(NamedTuple):
+    """A row in the queue: the `number`-th of its request."""
+
+    request: Request
+    number: int
+    inputs: Inputs
+
+
+def next_batch(lengths: Sequence[int], budget: int) -> list[int]:
+    """Which of the waiting rows go next: the oldest, and those nearest to it in length, the older ones first.
+
+    lengths: tokens of each row, in the order in which they came. A batch has rows * longest <= budget, or is one row.
+    """
+    batch: list[int] = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
+        longest = max(longest, lengths[i])
+        if batch and longest * (len(batch) + 1) > budget:
+            break
+        batch.append(i)
+    return batch
+
+
+class Worker:
+    """The one thread that asks the model, and the queue before it.
+
+    batch_tokens: rows times longest row of a batch; capacity: rows that may wait;
+    observe(rows, tokens, seconds) is told of every batch.
+    """
+
+    def __init__(
+        self, classifier: Classifier, batch_tokens: int, capacity: int, observe: Callable[[int, int, float], None]
+    ):
+        self._classifier, self._budget, self._capacity, self._observe = classifier, batch_tokens, capacity, observe
+        self._news = threading.Condition()  # guards the three below
+        self._new: list[Request] = []
+        self._rows = 0
+        self._closed = False
+        self._seconds_per_row = 0.0
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work, for requests of the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what is in the queue, and end."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread works."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return self._rows
+
+    async def ask(self, rows: Sequence[tuple[str, str | None]], branches: bool) -> list[dict[str, Any]]:
+        """An answer for each row, as `Answer` describes it. Raises Full, or what the model raised."""
+        request = Request(rows, branches, asyncio.get_running_loop().create_future())
+        with self._news:
+            if self._rows + len(rows) > self._capacity:
+                raise Full(min(max(math.ceil(self._rows * self._seconds_per_row), 1), LONGEST_RETRY))
+            self._rows += len(rows)
+            self._new.append(request)
+            self._news.notify()
+        return await request.done
+
+    def _work(self) -> None:
+        queue: list[Waiting] = []
+        while True:
+            with self._news:
+                while not (self._new or queue or self._closed):
+                    self._news.wait()
+                new, self._new = self._new, []
+            if not new and not queue:
+                return
+            queue += self._encoded(new)
+            chosen = set(next_batch([length_of(row.inputs) for row in queue], self._budget)) if queue else set()
+            batch = [row for i, row in enumerate(queue) if i in chosen]
+            queue = [row for i, row in enumerate(queue) if i not in chosen]
+            if batch:
+                self._answer(batch)
+
+    def _encoded(self, requests: list[Request]) -> list[Waiting]:
+        """The rows of some requests with their tokens."""
+        places = [(request, number) for request in requests for number in range(len(request.rows))]
+        if not places:
+            return []
+        try:
+            encoded = self._classifier.encode([request.rows[number] for request, number in places])
+        except Exception as error:  # this thread outlives whatever a text or the model makes go wrong
+            self._take_out(len(places))
+            self._loop.call_soon_threadsafe(_fail, requests, error)
+            return []
+        return [Waiting(*place, inputs) for place, inputs in zip(places, encoded, strict=True)]
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        self._take_out(len(batch))
+        inputs = [row.inputs for row in batch]
+        began = time.perf_counter()
+        try:
+            found = self._classifier.probabilities(inputs).tolist()
+            asked = [i for i, row in enumerate(batch) if row.request.branches]
+            weights = self._classifier.branch_weights([inputs[i] for i in asked]) if asked else {}
+        except Exception as error:  # as above; such as a device that is out of memory
+            self._loop.call_soon_threadsafe(_fail, [row.request for row in batch], error)
+            return
+        seconds = time.perf_counter() - began
+        self._seconds_per_row += 0.2 * (seconds / len(batch) - self._seconds_per_row)
+        self._observe(len(batch), sum(map(length_of, inputs)), seconds)
+        answers = [self._worded(values) for values in found]
+        for place, i in enumerate(asked):
+            answers[i]["branches"] = {
+                mixer: {x: round(w, 6) for x, w in zip(self._classifier.branches, values[place].tolist(), strict=True)}
+                for mixer, values in weights.items()
+            }
+        self._loop.call_soon_threadsafe(_deliver, batch, answers)
+
+    def _worded(self, values: list[float]) -> dict[str, Any]:
+        probabilities = {name: round(x, 6) for name, x in zip(self._classifier.labels, values, strict=True)}
+        return {"label": max(probabilities, key=probabilities.__getitem__), "probabilities": probabilities}
+
+    def _take_out(self, rows: int) -> None:
+        with self._news:
+            self._rows -= rows
+
+
+# In the event loop's thread: futures are not safe in another one.
+
+
+def _deliver(batch: list[Waiting], answers: list[dict[str, Any]]) -> None:
+    for row, answer in zip(batch, answers, strict=True):
+        request = row.request
+        request.answers[row.number] = answer
+        if len(request.answers) == len(request.rows) and not request.done.done():
+            request.done.set_result([request.answers[i] for i in range(len(request.rows))])
+
+
+def _fail(requests: list[Request], error: Exception) -> None:
+    for request in requests:
+        if not request.done.done():
+            request.done.set_exception(error)

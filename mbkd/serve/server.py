@@ -1,0 +1,61 @@
+"""The server's process: a port, the model, and a stop that answers what was asked."""
+
+import errno
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from mbkd.errors import UserError
+from mbkd.serve.requests import Limits
+
+# Rows times longest row of a batch. Larger ones leave a CPU's cache and carry more padding: slower there, not faster.
+BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
+LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30
+
+
+def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: Limits) -> None:
+    """Serve a model until SIGTERM or Ctrl-C, and print the address first. Raises UserError."""
+    if limits.texts > limits.queue:
+        raise UserError(f"--max-texts {limits.texts}: more than --queue {limits.queue} takes; raise one, or lower one")
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise UserError(f"mbkd serve needs {error.name}, which is not installed; pip install 'mbkd[serve]'") from None
+
+    with listen(host, port) as listener:  # before torch and the model are loaded, which takes longer
+        from transformers import logging
+
+        from mbkd.measure.classifier import Classifier
+        from mbkd.model import saved
+        from mbkd.serve.app import make_app
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        sys.setswitchinterval(0.0005)  # the model's thread takes the interpreter's lock back hundreds of times a batch
+        classifier = Classifier(model)
+        classifier.probabilities(classifier.encode([("the first call is the slowest", None)]))
+        kind = "cpu" if saved.device().type == "cpu" else "accelerator"
+        app = make_app(classifier, model.resolve().name, limits, batch_tokens or BATCH_TOKENS[kind])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS, server_header=False)
+        place = f"[{host}]" if ":" in host else host
+        print(f"http://{place}:{listener.getsockname()[1]}", flush=True)
+        # uvicorn gives the signal back when it has stopped in good order: that is no error.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises UserError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"--port {port}: in use on {host}; choose another with --port; --port 0 takes a free one"
+            ) from None
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None

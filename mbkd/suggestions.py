@@ -1,0 +1,102 @@
+"""The text of a new configuration: what is known of the rows, usual values, known good models, what each means."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BACKBONE = "FacebookAI/xlm-roberta-base"
+# Encoders that are known to fine-tune well, each with a tokenizer that needs no other program.
+TEACHERS = {
+    "ar": "aubmindlab/bert-large-arabertv02",
+    "de": "deepset/gbert-large",
+    "en": "FacebookAI/roberta-large",
+    "es": "dccuchile/bert-base-spanish-wwm-cased",
+    "fi": "TurkuNLP/bert-base-finnish-cased-v1",
+    "fr": "almanach/camembert-large",
+    "hi": "google/muril-large-cased",
+    "it": "dbmdz/bert-base-italian-xxl-cased",
+    "ko": "klue/roberta-large",
+    "nl": "DTAI-KULeuven/robbert-2023-dutch-large",
+    "pl": "allegro/herbert-large-cased",
+    "pt": "neuralmind/bert-large-portuguese-cased",
+    "ru": "ai-forever/ruBert-large",
+    "sv": "KB/bert-base-swedish-cased",
+    "tr": "dbmdz/bert-base-turkish-cased",
+    "zh": "hfl/chinese-roberta-wwm-ext-large",
+}
+MULTILINGUAL_TEACHER = "FacebookAI/xlm-roberta-large"
+
+
+def text(
+    given: str,
+    out: Path,
+    path: str | None,
+    files: dict[str, str],
+    columns: dict[str, Any],
+    labels: list[str],
+    ordinal: bool,
+    supervised: list[str],
+    zero_shot: list[str],
+    counts: dict[str, dict[str, Counter[str]]],
+    backbone: str,
+    teachers: bool,
+) -> str:
+    """A commented configuration in YAML.
+
+    counts: split -> language -> label -> rows; columns: which of text, text_pair, label, language and id is where.
+    """
+    named = {x: name for x, name in columns.items() if name is not None or x == "language"}
+    rows = {x: sum(by[x].total() for by in counts.values() if x in by) for x in [*supervised, *zero_shot]}
+    train = ", ".join(f"{x} {counts['train'].get(x, Counter()).total():,}" for x in supervised)
+    measured = ", ".join(f"{x} {rows[x]:,}" for x in zero_shot) or "none"
+    depth = _depth(backbone) if len(supervised) > 1 else 0
+    mappings = "\n".join(
+        f"  {_yaml(x)}: {{model: {_yaml(TEACHERS.get(x.lower().split('-')[0], MULTILINGUAL_TEACHER))}}}"
+        for x in supervised
+    )
+    if teachers:
+        signal, listed = "online", f"teachers:\n{mappings}"
+    else:
+        signal = "labels"
+        listed = "# teachers:" + f"\n{mappings}".replace("\n", "\n# ")
+    where = f"\n  path: {_yaml(path)}" if path else ""
+    kinds = "CSV, TSV, JSONL or parquet; {language} in a name stands for the language"
+    return f"""\
+# Written by `mbkd init {given}`. Next: mbkd data {out}{", mbkd teach" if teachers else ""}, mbkd train.
+# Any value can be changed here, or for one run behind the command: mbkd train {out} train.lr=3e-5
+task:
+  kind: own{where}
+  files: {_yaml(files)}  # {"the hub's names of the splits" if path else kinds}
+  columns: {_yaml(named)}
+  labels: {_yaml(labels)}  # in the order of the classes
+  ordinal: {_yaml(ordinal)}  # true: steps of one scale, so that the mean absolute error says something
+  supervised: {_yaml(supervised)}  # trained on; rows: {train}
+  zero_shot: {_yaml(zero_shot)}  # measured only; rows: {measured}
+student:
+  backbone: {_yaml(backbone)}  # hub id or folder of a multilingual encoder
+  branch_depth: {depth}  # so many of its layers get a branch for each language that is trained on; 0: the plain encoder
+# A monolingual encoder for each language; `mbkd teach` fine-tunes it. fine_tuned: true for a classifier.
+{listed}
+teaching: {{lr: 1e-5, epochs: 3}}
+distill:
+  signal: {signal}  # online: ask the teachers in every step; cache: ask them once; labels: no teachers, hard labels
+train: {{lr: 2e-5, epochs: 5, batch_size: 32, max_length: 128}}
+seed: 1
+"""
+
+
+def _depth(backbone: str) -> int:
+    """A third of the layers, as in the paper (4 of 12); 4 where the backbone is not here to be asked."""
+    try:
+        values = yaml.safe_load((Path(backbone) / "config.json").read_text(encoding="utf-8"))  # JSON is YAML
+        return max(1, int(values["num_hidden_layers"]) // 3)
+    except (OSError, ValueError, KeyError):
+        return 4
+
+
+def _yaml(value: Any) -> str:
+    """A value on one line of YAML."""
+    shown = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False)
+    return str(shown).removesuffix("...\n").strip()

@@ -1,0 +1,225 @@
+"""`mbkd serve` as its users meet it: over HTTP, in a browser, and at its end."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
+
+EVIL = "<img src=x onerror='window.hacked = 1'>"
+JSON = {"Content-Type": "application/json"}
+
+
+def start(model, *options):
+    """A server's process and its address, when it listens."""
+    command = [sys.executable, "-m", "mbkd.cli", "serve", str(model), "--port", "0", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
+    address = process.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), process.stderr.read()
+    return process, address
+
+
+def stop(process):
+    """Exit code and what was said, after a SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def model(student):
+    """The random student, one label of it hostile."""
+    config = json.loads((student / "config.json").read_text())
+    copy = student.with_name("evil")
+    copy.mkdir(exist_ok=True)
+    for file in student.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    config["id2label"]["1"] = EVIL
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    process, address = start(model, "--queue", "8", "--max-texts", "8", "--max-body", "5000", "--batch-tokens", "64")
+    yield address
+    code, said = stop(process)
+    assert (code, said) == (0, "")
+
+
+def ask(address, method, path, body=None, headers=JSON):
+    """Status, headers and content of an answer; JSON is read."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body), headers)
+    reply = connection.getresponse()
+    content = reply.read()
+    connection.close()
+    found = json.loads(content) if reply.headers.get_content_type() == "application/json" else content.decode()
+    return reply.status, reply.headers, found
+
+
+def test_one_text_a_list_and_pairs_are_answered_as_predict_answers_them(address, model, tmp_path):
+    rows = [{"text": "gut", "text_pair": "kitchen"}, {"text": "质量很好。", "text_pair": "x " * 300}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = mbkd("predict", model, tmp_path / "rows.jsonl", "--text-pair", "text_pair")
+    expected = [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
+    status, _, together = ask(address, "POST", "/classify", rows)
+    assert status == 200
+    for row, answer, probabilities in zip(rows, together, expected, strict=True):
+        assert answer["probabilities"] == pytest.approx(probabilities, abs=3e-6)
+        status, _, alone = ask(address, "POST", "/classify?branches=true", row)
+        assert status == 200 and alone["label"] == max(probabilities, key=probabilities.get)
+        assert alone["probabilities"] == pytest.approx(probabilities, abs=3e-6)
+        assert set(alone["branches"]["outer"]) == {"en", "fr"} and "branches" not in answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"),
+    [
+        ("POST", "/classify", b"{broken", JSON, 400),
+        ("POST", "/classify", {"text": " "}, JSON, 422),
+        ("POST", "/classify", [{"text": "a"}] * 9, JSON, 413),
+        ("POST", "/classify", {"text": "a" * 6000}, JSON, 413),
+        ("POST", "/classify", {"text": "a"}, {}, 415),
+        ("POST", "/classify?branches=maybe", {"text": "a"}, JSON, 422),
+        ("GET", "/classify", None, {}, 405),
+        ("GET", "/docs", None, {}, 404),
+    ],
+)
+def test_every_refusal_is_json_that_says_what_where_and_what_to_do(address, method, path, body, headers, status):
+    got, _, problem = ask(address, method, path, body, headers)
+    assert got == status
+    assert set(problem) == {"error", "where", "do"} and all(problem.values())
+
+
+def test_a_body_that_does_not_say_its_size_is_cut_off_at_the_limit(address):
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection.putrequest("POST", "/classify")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders(b"1388\r\n" + b"x" * 5000 + b"\r\n10\r\n" + b"x" * 16 + b"\r\n")
+    assert connection.getresponse().status == 413  # there was no last chunk
+    connection.close()
+
+
+def test_a_full_queue_says_when_to_try_again_and_the_server_goes_on(address):
+    replies = []
+    rows = [{"text": "good " * 60}] * 8
+
+    def many():
+        replies.extend(ask(address, "POST", "/classify", rows) for _ in range(4))
+
+    threads = [threading.Thread(target=many) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(replies) == 64 and {status for status, _, _ in replies} == {200, 503}
+    for status, headers, found in replies:
+        if status == 503:
+            assert 1 <= int(headers["Retry-After"]) <= 60
+            assert set(found) == {"error", "where", "do"}
+        else:
+            assert len(found) == 8
+    assert ask(address, "POST", "/classify", rows)[0] == 200
+
+
+def test_health_metrics_and_schema_are_there_and_need_no_network(address):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    assert ask(address, "GET", "/healthz")[::2] == (200, {"status": "ok"})
+    status, _, before = ask(address, "GET", "/metrics")
+    ask(address, "POST", "/classify", [{"text": "a"}, {"text": "b"}])
+    after = ask(address, "GET", "/metrics")[2]
+
+    def value(text, name, **labels):
+        samples = (x for family in text_string_to_metric_families(text) for x in family.samples)
+        return sum(x.value for x in samples if x.name == name and labels.items() <= x.labels.items())
+
+    assert status == 200
+    for name, more, labels in (("mbkd_rows_total", 2, {}), ("mbkd_requests_total", 1, {"status": "200"})):
+        assert value(after, name, **labels) - value(before, name, **labels) == more
+    assert value(after, "mbkd_waiting_rows") == 0
+    schema = ask(address, "GET", "/openapi.json")[2]
+    assert {"/classify", "/healthz", "/metrics", "/model"} == set(schema["paths"])
+    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(schema))
+    assert references and set(references) <= set(schema["components"]["schemas"])
+    for path in ("/", "/page.js", "/page.css"):
+        status, headers, text = ask(address, "GET", path)
+        assert status == 200 and "://" not in text
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
+def test_page_shows_labels_and_branches_as_text_and_fits_a_phone(browser, address, tmp_path, width, scheme):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.get_log("browser")  # what earlier pages logged is gone with this
+    browser.get(address)
+    browser.find_element("id", "text").send_keys(EVIL)
+    browser.find_element("id", "send").click()
+    WebDriverWait(browser, 30).until(lambda page: page.find_element("id", "answer").is_displayed())
+    shown = browser.find_element("id", "answer").text
+    for word in ("bad", "good", EVIL, "outer", "en", "fr", "%"):
+        assert word in shown
+    script = "return [window.hacked, document.images.length, document.documentElement.scrollWidth > innerWidth]"
+    assert browser.execute_script(script) == [None, 0, False]
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 384) == (scheme == "dark")
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    (folder / f"serve-{width}-{scheme}.png").write_bytes(browser.get_screenshot_as_png())
+    assert browser.get_log("browser") == []
+    browser.find_element("id", "text").clear()
+    browser.find_element("id", "send").click()
+    WebDriverWait(browser, 30).until(lambda page: page.find_element("id", "problem").is_displayed())
+    assert "the text is empty" in browser.find_element("id", "problem").text
+    assert not browser.find_element("id", "answer").is_displayed()
+
+
+def test_sigterm_answers_what_was_asked_refuses_what_is_new_and_ends_with_code_0(student):
+    process, address = start(student, "--batch-tokens", "16")
+    host = address.removeprefix("http://")
+    connections = [http.client.HTTPConnection(host, timeout=60) for _ in range(20)]
+    body = json.dumps([{"text": "good " * 100}] * 40)
+    for connection in connections:
+        connection.request("POST", "/classify", body, JSON)
+    ask(address, "GET", "/healthz")  # the ones before it have been read
+    process.send_signal(signal.SIGTERM)
+    replies = [connection.getresponse() for connection in connections]
+    assert [reply.status for reply in replies] == [200] * 20
+    assert all(len(json.loads(reply.read())) == 40 for reply in replies)
+    assert process.wait(60) == 0
+    assert process.stderr.read() == ""
+    with pytest.raises(ConnectionRefusedError):
+        ask(address, "GET", "/healthz")
+
+
+def test_a_port_in_use_and_a_missing_model_end_in_one_message(student, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = mbkd("serve", student, "--port", str(taken.getsockname()[1]))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "in use on 127.0.0.1; choose another with --port" in done.stderr
+    done = mbkd("serve", tmp_path, "--port", "0")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "neither a run directory nor a model's folder" in done.stderr
+
+
+def test_without_its_packages_serve_says_what_to_install(student):
+    code = "import sys; sys.modules['fastapi'] = None; from mbkd.cli import main; main()"
+    done = run(sys.executable, "-c", code, "serve", student)
+    assert done.returncode == 2
+    assert done.stderr == "error: mbkd serve needs fastapi, which is not installed; pip install 'mbkd[serve]'\n"

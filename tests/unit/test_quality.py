@@ -1,0 +1,142 @@
+"""What `mbkd data` measures of rows, and that it warns of what a training would suffer from."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from mbkd.config import Config
+from mbkd.data import languages, toy
+from mbkd.data.quality import inspect
+
+LABELS = ("bad", "good")
+
+
+def rows(language: str, count: int, start: int = 0) -> list[dict[str, str]]:
+    texts = islice(toy.unlabelled(language, start + count), start, None)
+    return [{"text": f"{a} {i}", "label": LABELS[i % 2], "language": language} for i, (a, _) in enumerate(texts, start)]
+
+
+@pytest.fixture
+def good(world: Path, tmp_path: Path):
+    """Writes splits as JSONL and looks at them; by default rows that nothing is wrong with."""
+    whole = {
+        "train": rows("en", 120) + rows("fr", 120),
+        "dev": [row for x in ("en", "fr", "de") for row in rows(x, 40, 200)],
+    }
+
+    def look(more: dict[str, Any] | None = None, **changes: list[dict[str, str]]) -> dict[str, Any]:
+        for split, each in (whole | changes).items():
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+        models = world / "models"
+        values: dict[str, Any] = {
+            "task": {
+                "kind": "own", "labels": LABELS, "supervised": ["en", "fr"], "zero_shot": ["de"],
+                "files": {x: str(tmp_path / f"{x}.jsonl") for x in (whole | changes)},
+            },
+            "student": {"backbone": str(models / "teacher-en"), "branch_depth": 1},  # bytes: nothing is unknown
+            "teachers": {x: {"model": str(models / f"teacher-{x}")} for x in ("en", "fr")},
+            "distill": {"signal": "labels"},
+            "train": {"max_length": 400},
+        }  # fmt: skip
+        transformers.logging.set_verbosity_error()
+        found = inspect(Config.model_validate(values | (more or {})))
+        assert json.loads(json.dumps(found))["splits"]  # plain values
+        return found
+
+    look.whole = whole  # type: ignore[attr-defined]
+    return look
+
+
+def said(found: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {(each["kind"], each["split"], each["language"]) for each in found["warnings"]}
+
+
+def of(found: dict[str, Any], split: str, language: str) -> dict[str, Any]:
+    (each,) = (x for x in found["splits"] if (x["split"], x["language"]) == (split, language))
+    return each
+
+
+def test_good_rows_are_counted_and_nothing_is_said(good):
+    found = good()
+    assert said(found) == set() and found["problems"] == []
+    assert [(x["split"], x["language"], x["rows"]) for x in found["splits"]] == [
+        ("train", "en", 120), ("train", "fr", 120), ("dev", "en", 40), ("dev", "fr", 40), ("dev", "de", 40),
+    ]  # fmt: skip
+    assert of(found, "train", "en")["labels"] == {"bad": 60, "good": 60}
+    assert set(of(found, "train", "en")["tokens"]) == {"student"}
+
+
+def test_teachers_tokens_are_looked_at_in_their_own_language(good):
+    found = good({"distill": {"signal": "online"}})
+    assert set(of(found, "train", "en")["tokens"]) == {"student", "teacher en"}
+    assert set(of(found, "dev", "de")["tokens"]) == {"student"}
+    tokens = of(found, "train", "fr")["tokens"]
+    assert tokens["student"]["p50"] > tokens["teacher fr"]["p50"]  # bytes against pieces of words
+
+
+def test_lengths_and_cut_tokens_are_the_tokenizer_s_own(good, world: Path):
+    short = {"train": {"max_length": 24}, "student": {"backbone": str(world / "models" / "student")}}
+    found = of(good(short), "dev", "de")["tokens"]["student"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(world / "models" / "student")
+    lengths = sorted(len(tokenizer(row["text"])["input_ids"]) for row in good.whole["dev"] if row["language"] == "de")
+    assert found["p50"] == round((lengths[19] + lengths[20]) / 2)
+    assert found["p99"] >= found["p90"] > found["p50"] > 24
+    assert found["longer"] == sum(x > 24 for x in lengths) / 40
+    assert found["cut"] == pytest.approx(sum(max(0, x - 24) for x in lengths) / sum(lengths))
+    assert ("truncation", "dev", "de") in said(good(short))
+
+
+def test_unknown_tokens_are_counted(good, world: Path):
+    odd = [row | {"text": "ЖЗИ ЙКЛ"} for row in good.whole["train"][:60]]
+    found = good({"student": {"backbone": str(world / "models" / "student")}}, train=good.whole["train"] + odd)
+    assert 0 < of(found, "train", "en")["tokens"]["student"]["unknown"] < 1
+    assert ("unknown tokens", "train", "en") in said(found)
+    assert of(found, "train", "fr")["tokens"]["student"]["unknown"] < 0.01
+
+
+def test_doubles_leaks_and_contradictions_are_counted(good):
+    train = good.whole["train"]
+    found = good(
+        train=[*train, train[0], train[1] | {"text": train[1]["text"].upper(), "label": "bad"}],
+        dev=[*good.whole["dev"], train[5], train[6], train[130]],
+    )
+    assert (of(found, "train", "en")["duplicates"], of(found, "train", "en")["conflicts"]) == (2, 1)
+    assert [of(found, "dev", x)["also_in"] for x in ("en", "fr", "de")] == [{"train": 2}, {"train": 1}, {"train": 0}]
+    leaks = {("conflicting labels", "train", "en"), ("leakage", "dev", "en"), ("leakage", "dev", "fr")}
+    assert said(found) == leaks
+
+
+def test_small_and_missing_classes_few_rows_and_constant_text_are_said(good):
+    train = [row | {"label": "bad" if i > 5 else "good"} for i, row in enumerate(rows("en", 90))]
+    constant = [row | {"text": "one text"} for row in rows("fr", 60)] + rows("fr", 60)
+    dev = [row for row in good.whole["dev"] if row["language"] != "de"]
+    found = good(train=train + constant, dev=dev + [row | {"label": "bad"} for row in rows("de", 1)])
+    assert {
+        ("tiny class", "train", "en"), ("few rows", "train", "en"), ("constant text", "train", "fr"),
+        ("label missing", "dev", "de"),
+    } <= said(found)  # fmt: skip
+
+
+def test_rows_of_another_language_are_said(good):
+    french = [row | {"language": "en"} for row in rows("fr", 80, 300)]
+    found = good(train=good.whole["train"] + french)
+    look = of(found, "train", "en")["looks_like"]
+    assert look["own"] == pytest.approx(0.6, abs=0.02)
+    assert look["others"]["fr"] == pytest.approx(0.4, abs=0.02)
+    assert said(found) == {("wrong language", "train", "en")}
+    assert languages.looks_like(["a text in a language that has no name here"], "tlh") is None
+    assert languages.looks_like(["short"], "en") is None
+
+
+def test_what_stops_a_training_is_gathered_and_the_rest_is_shown(good):
+    found = good(
+        {"student": {"backbone": "/nowhere/at-all"}, "distill": {"signal": "online"}}, dev=good.whole["dev"][:80]
+    )
+    (problem,) = found["problems"]
+    assert "no rows for language 'de'" in problem
+    assert "no such folder" in found["tokenizers"]["student"]["problem"]
+    assert set(of(found, "dev", "en")["tokens"]) == {"teacher en"}

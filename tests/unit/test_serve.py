@@ -1,0 +1,186 @@
+"""Claims about serving without a network: what a request may hold, which rows go together, who answers what."""
+
+import asyncio
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from mbkd.data import toy
+from mbkd.errors import UserError
+from mbkd.measure.classifier import Classifier
+from mbkd.model import ensemble
+from mbkd.serve.batching import Full, Worker, next_batch
+from mbkd.serve.requests import Limits, Refused, parse
+from tests.conftest import random_student
+
+LIMITS = Limits(body=1000, texts=3, characters=10, queue=4)
+REVIEWS = [pair for language in toy.LANGUAGES for pair in toy.unlabelled(language, 5)]
+
+
+@pytest.fixture(scope="module")
+def classifier(student):
+    return Classifier(student)
+
+
+def test_a_row_or_a_list_of_rows_is_taken():
+    rows, many = parse(b'{"text": "a"}', LIMITS)
+    assert ([(row.text, row.text_pair) for row in rows], many) == ([("a", None)], False)
+    rows, many = parse(b' [{"text": "a", "text_pair": "b"}, {"text": "\xc3\xa9"}]', LIMITS)
+    assert ([(row.text, row.text_pair) for row in rows], many) == ([("a", "b"), ("é", None)], True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "where", "reason"),
+    [
+        (b"", 400, "body", "not valid JSON"),
+        (b"{broken", 400, "body", "not valid JSON"),
+        (b'{"text": "\xff"}', 400, "body", "not valid JSON"),
+        (b'{"text": "\\ud800"}', 400, "body", "not valid JSON"),
+        (b"[" * 900, 400, "body", "not valid JSON"),
+        (b'"text"', 422, "body", "not"),
+        (b"null", 422, "body", "not null"),
+        (b"[]", 422, "body", "empty"),
+        (b'["text"]', 422, "row 0", "not"),
+        (b"{}", 422, "text", "no field 'text'"),
+        (b'[{"text": "a"}, {"txt": "a"}]', 422, "row 1, text", "no field 'text'"),
+        (b'{"text": "a", "pair": "b"}', 422, "pair", "unknown field 'pair'"),
+        (b'{"text": 1}', 422, "text", "not 1"),
+        (b'{"text": null}', 422, "text", "not null"),
+        (b'{"text": ""}', 422, "text", "empty"),
+        (b'[{"text": "a"}, {"text": " \\n"}]', 422, "row 1, text", "empty"),
+        (b'{"text": "12345678901"}', 422, "text", "11 characters"),
+        (b'{"text": "a", "text_pair": "12345678901"}', 422, "text_pair", "11 characters"),
+        (json.dumps([{"text": "a"}] * 4).encode(), 413, "body", "4 texts"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_what_where_and_what_to_do(body, status, where, reason):
+    with pytest.raises(Refused) as refused:
+        parse(body, LIMITS)
+    assert refused.value.status == status
+    assert refused.value.problem["where"] == where
+    assert reason in refused.value.problem["error"]
+    assert refused.value.problem["do"]
+
+
+def test_a_batch_is_the_oldest_row_and_those_nearest_in_length_within_the_budget():
+    assert next_batch([9], 4) == [0]  # longer than the budget: alone
+    assert next_batch([5, 50, 6, 4, 5], 20) == [0, 4, 2]  # three of six fit, a fourth does not
+    assert next_batch([5, 50, 6, 4, 5], 24) == [0, 4, 2, 3]
+    assert next_batch([50, 5, 6], 100) == [0, 2]
+    rng = random.Random(0)
+    queue = [(i, rng.randint(1, 128)) for i in range(300)]
+    seen = []
+    while queue:
+        batch = next_batch([length for _, length in queue], 512)
+        assert batch[0] == 0
+        assert len(batch) == 1 or len(batch) * max(queue[i][1] for i in batch) <= 512
+        seen += [queue[i][0] for i in batch]
+        queue = [row for i, row in enumerate(queue) if i not in batch]
+    assert sorted(seen) == list(range(300))
+
+
+def served(classifier, work, capacity=1000, batch_tokens=256):
+    """What `work(worker)` returns, and the sizes of the batches that the worker made of it."""
+    sizes = []
+
+    async def run():
+        worker = Worker(classifier, batch_tokens, capacity, lambda rows, tokens, seconds: sizes.append(rows))
+        worker.start()
+        try:
+            return await work(worker)
+        finally:
+            worker.stop()
+            assert worker.waiting == 0
+
+    return asyncio.run(run()), sizes
+
+
+def test_rows_of_many_requests_share_batches_and_each_gets_the_answer_it_gets_alone(classifier):
+    rows = [(a, b if i % 3 else None) for i, (a, b) in enumerate(REVIEWS)]
+    requests = [rows[i : i + 1 + i % 4] for i in range(0, len(rows), 3)]
+
+    async def work(worker):
+        return await asyncio.gather(*(worker.ask(request, i % 2 == 0) for i, request in enumerate(requests)))
+
+    answers, sizes = served(classifier, work)
+    assert sum(sizes) == sum(map(len, requests))
+    assert len(sizes) < sum(map(len, requests)) / 2
+    for i, (request, found) in enumerate(zip(requests, answers, strict=True)):
+        for row, answer in zip(request, found, strict=True):
+            alone = classifier.encode([row])
+            expected = classifier.probabilities(alone)[0].tolist()
+            assert list(answer["probabilities"]) == ["bad", "fair", "good"]
+            assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=5e-6)
+            assert answer["label"] == classifier.labels[int(np.argmax(expected))]
+            assert ("branches" in answer) == (i % 2 == 0)
+            if "branches" in answer:
+                weights = {mixer: values[0].tolist() for mixer, values in classifier.branch_weights(alone).items()}
+                assert list(weights) == list(answer["branches"]) == ["outer"]
+                assert list(answer["branches"]["outer"].values()) == pytest.approx(weights["outer"], abs=5e-6)
+                assert sum(answer["branches"]["outer"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_full_queue_takes_nothing_more_until_there_is_room(classifier):
+    async def work(worker):
+        first = [asyncio.create_task(worker.ask([("good", None)], False)) for _ in range(3)]
+        await asyncio.sleep(0)  # all three are in the queue, of which the worker may have taken some
+        with pytest.raises(Full) as full:
+            await worker.ask([("good", None)] * 9, False)
+        await asyncio.gather(*first)
+        return full.value.seconds, await worker.ask([("good", None)] * 8, False)
+
+    (seconds, answers), _ = served(classifier, work, capacity=8)
+    assert 1 <= seconds <= 60
+    assert len(answers) == 8
+
+
+def test_what_is_in_the_queue_at_a_stop_is_answered(classifier):
+    async def work(worker):
+        asked = [asyncio.create_task(worker.ask([(text, None)], False)) for text, _ in REVIEWS]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(worker.stop)
+        return await asyncio.gather(*asked)
+
+    answers, _ = served(classifier, work, batch_tokens=64)
+    assert len(answers) == len(REVIEWS)
+
+
+def test_an_error_of_the_model_reaches_its_request_and_the_next_one_is_answered(student):
+    classifier = Classifier(student)
+    head = classifier._model.head
+
+    async def work(worker):
+        classifier._model.head = torch.nn.Linear(1, 1)  # does not fit
+        with pytest.raises(RuntimeError):
+            await worker.ask([("good", None)], False)
+        classifier._model.head = head
+        return await worker.ask([("good", None)], False)
+
+    answers, _ = served(classifier, work)
+    assert len(answers) == 1
+
+
+def test_models_without_mixers_answer_without_branches(world, tmp_path):
+    """A plain student, a teacher with its own head, and an ensemble."""
+    random_student(tmp_path / "plain", world, branch_depth=0)
+    backbone = world / "models" / "teacher-zh"
+    config = BertConfig.from_pretrained(backbone, num_labels=3)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
+    AutoTokenizer.from_pretrained(backbone).save_pretrained(tmp_path / "teacher")
+    members = [random_student(tmp_path / f"member-{seed}", world, seed) for seed in (1, 2)]
+    ensemble.save(members, tmp_path / "ensemble")
+    for name in ("plain", "teacher", "ensemble"):
+        model = Classifier(tmp_path / name)
+        rows = model.encode([("好", None), ("好", "不好")])
+        assert model.probabilities(rows).shape == (2, 3)
+        assert model.branches == [] and model.branch_weights(rows) == {}
+
+
+def test_the_scores_of_an_ensemble_are_no_model_and_say_how_to_make_one(tmp_path):
+    (tmp_path / "result.json").write_text('{"role": "ensemble"}')
+    with pytest.raises(UserError, match="export RUN RUN --ensemble"):
+        Classifier(tmp_path)
