@@ -1,44 +1,16 @@
-"""Ranks of one machine: watched to their end, none left behind, and none started where devices are missing."""
-
-import signal
-import subprocess
-import sys
+"""Devices of the ranks on one machine: those that CUDA_VISIBLE_DEVICES names, or the first ones."""
 
 import pytest
 
-from mbkd.errors import STOPPED, UserError
-from mbkd.train import launch
+from mbkd.errors import UserError
+from mbkd.train.launch import _devices
 
 
-def processes(*codes: str) -> list[subprocess.Popen[bytes]]:
-    """A process for each piece of Python."""
-    return [subprocess.Popen([sys.executable, "-S", "-c", f"import sys, time; {code}"]) for code in codes]
-
-
-def test_all_ranks_that_end_well_end_the_job_well():
-    assert launch._wait(processes("sys.exit(0)", "time.sleep(0.2)")) == 0
-
-
-def test_the_first_rank_that_fails_takes_the_others_down_and_gives_the_code():
-    ranks = processes("time.sleep(0.1); sys.exit(2)", "time.sleep(100)")
-    assert launch._wait(ranks) == 2
-    assert ranks[1].poll() == -signal.SIGTERM
-
-
-def test_a_rank_that_was_killed_gives_its_signal():
-    ranks = processes("time.sleep(100)")
-    ranks[0].kill()
-    assert launch._wait(ranks) == -signal.SIGKILL
-
-
-def test_ranks_that_stop_for_a_signal_are_waited_for():
-    ranks = processes(f"sys.exit({STOPPED})", f"time.sleep(0.5); sys.exit({STOPPED})")
-    assert launch._wait(ranks) == STOPPED
-    assert [rank.poll() for rank in ranks] == [STOPPED, STOPPED]
-
-
-def test_fewer_visible_devices_than_ranks_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_ranks_take_the_visible_devices_in_turn(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert _devices(2) == [0, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    launch._check_devices(2)
+    assert _devices(1) == [3]
+    assert _devices(2) == [3, 5]
     with pytest.raises(UserError, match="names 2 devices only"):
-        launch._check_devices(3)
+        _devices(3)
