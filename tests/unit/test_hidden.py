@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig
 
-from mbkd.config import Distill, Task
+from mbkd.config import Distill, Task, Training
 from mbkd.data.tokens import open_store
 from mbkd.distill.hidden import Matching
 from mbkd.distill.teachers import Teacher
@@ -102,6 +102,39 @@ def test_projections_of_the_other_language_stay_bitwise_still(world: Path, teach
         moved = {n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])}
         first = {n for n in before if n.startswith("matching.projections.0.")}
         assert moved == (first if language == "en" else before.keys() - first)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_projections_learn_in_deepspeed_s_engine_at_every_zero_stage(world: Path, teachers, stage: int):
+    found = {}
+    for driver in ("torch", "deepspeed"):
+        model = student()
+        groups = parameter_groups(model, LANGUAGES, 0.01)
+        model.matching = matching(model, teachers)
+        optimizer = BranchAdamW(groups + model.matching.groups(0.01), lr=0.01, eps=1e-5)
+        settings = Training(batch_size=5, zero_stage=stage, precision="fp32", clip=1e9)
+        ranks = teachers["en"][0].ranks
+        driven = engine.training_engine(model, optimizer, settings, ranks) if driver == "deepspeed" else model
+        for step, language in enumerate(("fr", "en", "en", "fr")):
+            before = {n: p.detach().clone() for n, p in model.named_parameters()}
+            optimizer.active = language
+            torch.manual_seed(step)
+            logits = driven(torch.randint(1, 50, (5, 7)), language=language).logits
+            ask(world, teachers[language], language)
+            loss = logits.square().mean() + model.matching.distance(language)  # the head has a gradient, too
+            if driver == "deepspeed":
+                driven.backward(loss)
+                driven.step()
+            else:
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            other = {"en": ("branches.1.", "matching.projections.1."), "fr": ("branches.0.", "matching.projections.0.")}
+            still = {n for n, p in model.named_parameters() if torch.equal(p, before[n])}
+            assert {n for n in before if n.startswith(other[language])} <= still
+            assert f"matching.projections.{LANGUAGES.index(language)}.0.weight" not in still
+        found[driver] = {n: p.detach().clone() for n, p in model.named_parameters()}
+    assert max((found["torch"][n] - found["deepspeed"][n]).abs().max().item() for n in found["torch"]) < 1e-6
 
 
 def test_layers_that_are_not_there_are_refused(teachers):
