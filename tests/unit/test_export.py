@@ -120,21 +120,27 @@ def test_the_graph_takes_any_number_of_rows_and_tokens_and_heeds_the_mask(export
         assert rows == 1 or np.abs(found - blind).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "modernbert"])
+STRUCTURES = {
+    "plain": {"branch_depth": 0, "branch_languages": ()},
+    "no-inner-mixers": {"mixers": "outer"},
+    "no-mixers": {"mixers": "none"},
+    "top": {"branch_position": "top"},
+    "multi-classifier-no-mixers": {"branch_position": "top", "mixers": "none", "heads": "per_language"},
+    "multi-classifier": {"branch_position": "top", "heads": "per_language"},
+}
+QUICK = (("xlm-roberta", "no-mixers"), ("bert", "multi-classifier"))  # all eighteen are slow together
+
+
 @pytest.mark.parametrize(
-    "structure",
+    ("kind", "name"),
     [
-        {"branch_depth": 0, "branch_languages": ()},
-        {"mixers": "outer"},
-        {"mixers": "none"},
-        {"branch_position": "top"},
-        {"branch_position": "top", "mixers": "none", "heads": "per_language"},
-        {"branch_position": "top", "heads": "per_language"},
+        pytest.param(kind, name, marks=() if (kind, name) in QUICK else pytest.mark.slow)
+        for kind in ("bert", "xlm-roberta", "modernbert")
+        for name in STRUCTURES
     ],
-    ids=["plain", "no-inner-mixers", "no-mixers", "top", "multi-classifier-no-mixers", "multi-classifier"],
 )
-def test_every_structure_of_table_5_exports(kind: str, structure: dict, tmp_path):
-    folder = student(kind, tmp_path, **structure)
+def test_every_structure_of_table_5_exports(kind: str, name: str, tmp_path):
+    folder = student(kind, tmp_path, **STRUCTURES[name])
     _, out = export.export(folder, ["fp32"], None)  # refuses a graph whose logits are not the model's
     graph, model = session(out / "model.onnx"), saved.load(folder)
     ids = torch.randint(5, 300, (3, 17))
