@@ -84,9 +84,7 @@ def combine(members: Sequence[Member]) -> tuple[dict[str, Any], Arrays]:
         "seeds": [result["seed"] for result in results],
         "branch_depth": first.config.student.branch_depth,
         "hash": hashlib.sha256(" ".join(names).encode()).hexdigest()[:8],
-        **{
-            field: first.result[field] for field in ("task", "backbone", "labels", "trained", "supervised", "zero_shot")
-        },
+        **{field: first.result[field] for field in KEPT},
         "accuracy": {split: found["accuracy"] for split, found in scores.items()},
         "averages": {split: found["accuracy_averages"] for split, found in scores.items()},
         "mae": {split: found["mae"] for split, found in scores.items() if ordinal},
