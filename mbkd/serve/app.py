@@ -10,6 +10,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import mbkd
 from mbkd.measure.classifier import Classifier
@@ -115,6 +116,8 @@ async def _body(request: Request, limit: int) -> bytes:
         await asyncio.wait_for(read(), PATIENCE)
     except asyncio.TimeoutError:
         raise Refused(408, f"the body did not come within {PATIENCE:.0f} s", "body", "send it faster") from None
+    except ClientDisconnect:  # nobody reads this, but it is no error of the server's
+        raise Refused(400, "the connection ended within the body", "body", "send all of it") from None
     return bytes(body)
 
 

@@ -118,7 +118,10 @@ class Worker:
             if not new and not queue:
                 return
             queue += self._encoded(new)
-            chosen = set(next_batch([length_of(row.inputs) for row in queue], self._budget)) if queue else set()
+            left = [row for row in queue if not row.request.done.done()]  # no answer for who has gone, or has failed
+            self._take_out(len(queue) - len(left))
+            queue = left
+            chosen = set(next_batch([length_of(row.inputs) for row in queue], self._budget))
             batch = [row for i, row in enumerate(queue) if i in chosen]
             queue = [row for i, row in enumerate(queue) if i not in chosen]
             if batch:

@@ -112,6 +112,14 @@ def test_a_body_that_does_not_say_its_size_is_cut_off_at_the_limit(address):
     connection.close()
 
 
+def test_a_client_that_leaves_within_its_body_leaves_no_trace(address):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        connection.sendall(b"Content-Length: 100\r\n\r\n{")
+    assert ask(address, "GET", "/healthz")[0] == 200  # and the server's log is empty at its end: `address`
+
+
 def test_a_full_queue_says_when_to_try_again_and_the_server_goes_on(address):
     replies = []
     rows = [{"text": "good " * 60}] * 8

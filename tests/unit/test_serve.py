@@ -149,6 +149,18 @@ def test_what_is_in_the_queue_at_a_stop_is_answered(classifier):
     assert len(answers) == len(REVIEWS)
 
 
+def test_rows_of_a_request_that_was_given_up_are_not_answered(classifier):
+    async def work(worker):
+        gone = asyncio.create_task(worker.ask([("good", None)] * 200, False))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return await worker.ask([("good", None)], False)
+
+    answers, sizes = served(classifier, work, batch_tokens=16)
+    assert len(answers) == 1
+    assert sum(sizes) < 100
+
+
 def test_an_error_of_the_model_reaches_its_request_and_the_next_one_is_answered(student):
     classifier = Classifier(student)
     head = classifier._model.head
