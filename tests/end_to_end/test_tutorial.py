@@ -41,6 +41,7 @@ def test_from_a_csv_in_four_languages_to_a_model_that_answers_over_http(folder: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_whole_tutorial_works_as_it_is_printed(tmp_path: Path):
     every = re.findall(r"^## (.+)$", TUTORIAL, re.MULTILINE)[:-1]
     text = script(*every).replace("8000", free_port())
