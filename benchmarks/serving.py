@@ -139,10 +139,12 @@ class Clients:
 
 
 def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace) -> dict[str, float]:
-    """Start a server, ask it, stop it: requests a second, latencies in ms, requests that failed."""
+    """Start a server, ask it, stop it: requests a second, latencies in ms, processor time, requests that failed."""
+    import psutil
     import uvloop
 
-    environment = os.environ | {"OMP_NUM_THREADS": str(asked.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as `mbkd` sets it for itself
+    environment |= {"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {}
     command = [sys.executable, *SERVERS[kind], str(folder / "model")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -150,9 +152,14 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
             address = process.stdout.readline().strip()
             port = int(address.rpartition(":")[2])
             uvloop.run(Clients(port, texts, WARM, asked.seconds).all(asked.clients))
-            clients, began = Clients(port, texts, asked.requests, asked.seconds), time.perf_counter()
+            server = psutil.Process(process.pid)
+            clients, began, before = (
+                Clients(port, texts, asked.requests, asked.seconds),
+                time.perf_counter(),
+                _cpu(server),
+            )
             uvloop.run(clients.all(asked.clients))
-            seconds = time.perf_counter() - began
+            seconds, used = time.perf_counter() - began, _cpu(server) - before
             batches = urlopen(f"{address}/metrics").read().decode() if kind == "mbkd serve" else ""
         finally:
             process.terminate()
@@ -161,6 +168,7 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
         "requests_per_second": len(clients.latencies) / seconds,
         "p50_ms": 1e3 * cuts[49],
         "p99_ms": 1e3 * cuts[98],
+        "server_cpu_ms": 1e3 * used / len(clients.latencies),  # of one request; less moved by what else runs here
         "requests": float(clients.sent),
         "failed": float(clients.failed),
     }
@@ -178,7 +186,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000, help="of each round")
     parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
-    parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of each server")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of each server; torch's own choice without")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     parser.add_argument("--serve", choices=["one by one", "thread pool"], help=argparse.SUPPRESS)
@@ -212,9 +220,11 @@ def main() -> None:
         "ratios": ratios,
         "target": {"one by one": TARGET},
     }
-    table = Table("server", "n", "requests/s", "p50 ms", "p99 ms", "failed", "mbkd serve / it", title=result["command"])
+    heads = ("server", "n", "requests/s", "p50 ms", "p99 ms", "CPU ms", "failed", "mbkd serve / it")
+    table = Table(*heads, title=result["command"])
     for kind, rounds in found.items():
         cells = [_spread([each[key] for each in rounds]) for key in ("requests_per_second", "p50_ms", "p99_ms")]
+        cells.append(_spread([each["server_cpu_ms"] for each in rounds], 2))
         failed = f"{sum(x['failed'] for x in rounds):.0f} of {sum(x['requests'] for x in rounds):.0f}"
         table.add_row(kind, str(len(rounds)), *cells, failed, _spread(ratios[kind], 2) if kind in ratios else "")
     Console(width=None if Console().is_terminal else 120).print(table)
@@ -223,6 +233,12 @@ def main() -> None:
         asked.out.write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
+
+
+def _cpu(process: Any) -> float:
+    """Processor seconds that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _spread(values: list[float], digits: int = 0) -> str:

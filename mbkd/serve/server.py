@@ -10,7 +10,7 @@ from mbkd.errors import UserError
 from mbkd.serve.requests import Limits
 
 # Rows times longest row of a batch. Larger ones leave a CPU's cache and carry more padding: slower there, not faster.
-BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
+BATCH_TOKENS = {"cpu": 512, "accelerator": 8192}
 LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30
 
 
