@@ -45,12 +45,13 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
     systems = {"Single": made[:1], "Ens2": made[:2], "MBLM": made[2:]}
     sources = rehearsal.sources(config, read.lengths, ranks)
     rows = config.train.batch_size
+    for trainer in made:
+        rehearsal.warm_up(trainer, sources["cache"])
+    _step(made[0], sources["online"], 0)
     with Report("steps in turn", rounds) as report:
-        for trainer in made:
-            first = rehearsal.warm_up(trainer, sources["online"])
         seconds, answers, widths = [], [], []
         for number in range(rounds):
-            step = (first + number) % made[0].plan.steps
+            step = number % made[0].plan.steps
             turns = made[number % 3 :] + made[: number % 3]
             order = SIGNALS if number % 2 == 0 else SIGNALS[::-1]
             each = {(x, trainer): _step(trainer, sources[x], step) for x in order for trainer in turns}
@@ -61,7 +62,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
             answers.append({s: sum(told[t] for t in members) / rows for s, members in systems.items()})
             widths.append(rehearsal.width(made[0].plan, step, read.lengths))
             report.advance()
-    peaks = {trainer: _peak_bytes(trainer, first) for trainer in made}
+    peaks = {trainer: _peak_bytes(trainer, 0) for trainer in made}
     engine.stop()
 
     configs = {"Single": [single], "Ens2": [single, single], "MBLM": [config]}

@@ -108,11 +108,10 @@ def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: ds.Ranks) 
     return {name: Source(signal) for name, signal in signals.items()}
 
 
-def warm_up(made: Trainer, source: Source) -> int:
-    """Take steps until every language was seen, so that no later one makes room for Adam's moments. Returns them."""
-    made.source, unseen, step = source, set(made.plan.languages), 0
-    while unseen and step < made.plan.steps:
-        unseen.discard(made.plan.language(step))
+def warm_up(made: Trainer, source: Source) -> None:
+    """Take a step in every language, so that none that is measured makes room for Adam's moments."""
+    made.source = source
+    steps = range(made.plan.steps)
+    first = {made.plan.language(step): step for step in reversed(steps)}  # of each language
+    for step in first.values():
         made.step(step, False)
-        step += 1
-    return step
