@@ -1,6 +1,7 @@
 """Rows of all requests, gathered into batches for one model: a bounded queue, and a thread that works.
 
-While the model answers one batch, the rows of the next one gather. Nothing waits on purpose: an idle model starts.
+While the model answers some rows, the next ones gather; these are sorted by length and cut into batches. Nothing waits
+on purpose: an idle model starts.
 """
 
 import asyncio
@@ -11,6 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from mbkd.data.batches import evaluation_batches
 from mbkd.measure.classifier import Classifier, Inputs, length_of
 
 LONGEST_RETRY = 60  # seconds
@@ -40,21 +44,6 @@ class Waiting(NamedTuple):
     request: Request
     number: int
     inputs: Inputs
-
-
-def next_batch(lengths: Sequence[int], budget: int) -> list[int]:
-    """Which of the waiting rows go next: the oldest, and those nearest to it in length, the older ones first.
-
-    lengths: tokens of each row, in the order in which they came. A batch has rows * longest <= budget, or is one row.
-    """
-    batch: list[int] = []
-    longest = 0
-    for i in sorted(range(len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
-        longest = max(longest, lengths[i])
-        if batch and longest * (len(batch) + 1) > budget:
-            break
-        batch.append(i)
-    return batch
 
 
 class Worker:
@@ -109,29 +98,21 @@ class Worker:
         return await request.done
 
     def _work(self) -> None:
-        queue: list[Waiting] = []
         while True:
             with self._news:
-                while not (self._new or queue or self._closed):
+                while not (self._new or self._closed):
                     self._news.wait()
                 new, self._new = self._new, []
-            if not new and not queue:
+            if not new:
                 return
-            queue += self._encoded(new)
-            left = [row for row in queue if not row.request.done.done()]  # no answer for who has gone, or has failed
-            self._take_out(len(queue) - len(left))
-            queue = left
-            chosen = set(next_batch([length_of(row.inputs) for row in queue], self._budget))
-            batch = [row for i, row in enumerate(queue) if i in chosen]
-            queue = [row for i, row in enumerate(queue) if i not in chosen]
-            if batch:
-                self._answer(batch)
+            # All that wait are answered before the next are looked at, so nobody is overtaken for long.
+            rows = self._encoded(new)
+            for batch in evaluation_batches(np.array([length_of(row.inputs) for row in rows]), self._budget, 0, 1):
+                self._answer([rows[i] for i in batch])
 
     def _encoded(self, requests: list[Request]) -> list[Waiting]:
         """The rows of some requests with their tokens."""
         places = [(request, number) for request in requests for number in range(len(request.rows))]
-        if not places:
-            return []
         try:
             encoded = self._classifier.encode([request.rows[number] for request, number in places])
         except Exception as error:  # this thread outlives whatever a text or the model makes go wrong
@@ -142,6 +123,9 @@ class Worker:
 
     def _answer(self, batch: list[Waiting]) -> None:
         self._take_out(len(batch))
+        batch = [row for row in batch if not row.request.done.done()]  # none for who has gone, or has failed
+        if not batch:
+            return
         inputs = [row.inputs for row in batch]
         began = time.perf_counter()
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from mbkd.data import toy
 from mbkd.errors import UserError
-from mbkd.measure.classifier import Classifier
+from mbkd.measure.classifier import Classifier, length_of
 from mbkd.model import ensemble
-from mbkd.serve.batching import Full, Worker, next_batch
+from mbkd.serve.batching import Full, Worker
 from mbkd.serve.requests import Limits, Refused, parse
 from tests.conftest import random_student
 
@@ -66,23 +66,6 @@ def test_what_cannot_be_answered_is_refused_with_what_where_and_what_to_do(body,
     assert refused.value.problem["do"]
 
 
-def test_a_batch_is_the_oldest_row_and_those_nearest_in_length_within_the_budget():
-    assert next_batch([9], 4) == [0]  # longer than the budget: alone
-    assert next_batch([5, 50, 6, 4, 5], 20) == [0, 4, 2]  # three of six fit, a fourth does not
-    assert next_batch([5, 50, 6, 4, 5], 24) == [0, 4, 2, 3]
-    assert next_batch([50, 5, 6], 100) == [0, 2]
-    rng = random.Random(0)
-    queue = [(i, rng.randint(1, 128)) for i in range(300)]
-    seen = []
-    while queue:
-        batch = next_batch([length for _, length in queue], 512)
-        assert batch[0] == 0
-        assert len(batch) == 1 or len(batch) * max(queue[i][1] for i in batch) <= 512
-        seen += [queue[i][0] for i in batch]
-        queue = [row for i, row in enumerate(queue) if i not in batch]
-    assert sorted(seen) == list(range(300))
-
-
 def served(classifier, work, capacity=1000, batch_tokens=256):
     """What `work(worker)` returns, and the sizes of the batches that the worker made of it."""
     sizes = []
@@ -122,6 +105,25 @@ def test_rows_of_many_requests_share_batches_and_each_gets_the_answer_it_gets_al
                 assert list(weights) == list(answer["branches"]) == ["outer"]
                 assert list(answer["branches"]["outer"].values()) == pytest.approx(weights["outer"], abs=5e-6)
                 assert sum(answer["branches"]["outer"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_gathered_is_cut_by_length_into_batches_within_the_budget(student):
+    class Watched(Classifier):
+        batches = ()
+
+        def probabilities(self, rows):
+            self.batches += (sorted(map(length_of, rows)),)
+            return super().probabilities(rows)
+
+    classifier = Watched(student)
+
+    async def work(worker):
+        return await worker.ask(REVIEWS * 4, False)
+
+    served(classifier, work, batch_tokens=400)
+    assert all(len(lengths) == 1 or len(lengths) * lengths[-1] <= 400 for lengths in classifier.batches)
+    assert 1 < len(classifier.batches) < len(REVIEWS)
+    assert all(longer[0] >= shorter[-1] for longer, shorter in pairwise(classifier.batches))
 
 
 def test_a_full_queue_takes_nothing_more_until_there_is_room(classifier):
