@@ -10,10 +10,10 @@ demo: $(VENV)/installed
 	$(BIN)/mbkd demo
 
 test: lint
-	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: lint
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -60,6 +60,8 @@ def page(tmp_path_factory):
 @pytest.fixture
 def opened(browser, page):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get("about:blank")
+    browser.get_log("browser")  # one browser serves all tests: what another page said does not count here
     browser.get(page.as_uri())
     return browser
 
