@@ -129,11 +129,16 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
     if job.command == "measure":
         command = [sys.executable, "-m", "tuning.efficiency", str(file)]
     command += ["--runs", str(given.root)]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(given.threads),
-        # The checkout that this process runs, wherever the trial's working directory is.
-        "PYTHONPATH": os.pathsep.join([str(Path(mbkd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
+    # Passive threads as in mbkd.cli: the measurement of a step's cost is started without it.
+    environment = (
+        {"OMP_WAIT_POLICY": "PASSIVE"}
+        | os.environ
+        | {
+            "OMP_NUM_THREADS": str(given.threads),
+            # The checkout that this process runs, wherever the trial's working directory is.
+            "PYTHONPATH": os.pathsep.join([str(Path(mbkd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        }
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
