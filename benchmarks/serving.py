@@ -1,6 +1,6 @@
 """`mbkd serve` against handlers that run the model once per request, under many clients on this machine.
 
-usage: python -m benchmarks.serving [--backbone FOLDER] [--clients 64] [--requests 2000] [--repeat 3] [--out FILE.json]
+usage: python -m benchmarks.serving [--width 64] [--depth 2] [--clients 64] [--repeat 3] [--out FILE.json]
 
 Three servers take turns, each a process of its own with the same model, web server and threads:
   one by one   a FastAPI handler (`async def`) that tokenises and runs the model for its request; the next one waits
@@ -40,36 +40,32 @@ SERVERS = {
 }
 
 
-def make_model(folder: Path, backbone: Path | None) -> None:
-    """MBLM with K = 2, three branches and a random head; without a backbone, a random one of the toy's size."""
+def make_model(folder: Path, width: int, depth: int) -> None:
+    """MBLM with K = 2 and three branches on a random encoder, and its tokenizer."""
     import torch
-    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForMaskedLM
+    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
     from mbkd.data import toy_models
     from mbkd.model.mblm import MBLMForSequenceClassification
 
     torch.manual_seed(0)
-    if backbone is None:
-        backbone = folder / "encoder"
-        tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
-        width = toy_models.WIDTH["student"]
-        shape = XLMRobertaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            num_hidden_layers=toy_models.LAYERS["student"],
-            num_attention_heads=width // 32,
-            intermediate_size=4 * width,
-            max_position_embeddings=130,
-            pad_token_id=tokenizer.pad_token_id,
-            type_vocab_size=1,
-        )
-        XLMRobertaForMaskedLM(shape).save_pretrained(backbone)
-        tokenizer.save_pretrained(backbone)
+    tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
+    shape = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width,
+        max_position_embeddings=130,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=1,
+    )
+    XLMRobertaForMaskedLM(shape).save_pretrained(folder / "encoder")
     model = MBLMForSequenceClassification.from_pretrained(
-        backbone, branch_languages=LANGUAGES, branch_depth=2, num_labels=5
+        folder / "encoder", branch_languages=LANGUAGES, branch_depth=2, num_labels=5
     )
     model.save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(backbone).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
 
 
 def serve_naively(folder: Path, kind: str) -> None:
@@ -144,7 +140,7 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
     import uvloop
 
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as `mbkd` sets it for itself
-    environment |= {"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {}
+    environment["OMP_NUM_THREADS"] = str(asked.threads)
     command = [sys.executable, *SERVERS[kind], str(folder / "model")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -182,11 +178,12 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", type=Path, help="an encoder's folder; a random one of the toy's size without it")
+    parser.add_argument("--width", type=int, default=64, help="of the encoder, a multiple of 32; the toy's is 96")
+    parser.add_argument("--depth", type=int, default=2, help="layers of the encoder, two at least; the toy has 4")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000, help="of each round")
     parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
-    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of each server; torch's own choice without")
+    parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of each server")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     parser.add_argument("--serve", choices=["one by one", "thread pool"], help=argparse.SUPPRESS)
@@ -200,7 +197,7 @@ def main() -> None:
     ]
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in SERVERS}
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), asked.backbone)
+        make_model(Path(folder), asked.width, asked.depth)
         for number in range(asked.repeat):
             for kind, rounds in found.items():
                 rounds.append(measure(kind, Path(folder), texts, asked))
