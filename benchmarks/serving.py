@@ -1,6 +1,6 @@
 """`mbkd serve` against handlers that run the model once per request, under many clients on this machine.
 
-usage: python -m benchmarks.serving [--width 64] [--depth 2] [--clients 64] [--repeat 3] [--out FILE.json]
+usage: python -m benchmarks.serving [--width 96] [--depth 4] [--clients 64] [--repeat 3] [--out FILE.json]
 
 Three servers take turns, each a process of its own with the same model, web server and threads:
   one by one   a FastAPI handler (`async def`) that tokenises and runs the model for its request; the next one waits
@@ -178,8 +178,8 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=64, help="of the encoder, a multiple of 32; the toy's is 96")
-    parser.add_argument("--depth", type=int, default=2, help="layers of the encoder, two at least; the toy has 4")
+    parser.add_argument("--width", type=int, default=96, help="of the encoder, a multiple of 32; the toy's is 96")
+    parser.add_argument("--depth", type=int, default=4, help="layers of the encoder, two at least; the toy has 4")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000, help="of each round")
     parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
