@@ -2,8 +2,8 @@
 #
 #   docker build -t mbkd:cuda .
 #   docker build -t mbkd:cpu --build-arg TORCH_INDEX=... .      # the index of torch's CPU builds, which torch's site names
-#   docker run --rm --gpus all --shm-size=1g -v "$PWD:/work" mbkd:cuda train tickets.yaml
-#   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs:/work/runs:ro" mbkd:cpu serve runs/... --host 0.0.0.0
+#   docker run --rm --gpus all --shm-size=1g -v "$PWD:/mbkd" mbkd:cuda train tickets.yaml
+#   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs:/mbkd/runs:ro" mbkd:cpu serve runs/... --host 0.0.0.0
 #
 # torch brings CUDA's libraries along, so one base serves both; nothing is compiled when mbkd runs.
 ARG PYTHON=3.11
@@ -29,12 +29,12 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --create-home mbkd \
-    && install --directory --owner=mbkd /work
+    && install --directory --owner=mbkd /mbkd
 COPY --from=build /opt/venv /opt/venv
 # tuning, analysis and launchers are run from the checkout.
 COPY --from=build /opt/mbkd /opt/mbkd
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/opt/mbkd PYTHONUNBUFFERED=1
 USER 1000
-WORKDIR /work
+WORKDIR /mbkd
 ENTRYPOINT ["mbkd"]
 CMD ["--help"]

@@ -102,7 +102,7 @@ def test_the_sweep_on_kuberay_has_pods_that_fit_their_schema_and_a_command_that_
         validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]})
         spec = group["template"]["spec"]
         mounted = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
-        assert mounted == {"work": "/work", "shm": "/dev/shm"} and {x["name"] for x in spec["volumes"]} == set(mounted)
+        assert mounted == {"work": "/mbkd", "shm": "/dev/shm"} and {x["name"] for x in spec["volumes"]} == set(mounted)
     for group in groups[1:]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] and group["groupName"]
     python, flag, module, *arguments = shlex.split(job["spec"]["entrypoint"])
