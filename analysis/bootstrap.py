@@ -66,11 +66,15 @@ def seed_draws(error: float, seeds: int, draws: int, rng: np.random.Generator) -
 
 
 def estimate(value: float, moves: np.ndarray, margin: float = 0.0) -> Estimate:
-    """The percentile interval and the p-value from (draws,) movements around a value."""
+    """The percentile interval and the p-value from (draws,) movements around a value.
+
+    Without any movement, as between systems that answer every row alike, nothing tells how far it may be off: p is 1.
+    """
     found = value + moves
     low, high = np.quantile(found, [0.025, 0.975])
     tail = min(np.count_nonzero(found <= margin), np.count_nonzero(found >= margin))
-    return Estimate(value, float(low), float(high), min(1.0, 2 * (tail + 1) / (len(found) + 1)), margin)
+    p = min(1.0, 2 * (tail + 1) / (len(found) + 1)) if np.ptp(moves) > 0 else 1.0
+    return Estimate(value, float(low), float(high), p, margin)
 
 
 def holm(p: Sequence[float]) -> list[float]:

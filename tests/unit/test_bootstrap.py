@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from analysis import bootstrap
+from analysis.bootstrap import estimate
 
 # (spread over seeds, spread over rows, spread of both together) of a score x[s, i]; the paper's differences lie between
 SPREADS = [(0.0, 1.0, 1.0), (0.0, 0.2, 1.0), (0.05, 0.5, 1.0), (0.5, 0.5, 1.0)]
@@ -100,6 +101,11 @@ def test_p_is_small_where_the_interval_leaves_out_zero_and_only_there():
     assert bootstrap.estimate(-2.2, moves).p < 0.05
     assert bootstrap.estimate(0.0, moves, margin=-2.2).p < 0.05
     assert bootstrap.estimate(0.0, np.zeros(10)).p == 1.0
+
+
+def test_systems_that_answer_every_row_alike_give_no_certainty():
+    assert estimate(0.0, np.zeros(1000), margin=-0.5).p == 1.0
+    assert estimate(0.0, np.random.default_rng(0).normal(0, 0.1, 1000), margin=-0.5).p < 0.01
 
 
 def test_holm_is_its_definition():
