@@ -26,6 +26,6 @@ export HOSTS MASTER RUNS
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c '
     exec deepspeed --hostfile "$HOSTS" --no_ssh --node_rank "$SLURM_NODEID" \
-        --master_addr "$MASTER" --master_port 29500 \
+        --master_addr "$MASTER" --master_port $((20000 + SLURM_JOB_ID % 10000)) \
         launchers/distill.py "$@" --runs "$RUNS"
 ' mbkd "$@"

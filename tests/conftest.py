@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mbkd.train.launch import free_port
+
 ROOT = Path(__file__).parents[1]
 XNLI = ROOT.parent / "shared" / "data" / "xnli"
 
@@ -50,6 +52,11 @@ def run(
 def mbkd(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """`mbkd ARGUMENTS` in a fresh process."""
     return run(sys.executable, "-m", "mbkd.cli", *arguments, timeout=timeout)
+
+
+def deepspeed(ranks: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`deepspeed --num_gpus RANKS ARGUMENTS` on a port of its own: tests run side by side, and the default is one."""
+    return run("deepspeed", "--num_gpus", str(ranks), "--master_port", free_port(), *arguments)
 
 
 def scalars(run: Path) -> list[tuple[str, int, float]]:

@@ -66,6 +66,15 @@ def main(argv: list[str] | None = None) -> list[Path]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
+        if "EADDRINUSE" in str(error):  # torch raises DistNetworkError, of which the message alone tells the cause
+            here = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            print(
+                f"error: the ranks cannot meet at {here}: the port is in use, perhaps by another job on this machine; "
+                "name a free one with --master_port",
+                file=sys.stderr,
+                flush=True,
+            )
+            sys.exit(2)
         if "closed by peer" in str(error) or "reset by peer" in str(error):
             print("error: another rank is gone, so this one stops", file=sys.stderr, flush=True)
             time.sleep(5)  # the launcher should see the other's exit code first: that one says why

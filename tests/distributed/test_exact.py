@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, deepspeed
 from tests.distributed import exact_job
 
 JOB = ROOT / "tests" / "distributed" / "exact_job.py"
@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Parameters]:
     for world in (1, 2, 4):
         out = tmp_path_factory.mktemp("exact") / f"{world}.npz"
         settings = [*SETTINGS, *(ACCUMULATED if world < 4 else []), *([DRIFT] if world == 1 else [])]
-        done = run("deepspeed", "--num_gpus", str(world), "--no_local_rank", JOB, out, *settings)
+        done = deepspeed(world, "--no_local_rank", JOB, out, *settings)
         assert done.returncode == 0, done.stdout + done.stderr
         found[world] = {}
         for key, values in np.load(out).items():

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import ENVIRONMENT, ROOT, mbkd, run, scalars
+from mbkd.train.launch import free_port
+from tests.conftest import ENVIRONMENT, ROOT, deepspeed, mbkd, run, scalars
 
 STEPS_BETWEEN = 7
 
@@ -272,10 +274,22 @@ def test_ranks_that_disagree_on_the_language_stop_with_the_step(config: Path, tm
         "from mbkd.train.job import main\n"
         "main([*sys.argv[1:], f'seed={os.environ[\"RANK\"]}'])\n"  # each rank draws languages of its own
     )
-    done = run("deepspeed", "--num_gpus", "2", "--no_local_rank", script, config, "--runs", tmp_path)
+    done = deepspeed(2, "--no_local_rank", script, config, "--runs", tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "the ranks disagree on the language (rank 0: " in done.stderr
     assert "step " in done.stderr
+
+
+def test_port_that_another_job_holds_is_named(config: Path, tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        done = run(sys.executable, "-m", "mbkd.train.job", config, "--runs", tmp_path, **meeting)
+    assert done.returncode == 2, done.stderr
+    assert f"cannot meet at 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_nodes_by_hand_give_the_result_of_one(config: Path, tmp_path: Path):
@@ -283,7 +297,8 @@ def test_two_nodes_by_hand_give_the_result_of_one(config: Path, tmp_path: Path):
     assert one.returncode == 0, one.stderr
     hosts = tmp_path / "hostfile"
     hosts.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
-    common = ["deepspeed", "--hostfile", str(hosts), "--no_ssh", "--master_addr", "127.0.0.1", "--master_port", "29555"]
+    common = ["deepspeed", "--hostfile", str(hosts), "--no_ssh", "--master_addr", "127.0.0.1"]
+    common += ["--master_port", free_port()]
     nodes = [
         subprocess.Popen(
             [*common, "--node_rank", str(node), "launchers/distill.py", str(config), "--runs", str(tmp_path / "two"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import XNLI, mbkd, run, scalars
+from tests.conftest import XNLI, deepspeed, mbkd, run, scalars
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_the_trained_folder_loads_with_transformers_alone(student: Path):
 def test_launcher_script_and_command_give_the_same_bits(toy_yaml: Path, runs: Path, student: Path, tmp_path: Path):
     for teacher in runs.glob("marc-teacher-*"):
         (tmp_path / teacher.name).symlink_to(teacher)
-    done = run("deepspeed", "--num_gpus", "2", "launchers/distill.py", toy_yaml, "--runs", tmp_path)
+    done = deepspeed(2, "launchers/distill.py", toy_yaml, "--runs", tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / student.name) in done.stdout
     for file in [student / "model" / "model.safetensors", *student.glob("logits/*.npy")]:
