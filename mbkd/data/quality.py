@@ -36,7 +36,8 @@ def inspect(config: Config) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     before: dict[str, list[pa.Array]] = {}  # split -> the keys of its rows, all languages
-    wanted = [(s, x) for s in tasks.splits(task) for x in (config.languages if s == "train" else task.languages)]
+    languages = {s: config.languages if s == "train" else tasks.languages(task, s) for s in tasks.splits(task)}
+    wanted = [(split, language) for split, each in languages.items() for language in each]
     with Report("looking at the rows", len(wanted)) as report:
         for split, language in wanted:
             try:

@@ -59,7 +59,7 @@ def text(config: Config, root: Path) -> Text:
             lengths, heldout, f"{task.kind}: no data at hand; assumed: as many rows as published, of {assumed} tokens"
         )
     splits = [split for split in tasks.splits(task) if split != "train"]
-    heldout = {split: sum(len(tasks.load(task, split, x)) for x in task.languages) for split in splits}
+    heldout = {split: sum(len(tasks.load(task, split, x)) for x in tasks.languages(task, split)) for split in splits}
     try:
         tokenizer_fingerprint(config.student.backbone)
     except UserError:

@@ -9,6 +9,7 @@ from mbkd.errors import UserError
 # all: dev AVG(A), as in the paper, which looks at zero-shot dev labels; supervised: dev AVG(S) (decision 19)
 Rule = Literal["all", "supervised"]
 AVERAGE = {"all": "A", "supervised": "S"}
+OTHERWISE = {"all": ", choose by the supervised ones (--rule supervised)", "supervised": ""}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def score(result: dict[str, Any], rule: Rule = "all") -> float:
     if value is None:
         raise UserError(
             f"{result['system']}, seed {result['seed']}: no AVG({name}) on a dev split, so no configuration can be "
-            "chosen by it; give the task dev rows in every language, or train with fixed values"
+            f"chosen by it; give the task dev rows in every language{OTHERWISE[rule]}, or train with fixed values"
         )
     return float(value)
 

@@ -31,7 +31,7 @@ class Inputs:
     """Token stores by language (and split), label names, and the teachers."""
 
     train: dict[str, Tokens]
-    heldout: dict[str, dict[str, Tokens]]  # split -> language -> tokens, all languages of the task
+    heldout: dict[str, dict[str, Tokens]]  # split -> language -> tokens; mbkd.data.tasks.languages says which
     teachers: dict[str, tuple[TeacherInput, ...]]  # by language; none for hard labels
     labels: tuple[str, ...]
     ordinal: bool
@@ -98,7 +98,9 @@ def prepare(config: Config, root: Path) -> Inputs:
     inputs = Inputs(
         train={x: tokens("train", x, backbone) for x in config.languages},
         heldout={
-            split: {x: tokens(split, x, backbone) for x in task.languages} for split in present if split != "train"
+            split: {x: tokens(split, x, backbone) for x in tasks.languages(task, split)}
+            for split in present
+            if split != "train"
         },
         teachers={x: tuple(teacher(x, i) for i in range(len(several))) for x, several in paths.items()},
         labels=tasks.label_names(task),

@@ -419,6 +419,24 @@ def test_missing_xnli_file_says_what_was_looked_for_and_which_languages_are_ther
     refuses(xnli(tmp_path), "XNLI-1.0/xnli.dev.tsv", "dev-en.tsv", split="dev")
 
 
+def test_zero_shot_language_may_be_without_dev_rows(tmp_path):
+    xnli_mt(tmp_path, "en")
+    for name in ("dev-en", "test-en", "test-de"):
+        write(tmp_path / f"{name}.tsv", tsv(PAIRS))
+    task = Task(kind="xnli", path=str(tmp_path), supervised=("en",), zero_shot=("de",))
+    assert tasks.languages(task, "dev") == ("en",)
+    assert tasks.languages(task, "test") == ("en", "de")
+    write(tmp_path / "dev-de.tsv", tsv(PAIRS))
+    assert tasks.languages(task, "dev") == ("en", "de")
+
+
+def test_supervised_language_needs_dev_rows_and_any_language_test_rows(tmp_path):
+    write(tmp_path / "dev-de.tsv", tsv(PAIRS))
+    task = Task(kind="xnli", path=str(tmp_path), supervised=("en",), zero_shot=("de",))
+    assert tasks.languages(task, "dev") == ("en", "de")  # `load` then says what is missing
+    assert tasks.languages(task, "test") == ("en", "de")
+
+
 def test_xnli_line_that_is_wrong_is_named(tmp_path):
     file = tmp_path / "multinli.train.en.tsv"
     header = "premise\thypo\tlabel\n"
