@@ -115,6 +115,7 @@ class Pool:
         how: tune.TuneConfig,
         rule: selection.Rule = "all",
     ) -> None:
+        how.reuse_actors = True  # a worker only watches the process of its trial; a new one costs a second and more
         how.trial_name_creator = lambda trial: watcher.job(trial).name
         trial = tune.with_parameters(_trial, find=find, given=self.given, rule=rule)
         tuner = tune.Tuner(

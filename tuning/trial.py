@@ -1,5 +1,6 @@
 """One trial: a run brought to its end by `mbkd` in a process of its own, watched, its metrics passed on."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -161,7 +162,8 @@ def _wait(process: subprocess.Popen[bytes], files: list[Path], silence: float, l
     """The exit code, or None once no file has grown for `silence` seconds."""
     sizes, since = [-1] * len(files), time.monotonic()
     while process.poll() is None:
-        time.sleep(LOOK)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK)
         look()
         now = [file.stat().st_size if file.exists() else -1 for file in files]
         if now != sizes:
