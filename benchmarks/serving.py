@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.serving [--width 96] [--depth 4] [--clients 64] [--repeat 3] [--out FILE.json]
 
-Three servers take turns, each a process of its own with the same model, web server and threads:
+Three servers take turns, each a process of its own with the same model, web server and number of threads:
   one by one   a FastAPI handler (`async def`) that tokenises and runs the model for its request; the next one waits
   thread pool  the same as a plain `def`, which FastAPI runs in its pool of threads
   mbkd serve   rows of all requests in batches
@@ -140,7 +140,7 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
     import uvloop
 
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as `mbkd` sets it for itself
-    environment["OMP_NUM_THREADS"] = str(asked.threads)
+    environment |= {"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {}
     command = [sys.executable, *SERVERS[kind], str(folder / "model")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000, help="of each round")
     parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
-    parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of each server")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of each server; else torch's own: all cores")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     parser.add_argument("--serve", choices=["one by one", "thread pool"], help=argparse.SUPPRESS)

@@ -344,7 +344,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; the address is printed.")] = 8000,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Rows times longest row of a batch; 8192, or 512 without a GPU.")
+        int | None, typer.Option(min=1, help="Rows times longest row of a batch; 8192, or 1024 without a GPU.")
     ] = None,
     max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
     max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 20_000,

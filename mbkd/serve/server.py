@@ -3,14 +3,13 @@
 import errno
 import signal
 import socket
-import sys
 from pathlib import Path
 
 from mbkd.errors import UserError
 from mbkd.serve.requests import Limits
 
 # Rows times longest row of a batch. Larger ones leave a CPU's cache and carry more padding: slower there, not faster.
-BATCH_TOKENS = {"cpu": 512, "accelerator": 8192}
+BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
 LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30
 
 
@@ -34,7 +33,6 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        sys.setswitchinterval(0.0005)  # the model's thread takes the interpreter's lock back hundreds of times a batch
         classifier = Classifier(model)
         classifier.probabilities(classifier.encode([("the first call is the slowest", None)]))
         kind = "cpu" if saved.device().type == "cpu" else "accelerator"
