@@ -299,7 +299,10 @@ def _encoder(tokenizer: Any, max_length: int) -> Encoder:
         alone = rows["text_b"][0] is None
         texts = rows["text_a"] if alone else list(zip(rows["text_a"], rows["text_b"], strict=True))
         found = library.encode_batch_fast(texts)
-        return {"input_ids": [x.ids for x in found], "token_type_ids": [x.type_ids for x in found]}
+        columns = {"input_ids": [x.ids for x in found]}
+        if "token_type_ids" in tokenizer.model_input_names:  # a list of numbers for every row is not free
+            columns["token_type_ids"] = [x.type_ids for x in found]
+        return columns
 
     return encode
 
