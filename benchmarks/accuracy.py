@@ -4,8 +4,8 @@ usage: python -m benchmarks.accuracy [--seeds 5] [--rows 1000] [--out FILE.json]
 
 MultiKD + MBLM on toy reviews, three small teachers fine-tuned first. On: the teachers' logits cached, and all of
 benchmarks/levers.py as they are; off: the teachers asked in every step, batches of any length padded to 128, a graph of
-idle branches, the whole last layer, plain AdamW, every gradient averaged. The same seeds on both sides; the interval of
-the difference is Welch's, 95 %.
+idle branches, the whole last layer, plain AdamW, clipping by DeepSpeed, every gradient averaged. The same seeds on both
+sides; the interval of the difference is Welch's, 95 %.
 """
 
 import contextlib

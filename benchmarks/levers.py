@@ -70,14 +70,28 @@ def whole_last_layer(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
+def deepspeed_clips(trainer: Trainer) -> Iterator[None]:
+    """DeepSpeed's norm of the gradients and its pass that scales them, before the optimizer looks at them again."""
+    clip = trainer.config.train.clip
+    with (
+        patch.object(trainer.optimizer, "clip", None),
+        patch.object(trainer.optimizer, "grad_scale", None),
+        patch.object(trainer.engine, "gradient_clipping", lambda: clip),
+    ):
+        yield
+
+
+@contextmanager
 def plain_adamw(trainer: Trainer) -> Iterator[None]:
-    """AdamW as torch runs it on a CPU by default: parameter by parameter, operation by operation."""
-    for group in trainer.optimizer.param_groups:
+    """AdamW as torch runs it on a CPU by default: parameter by parameter, operation by operation. It cannot scale."""
+    groups = trainer.optimizer.param_groups
+    for group in groups:
         group["fused"] = False
     try:
-        yield
+        with deepspeed_clips(trainer):
+            yield
     finally:
-        for group in trainer.optimizer.param_groups:
+        for group in groups:
             group["fused"] = True
 
 
@@ -95,14 +109,19 @@ def every_gradient(trainer: Trainer) -> Iterator[None]:
         engine.enable_backward_allreduce = before
 
 
-LEVERS: dict[str, Callable[[Trainer], AbstractContextManager[None]]] = {
+Lever = Callable[[Trainer], AbstractContextManager[None]]
+PADDING: dict[str, Lever] = {
     "padded to the longest that may come": padded,
     "rows of any length together": random_batches,
+}
+OTHERS: dict[str, Lever] = {
     "a graph of idle branches": graph_of_idle_branches,
     "the whole last layer": whole_last_layer,
+    "clipped by DeepSpeed": deepspeed_clips,
     "plain AdamW": plain_adamw,
     "every gradient averaged": every_gradient,
 }
+LEVERS = PADDING | OTHERS
 
 
 def lengths(trainer: Trainer, step: int) -> np.ndarray:

@@ -10,7 +10,8 @@ mix        the reference (benchmarks/reference.py), our loop with the teacher on
            bound is what text and FLOPs allow: padding (all rows at 128 against no padding at all) x cache (student and
            teacher against student). A graph of idle branches costs time and no FLOPs, so its factor is 1. The last
            layer's one position is no part of it.
-levers     our loop with cached logits, and with each lever (benchmarks/levers.py) turned off alone.
+levers     our loop with cached logits, and with each lever (benchmarks/levers.py) turned off alone: those of padding on
+           the text, the others, whose effect does not depend on lengths, on 8 rows of 40 tokens.
 fixed      8 rows of 40 tokens, MBLM against the same student without branches: the share of the matrix product's speed,
            and the ratio of the two against the ratio of their FLOPs.
 measuring  some batches, evenly out of the evaluation of 15 languages, against the FLOPs of their tokens at the share of
@@ -161,17 +162,30 @@ def mix(config: Config, lengths: Lengths, rounds: int, ranks: ds.Ranks) -> dict[
 
 def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
     """The second table."""
-    variants = Variants(config, lengths, rounds, ranks)
-    found = common.take_turns(
-        {"none": variants.ours("cache"), **{name: variants.ours("cache", name) for name in levers.LEVERS}}, rounds
-    )
-    ratio = {name: [a / b for a, b in zip(values, found["none"], strict=True)] for name, values in found.items()}
-    common.print_table(
-        f"levers: our loop with cached logits, batch {variants.B}, {rounds} steps",
-        ("turned off", "seconds per example", "times as long, step by step"),
-        ((name, common.spread(values, 4), common.spread(ratio[name], 2)) for name, values in found.items()),
-    )
-    return {"batch": variants.B, "seconds_per_example": found, "ratio": ratio}
+    B, n = FIXED
+    found = {}
+    for title, mine, rows, names in (
+        ("on the text", config, lengths, levers.PADDING),
+        (f"{B} rows of {n} tokens", changed(config, {"train": {"batch_size": B}}), even(config), levers.OTHERS),
+    ):
+        variants = Variants(mine, rows, rounds, ranks)
+        took = common.take_turns(
+            {"none": variants.ours("cache"), **{name: variants.ours("cache", name) for name in names}}, rounds
+        )
+        ratio = {name: [a / b for a, b in zip(values, took["none"], strict=True)] for name, values in took.items()}
+        common.print_table(
+            f"levers: our loop with cached logits, batch {variants.B}, {rounds} steps, {title}",
+            ("turned off", "seconds per example", "times as long, step by step"),
+            ((name, common.spread(values, 4), common.spread(ratio[name], 2)) for name, values in took.items()),
+        )
+        found[title] = {"batch": variants.B, "seconds_per_example": took, "ratio": ratio}
+    return found
+
+
+def even(config: Config) -> Lengths:
+    """Rows of one length for some hundred steps."""
+    B, n = FIXED
+    return {language: np.full(100 * B, n) for language in config.languages}
 
 
 def make_reference(config: Config, trainer: Trainer) -> Reference:
@@ -209,7 +223,7 @@ def fixed(config: Config, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
     """The third table."""
     B, n = FIXED
     full = changed(config, {"train": {"batch_size": B}})
-    lengths = {language: np.full(100 * B, n) for language in full.languages}
+    lengths = even(full)
     configs = {"MBLM": full, "single": changed(full, {"student": {"branch_depth": 0}})}
     trainers = {name: rehearsal.trainer(each, lengths, ranks) for name, each in configs.items()}
     sources = rehearsal.sources(full, lengths, ranks)

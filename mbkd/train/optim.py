@@ -41,11 +41,15 @@ class BranchAdamW(torch.optim.AdamW):
 
     active: the language of this step, or None to step every group (idle branches then drift). What is idle asks for
             no gradient, so that DeepSpeed neither fills zeros in for it nor sends them from rank to rank.
+    clip:   the largest norm of a step's gradients; None where DeepSpeed clips, in 16 bit and over ZeRO's shards. Here
+            it costs one look at the gradients: the fused step scales them as it reads them.
     norm:   the norm of the gradients that the last step used, after clipping, or None if no step was made since
             it was read; it is not finite where they were not.
     """
 
+    clip: float | None = None
     norm: torch.Tensor | None = None
+    grad_scale: torch.Tensor | None = None  # torch's name for what its fused step divides gradients by
     param_groups: list[dict[str, Any]]
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float = 1e-8) -> None:
@@ -70,9 +74,13 @@ class BranchAdamW(torch.optim.AdamW):
         if self.active is not None:
             self.param_groups = [g for g in every if g["language"] in (None, self.active)]
         try:
-            self.norm = torch.nn.utils.get_total_norm(
+            norm = torch.nn.utils.get_total_norm(
                 p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
             )
+            if self.clip is not None:
+                self.grad_scale = ((norm + 1e-6) / self.clip).clamp(min=1.0)  # as torch.nn.utils.clip_grad_norm_
+                norm = norm / self.grad_scale
+            self.norm = norm
             return super().step(closure)
         finally:
             self.param_groups = every
