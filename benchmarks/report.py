@@ -6,12 +6,7 @@ Runs are made up in a temporary folder (1.6 GB at the default size): four system
 seed of its own, so that all of them take part in the intervals. The report runs in a process of its own.
 """
 
-import argparse
-import json
-import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,9 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import common
 from mbkd import paper, runs
 from mbkd.config import Config, changed
 from mbkd.measure import metrics
@@ -86,39 +80,20 @@ def measure(root: Path, out: Path) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.report", description=(__doc__ or "").splitlines()[0])
+    parser = common.parser("benchmarks.report", __doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=5010)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_runs(Path(folder), asked.runs, asked.rows)
         found = [measure(Path(folder), Path(folder) / "report") for _ in range(asked.repeat)]
     seconds = [each for each, _, _ in found]
-    environment = runs.environment()
-    result = {
-        "command": " ".join(["python -m benchmarks.report", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        **{key: environment[key] for key in ("time", "git", "python", "packages")},
-        "n": asked.repeat,
-        "seconds": seconds,
-        "median": statistics.median(seconds),
-        "processor_seconds": [busy for _, busy, _ in found],
-        "peak_gb": max(peak for _, _, peak in found),
-    }
-    columns = ("runs", "rows", "n", "median s", "min - max s", "processor s", "peak GB", "target")
-    table = Table(*columns, title=result["command"])
-    spread = f"{min(seconds):.1f} - {max(seconds):.1f}"
-    numbers = [f"{asked.runs:,}", f"{asked.rows:,}", str(asked.repeat), f"{result['median']:.1f}", spread]
-    numbers.append(f"{statistics.median(busy for _, busy, _ in found):.1f}")
-    table.add_row(*numbers, f"{result['peak_gb']:.2f}", f"{TARGET_SECONDS} s, {TARGET_GB} GB")
-    Console(width=None if Console().is_terminal else 120).print(table)
-    text = json.dumps(result, indent=2)
-    if asked.out:
-        asked.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
+    columns = ("runs", "rows", "n", "seconds", "processor s", "peak GB", "target")
+    busy, peak = [each for _, each, _ in found], max(each for _, _, each in found)
+    numbers = (f"{asked.runs:,}", f"{asked.rows:,}", asked.repeat, common.spread(seconds, 1), common.spread(busy, 1))
+    common.print_table("a report", columns, [(*numbers, f"{peak:.2f}", f"{TARGET_SECONDS} s, {TARGET_GB} GB")])
+    common.record("benchmarks.report", asked.out, {"seconds": seconds, "processor_seconds": busy, "peak_gb": peak})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from rich.console import Console
-from rich.table import Table
-
-from mbkd import runs
+from benchmarks import common
 from mbkd.data import toy
 
 LANGUAGES = ("en", "fr", "zh")
@@ -177,7 +173,7 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__.splitlines()[0])
+    parser = common.parser("benchmarks.serving", __doc__)
     parser.add_argument("--width", type=int, default=96, help="of the encoder, a multiple of 32; the toy's is 96")
     parser.add_argument("--depth", type=int, default=4, help="layers of the encoder, two at least; the toy has 4")
     parser.add_argument("--clients", type=int, default=64)
@@ -185,7 +181,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of each server; else torch's own: all cores")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     parser.add_argument("--serve", choices=["one by one", "thread pool"], help=argparse.SUPPRESS)
     parser.add_argument("model", nargs="?", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -207,39 +202,22 @@ def main() -> None:
         for kind in ("one by one", "thread pool")
         if (pairs := list(zip(found["mbkd serve"], found[kind], strict=True)))
     }
-    result = {
-        "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        **{key: runs.environment()[key] for key in ("time", "git", "python", "packages")},
-        "clients": asked.clients,
-        "n": asked.repeat,
-        "rounds": found,
-        "ratios": ratios,
-        "target": {"one by one": TARGET},
-    }
-    heads = ("server", "n", "requests/s", "p50 ms", "p99 ms", "CPU ms", "failed", "mbkd serve / it")
-    table = Table(*heads, title=result["command"])
+    columns = ("server", "n", "requests/s", "p50 ms", "p99 ms", "CPU ms", "failed", "mbkd serve / it")
+    rows = []
     for kind, rounds in found.items():
-        cells = [_spread([each[key] for each in rounds]) for key in ("requests_per_second", "p50_ms", "p99_ms")]
-        cells.append(_spread([each["server_cpu_ms"] for each in rounds], 2))
+        cells = [common.spread([x[key] for x in rounds], 0) for key in ("requests_per_second", "p50_ms", "p99_ms")]
+        cells.append(common.spread([x["server_cpu_ms"] for x in rounds], 2))
         failed = f"{sum(x['failed'] for x in rounds):.0f} of {sum(x['requests'] for x in rounds):.0f}"
-        table.add_row(kind, str(len(rounds)), *cells, failed, _spread(ratios[kind], 2) if kind in ratios else "")
-    Console(width=None if Console().is_terminal else 120).print(table)
-    text = json.dumps(result, indent=2)
-    if asked.out:
-        asked.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
+        times = common.spread(ratios[kind], 2) if kind in ratios else ""
+        rows.append((kind, len(rounds), *cells, failed, times))
+    common.print_table(f"{asked.clients} clients; one by one: at least {TARGET:.0f} times", columns, rows)
+    common.record("benchmarks.serving", asked.out, {"clients": asked.clients, "rounds": found, "ratios": ratios})
 
 
 def _cpu(process: Any) -> float:
     """Processor seconds that a process has used."""
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _spread(values: list[float], digits: int = 0) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

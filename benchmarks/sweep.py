@@ -7,8 +7,6 @@ each. The sweep starts with nothing: Ray, tokens and every start of a process ar
 what is not a step: starts, measurements of dev and test, checkpoints, saving.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,9 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks import common
 from benchmarks.cache import make_world
 from mbkd import config as configuration
 from mbkd import runs
@@ -27,10 +23,9 @@ TARGET = 1.15
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.sweep", description=__doc__)
+    parser = common.parser("benchmarks.sweep", __doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=5000, help="training rows of each of three languages, in fives")
-    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     asked = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -45,25 +40,13 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
         steps = [runs.read_result(file.parent)["train_seconds"] for file in sorted(root.glob("*/result.json"))]
-    result = {
-        "command": " ".join(["python -m benchmarks.sweep", *sys.argv[1:]]),
-        "cores": cores,
-        **{key: runs.environment()[key] for key in ("time", "git", "python", "packages", "platform")},
-        "wall_seconds": wall,
-        "train_seconds": steps,
-        "ratio": wall / sum(steps),
-        "outside_of_steps_per_run": (wall - sum(steps)) / len(steps),
-    }
-    table = Table("runs", "steps of each, s", "wall, s", "outside of steps, s a run", "wall / steps", "target")
+    ratio, outside = wall / sum(steps), (wall - sum(steps)) / len(steps)
+    columns = ("runs", "steps of each, s", "wall, s", "outside of steps, s a run", "wall / steps", "target")
     each = ", ".join(f"{x:.1f}" for x in steps)
-    row = [str(len(steps)), each, f"{wall:.1f}", f"{result['outside_of_steps_per_run']:.1f}", f"{result['ratio']:.3f}"]
-    table.add_row(*row, f"at most {TARGET}")
-    Console(width=None if Console().is_terminal else 120).print(table)
-    text = json.dumps(result, indent=2)
-    if asked.out:
-        asked.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
+    row = (len(steps), each, f"{wall:.1f}", f"{outside:.1f}", f"{ratio:.3f}", f"at most {TARGET}")
+    common.print_table("one trial at a time", columns, [row])
+    found = {"wall_seconds": wall, "train_seconds": steps, "ratio": ratio, "outside_of_steps_per_run": outside}
+    common.record("benchmarks.sweep", asked.out, found)
 
 
 if __name__ == "__main__":
