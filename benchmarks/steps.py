@@ -8,7 +8,7 @@ change no time; fp32 on a CPU. FLOPs are counted (mbkd/measure/cost.py).
 
 mix        the reference (benchmarks/reference.py), our loop with the teacher online and with its logits cached. The
            bound is what text and FLOPs allow: padding (all rows at 128 against no padding at all) x cache (student and
-           teacher against student). A graph of idle branches costs time and no FLOPs, so its factor is 1. The last
+           teacher against student). A graph of idle branches costs no FLOPs, so its factor is 1. The last
            layer's one position is no part of it.
 levers     our loop with cached logits, and with each lever (benchmarks/levers.py) turned off alone: those of padding on
            the text, the others, whose effect does not depend on lengths, on 8 rows of 40 tokens.

@@ -47,12 +47,14 @@ def splits(task: Task) -> tuple[str, ...]:
 
 
 def languages(task: Task, split: str) -> tuple[str, ...]:
-    """The languages that a split is measured in: all of the task, but a zero-shot one may be without a dev file.
+    """The languages of a split: of training those with labels, else all; a zero-shot one may be without a dev file.
 
     A language without labels of any kind has no dev rows either; a configuration is then chosen by AVG(S). Where one
     file holds several languages, or the rows are a hub's, every language is expected there.
     """
-    if split != "dev" or _hub(task) is not None:
+    if split == "train":
+        return task.supervised
+    if split == "test" or _hub(task) is not None:
         return task.languages
     return task.supervised + tuple(x for x in task.zero_shot if _find(task, split, x))
 

@@ -35,7 +35,7 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     model.to(ranks.device)
     labels = tasks.label_names(task)
     order = label_order(model.config.id2label, labels, str(folder))
-    languages = task.supervised if split == "train" else tasks.languages(task, split)
+    languages = tasks.languages(task, split)
     found, truth = {}, {}
     with Report(f"measuring {split}", len(languages)) as report:
         for language in languages:

@@ -61,7 +61,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
     device = saved.device()
     model.to(device)
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
-    languages = task.supervised if split == "train" else tasks.languages(task, split)
+    languages = tasks.languages(task, split)
     branches, rows = model.config.branch_languages, []
     with Report(f"mixers on {split}", len(languages)) as report:
         for language in languages:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mbkd.errors import UserError
 from mbkd.serve.requests import Limits
 
-# Rows times longest row of a batch. Larger ones leave a CPU's cache and carry more padding: slower there, not faster.
+# Rows times longest row of a batch. Larger ones carry more padding, which costs a CPU its time (docs/serving.md).
 BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
 LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30
 

@@ -424,6 +424,7 @@ def test_zero_shot_language_may_be_without_dev_rows(tmp_path):
     for name in ("dev-en", "test-en", "test-de"):
         write(tmp_path / f"{name}.tsv", tsv(PAIRS))
     task = Task(kind="xnli", path=str(tmp_path), supervised=("en",), zero_shot=("de",))
+    assert tasks.languages(task, "train") == ("en",)
     assert tasks.languages(task, "dev") == ("en",)
     assert tasks.languages(task, "test") == ("en", "de")
     write(tmp_path / "dev-de.tsv", tsv(PAIRS))
