@@ -70,10 +70,21 @@ def whole_last_layer(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
+def every_word(trainer: Trainer) -> Iterator[None]:
+    """A gradient of all word vectors, zeros for the words that a batch has not."""
+    with patch.object(trainer.engine.module.get_input_embeddings(), "sparse", False):
+        yield
+
+
+@contextmanager
 def deepspeed_clips(trainer: Trainer) -> Iterator[None]:
-    """DeepSpeed's norm of the gradients and its pass that scales them, before the optimizer looks at them again."""
+    """DeepSpeed's norm of the gradients and its pass that scales them, before the optimizer looks at them again.
+
+    It knows no sparse gradients.
+    """
     clip = trainer.config.train.clip
     with (
+        every_word(trainer),
         patch.object(trainer.optimizer, "clip", None),
         patch.object(trainer.optimizer, "grad_scale", None),
         patch.object(trainer.engine, "gradient_clipping", lambda: clip),
@@ -117,6 +128,7 @@ PADDING: dict[str, Lever] = {
 OTHERS: dict[str, Lever] = {
     "a graph of idle branches": graph_of_idle_branches,
     "the whole last layer": whole_last_layer,
+    "a gradient of every word": every_word,
     "clipped by DeepSpeed": deepspeed_clips,
     "plain AdamW": plain_adamw,
     "every gradient averaged": every_gradient,

@@ -283,8 +283,9 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits over everything that decides the result."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Eight hexadecimal digits over everything that decides the result; teachers do where they are asked."""
+        unasked = {"teachers", "teaching"} if self.distill.signal == "labels" else None
+        text = json.dumps(self.model_dump(mode="json", exclude=unasked), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property

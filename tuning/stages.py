@@ -86,7 +86,8 @@ class Stages:
             )
             if key not in seen:
                 seen.add(key)
-                self.board.say(f"tokens: {config.task.kind}, {config.student.backbone}, {', '.join(config.languages)}")
+                whose = config.student.backbone + ("" if config.distill.signal == "labels" else " and its teachers")
+                self.board.say(f"tokens: {config.task.kind}, {whose}, {', '.join(config.languages)}")
                 prepare(config, self.root)
 
     def _caches(self, configs: list[Config]) -> bool:

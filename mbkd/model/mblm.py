@@ -95,6 +95,10 @@ class MBLMForSequenceClassification(PreTrainedModel):
         fields = {name: value for name, value in kwargs.items() if name not in where}
         return cls(MBLMConfig(encoder.config.to_dict(), **fields), encoder)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The word vectors, as transformers calls them."""
+        return self.encoder.get_input_embeddings()
+
     def forward(
         self,
         input_ids: Tensor,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 # DeepSpeed says at import, as a warning, that there is no GPU; what it says later follows `quiet`.
 logging.disable(logging.WARNING)
@@ -108,7 +109,7 @@ def half_supported() -> bool:
     return torch.float16 in get_accelerator().supported_dtypes()
 
 
-def training_engine(model: nn.Module, optimizer: BranchAdamW, train: Training, ranks: Ranks) -> Any:
+def training_engine(model: PreTrainedModel, optimizer: BranchAdamW, train: Training, ranks: Ranks) -> Any:
     """DeepSpeed's engine around the model; its JSON is derived from the configuration here, never written by hand.
 
     Raises UserError where the global batch does not divide over the ranks, or the device lacks the precision.
@@ -118,6 +119,10 @@ def training_engine(model: nn.Module, optimizer: BranchAdamW, train: Training, r
     # The optimizer's own step then sees the model's gradients, and clips them in fewer passes than DeepSpeed.
     plain = kind == "fp32" and train.zero_stage == 0
     optimizer.clip = train.clip if plain else None
+    # And takes the rows of the words that a batch has: the others' zeros are neither filled in nor sent to other ranks.
+    words = model.get_input_embeddings()
+    if isinstance(words, nn.Embedding):
+        words.sparse = plain
     settings = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // (ranks.world * train.accumulation),

@@ -45,6 +45,9 @@ class BranchAdamW(torch.optim.AdamW):
             it costs one look at the gradients: the fused step scales them as it reads them.
     norm:   the norm of the gradients that the last step used, after clipping, or None if no step was made since
             it was read; it is not finite where they were not.
+
+    A sparse gradient, word vectors' for example, is laid into zeros that stay from step to step: the step is that of a
+    dense gradient, of which nobody fills in and squares the many rows that the batch did not read.
     """
 
     clip: float | None = None
@@ -55,6 +58,7 @@ class BranchAdamW(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float = 1e-8) -> None:
         super().__init__(groups, lr=lr, eps=eps, fused=True)
         self._active: str | None = None
+        self._zeros: dict[nn.Parameter, torch.Tensor] = {}  # by parameter with a sparse gradient, in its shape
         # The model's own parameters, for DeepSpeed puts copies of its own into the groups.
         self._parameters = [(group["language"], list(group["params"])) for group in self.param_groups]
 
@@ -73,16 +77,23 @@ class BranchAdamW(torch.optim.AdamW):
         every = self.param_groups
         if self.active is not None:
             self.param_groups = [g for g in every if g["language"] in (None, self.active)]
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        sparse = {p: p.grad.coalesce() for p in parameters if p.grad.is_sparse}
         try:
-            norm = torch.nn.utils.get_total_norm(
-                p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
-            )
+            norm = torch.nn.utils.get_total_norm(sparse[p].values() if p in sparse else p.grad for p in parameters)
+            for p, gradient in sparse.items():
+                if p not in self._zeros:
+                    self._zeros[p] = torch.zeros_like(p)
+                p.grad = self._zeros[p].index_copy_(0, gradient.indices()[0], gradient.values())
             if self.clip is not None:
                 self.grad_scale = ((norm + 1e-6) / self.clip).clamp(min=1.0)  # as torch.nn.utils.clip_grad_norm_
                 norm = norm / self.grad_scale
             self.norm = norm
             return super().step(closure)
         finally:
+            for p, gradient in sparse.items():
+                self._zeros[p].index_fill_(0, gradient.indices()[0], 0.0)
+                p.grad = gradient
             self.param_groups = every
 
     def set_lr(self, lr: float) -> None:

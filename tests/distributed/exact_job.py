@@ -70,6 +70,8 @@ def train(stage: int, precision: str, accumulation: int, drift: bool, ranks: ds.
             rows = micro_batch(np.arange(BATCH), ranks.rank, ranks.world, accumulation, index)
             x, y = ids[rows].to(ranks.device), teacher[rows].to(ranks.device)
             engine.backward(distillation_loss(engine(x, language=language).logits, y, TEMPERATURE))
+            words = student.encoder.embeddings.word_embeddings.weight.grad
+            assert words is None or words.is_sparse == (stage == 0 and precision == "fp32")
             if stage == 0 and precision == "fp32" and not drift:
                 made = [n for n, p in student.named_parameters() if language_of(n, LANGUAGES) not in (None, language)
                         and p.grad is not None]  # fmt: skip

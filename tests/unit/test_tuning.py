@@ -92,6 +92,14 @@ def test_systems_share_their_runs_between_experiments():
     assert len(names["main"] & names["ablations"]) == 2
 
 
+def test_other_teachers_are_another_run_only_where_they_are_asked():
+    config, _ = base("xnli-mbert", [], EXPERIMENTS["main"])
+    other = grids.with_values(config, {"teachers.en": {"model": "another"}, "teaching.epochs": 9})
+    systems = zip(EXPERIMENTS["main"].systems(config, []), EXPERIMENTS["main"].systems(other, []), strict=True)
+    same = [mine.full.system for mine, theirs in systems if mine.full.run_name == theirs.full.run_name]
+    assert same == ["MultiTrain"]
+
+
 def test_a_teacher_is_searched_by_its_own_values_with_one_seed():
     config, _ = base("marc-mbert", [], EXPERIMENTS["teachers"])
     found = groups(EXPERIMENTS["teachers"].systems(config, []), grids.combinations({"teaching.lr": [1e-5, 3e-5]}))
