@@ -15,11 +15,12 @@ SEED = 20220228  # of the bootstrap's draws: the same report every time
 AVERAGES = ("S", "Z", "A")
 
 
-def averages(group: Group) -> dict[str, tuple[str, ...]]:
-    """The languages behind AVG(S), AVG(Z) and AVG(A); an average over no language is none."""
+def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
+    """The languages behind AVG(S), AVG(Z) and AVG(A); an average over none, or one without rows, is none."""
     first = group.runs[0]
+    measured = {language for run in group.runs for language in run.measured(split)}
     found = {"S": tuple(first.result["supervised"]), "Z": tuple(first.result["zero_shot"]), "A": first.languages}
-    return {name: languages for name, languages in found.items() if languages}
+    return {name: languages for name, languages in found.items() if languages and measured.issuperset(languages)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Said:
     group: Group
     runs: tuple[Run, ...]
     classes: dict[str, np.ndarray]
+    averages: dict[str, tuple[str, ...]]
 
     @property
     def by_seed(self) -> np.ndarray:
@@ -65,7 +67,7 @@ class Resampled:
         self.metric, self.draws = metric, draws
         self.labels = said.labels
         self.said = {id(group): found for group in groups if (found := said.of(group, split, problems)) is not None}
-        self.columns = [(found.group, name) for found in self.said.values() for name in averages(found.group)]
+        self.columns = [(found.group, name) for found in self.said.values() for name in found.averages]
         self.position = {(id(group), name): i for i, (group, name) in enumerate(self.columns)}
         self.shares: dict[tuple[int, str], list[np.ndarray]] = {}  # of `_scores`: 60 kB a run at 5,010 rows
 
@@ -160,8 +162,8 @@ class Resampled:
         return self.shares[key]
 
     def _compute(self, group: Group, name: str) -> list[np.ndarray]:
-        languages = averages(group)[name]
         said = self.said[id(group)]
+        languages = said.averages[name]
         found = []
         for block in self.blocks:
             rows = len(self.labels[block[0]])
@@ -192,10 +194,12 @@ class Answers:
 
     def _read(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
         classes: dict[str, list[np.ndarray]] = {}
+        behind = averages(group, split)
+        languages = [x for x in group.runs[0].languages if any(x in each for each in behind.values())]
         # Others are in no average; the table names what they lack.
-        complete = tuple(run for run in group.runs if set(run.languages) <= set(run.scores(split)))
+        complete = tuple(run for run in group.runs if languages and set(languages) <= set(run.scores(split)))
         for run in complete:
-            for language in run.languages:
+            for language in languages:
                 try:
                     classes.setdefault(language, []).append(self._run(run, split, language))
                 except (OSError, ValueError) as error:
@@ -204,7 +208,7 @@ class Answers:
                     return None
         if not complete:
             return None
-        return Said(group, complete, {language: np.stack(each) for language, each in classes.items()})
+        return Said(group, complete, {language: np.stack(each) for language, each in classes.items()}, behind)
 
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
         """(rows,) uint8. Raises ValueError where the arrays contradict result.json, or another run's labels."""

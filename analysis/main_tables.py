@@ -8,7 +8,8 @@ from analysis.bootstrap import Estimate
 from analysis.claims import NOT_WORSE, Claim, compare, decide
 from analysis.context import TASKS, Context, block_name, depth_note
 from analysis.groups import Group
-from analysis.items import Resampled, averages
+from analysis.items import AVERAGES as NAMES
+from analysis.items import Resampled
 from analysis.scores import AVERAGES, gaps, scores
 from analysis.tables import Cell, Row, Table, embolden, empty
 
@@ -60,7 +61,7 @@ def main_table(context: Context, task: str, split: str, metric: str, groups: Seq
     rows = embolden(rows, lowest=metric == "mae")
     runs = [Cell(len(group.runs), str(len(group.runs))) for group in groups]
     rows = [Row(row.label, [*row.cells, n], row.block) for row, n in zip(rows, runs, strict=True)]
-    notes += _missing(context, task, groups)
+    notes = list(dict.fromkeys([*notes, *_missing(context, task, groups)]))
     number = key.replace("table-", "Table ") + ": " if key.startswith("table") else ""
     spans = [("Supervised", len(supervised)), *([("Zero-shot", len(zero_shot))] if zero_shot else [])]
     return Table(key, f"{number}{TASKS[task]} {split}, {METRICS[metric]}", [*columns, "runs"], rows, notes, spans)
@@ -68,7 +69,7 @@ def main_table(context: Context, task: str, split: str, metric: str, groups: Seq
 
 def intervals(table: Table, groups: Sequence[Group], resampled: Resampled, pairs: bool = True) -> Table:
     """The 95 % interval of each average, and of each difference of two systems of a block."""
-    names = list(averages(groups[0]))
+    names = resampled.names or NAMES
     rows = []
     for backbone in dict.fromkeys(group.backbone for group in groups):
         mine = [group for group in groups if group.backbone == backbone]

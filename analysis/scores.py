@@ -49,9 +49,13 @@ def score(values: list[float]) -> Score:
 def gaps(group: Group, split: str, metric: str = "accuracy") -> list[str]:
     """In words: what keeps a group's averages from being over all runs and all languages."""
     found = []
+    measured = {language for run in group.runs for language in run.measured(split)}
+    absent = [language for language in group.runs[0].languages if language not in measured]
+    if absent and measured:
+        found.append(f"no {split} rows of {', '.join(absent)}, so no average over them")
     for run in group.runs:
         there = run.scores(split, metric)
-        if missing := [language for language in run.languages if language not in there]:
+        if missing := [x for x in run.languages if x not in there and (x in measured or not measured)]:
             seeds = " and ".join(map(str, run.seeds))
             names = ", ".join(missing) if there else "any language"
             found.append(f"{group.system}, seed {seeds}: no {split} score for {names}, so in no average over them")

@@ -96,7 +96,7 @@ def _averages(
             rows.append(Row(label(name, backbone), [*cells, runs], block_name(backbone)))
             notes += [*depth_note(group), *gaps(group, split)]
     number = key.replace("table-", "Table ") + ": " if key.startswith("table") else ""
-    table = Table(key, f"{number}{title}", [*AVERAGES, "runs"], rows, notes)
+    table = Table(key, f"{number}{title}", [*AVERAGES, "runs"], rows, list(dict.fromkeys(notes)))
     groups = [group for here in blocks.values() for group in here.values()]
     resampled = context.resampled(task, split, "accuracy", groups)
     beside = reference.comparison(table, AVERAGES) if context.paper else None

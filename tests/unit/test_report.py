@@ -257,6 +257,27 @@ def test_averages_over_fewer_languages_are_never_shown_as_the_whole(tmp_path: Pa
     assert {claim.verdict for claim in claims} == {"not measured"}
 
 
+def test_a_zero_shot_language_without_dev_rows_costs_one_line_and_the_averages_over_it(tmp_path: Path):
+    for system in ("MultiTrain", "MultiKD"):
+        for seed in (1, 2, 3):
+            one = changed(configs("xnli")[system], {"seed": seed, "task": {"zero_shot": ["de", "es"]}})
+            folder = write_run(tmp_path, one, rights(one, (0.9 if system == "MultiKD" else 0.5, 0.7), seed, ("dev",)))
+            result = json.loads((folder / "result.json").read_text())
+            for language in ("de", "es"):
+                del result["accuracy"]["dev"][language]
+            result["averages"]["dev"] |= {"Z": None, "A": None}
+            (folder / "result.json").write_text(json.dumps(result))
+    collection, _, found, claims = report.make(tmp_path, draws=1000)
+    tables = {table.key: table for table in found}
+    assert [note for note in tables["table-7"].notes if "dev" in note] == [
+        "no dev rows of de, es, so no average over them"
+    ]
+    assert len({problem for problem in collection.problems if "dev rows" in problem.what}) == 1
+    assert tables["table-7-intervals"].columns == ["AVG(S)"]
+    first, *_ = (claim for claim in claims if claim.text == "MultiKD > MultiTrain on AVG(S)")
+    assert first.verdict == "holds"
+
+
 def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
     one = configs("xnli")["MultiKD"]
     folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), 1, ("test",)))
