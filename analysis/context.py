@@ -46,14 +46,17 @@ class Context:
         order = {"mbert": 0, "xlmr": 1}
         return sorted(there, key=lambda name: (order.get(reference.backbone_key(name), 2), name))
 
-    def find(self, task: str, backbone: str, system: str) -> Group | None:
-        """The group that speaks for a system: K = 4 of several depths, runs of a grid or of a depth sweep last."""
+    def find(self, task: str, backbone: str, system: str, sweep: str = "") -> Group | None:
+        """The group that speaks for a system: K = 4 of several depths, runs of a grid or of a depth sweep last.
+
+        sweep: of this one before all others, so that systems which it trained alike are compared.
+        """
         there = [g for g in self.groups if (g.task, g.backbone, g.system) == (task, backbone, system)]
 
-        def rank(group: Group) -> tuple[int, bool, int, int]:
+        def rank(group: Group) -> tuple[bool, int, bool, int, int]:
             aside = ("grid", "depth").index(group.experiment) + 1 if group.experiment in ("grid", "depth") else 0
             off = group.branch_depth not in (0, reference.BRANCH_DEPTH)
-            return aside, off, -len(group.runs), group.branch_depth
+            return bool(sweep) and group.experiment != sweep, aside, off, -len(group.runs), group.branch_depth
 
         return min(there, key=rank, default=None)
 

@@ -49,7 +49,7 @@ def _ablations(context: Context, task: str, split: str) -> tuple[list[Table], li
     blocks = {}
     for backbone in context.backbones(task):
         names = (SINGLE, MBLM, *ABLATIONS)
-        here = {name: group for name in names if (group := context.find(task, backbone, name))}
+        here = {name: group for name in names if (group := context.find(task, backbone, name, "ablations"))}
         if any(name in here for name in ABLATIONS):
             blocks[backbone] = here
     if not blocks:

@@ -278,6 +278,30 @@ def test_a_zero_shot_language_without_dev_rows_costs_one_line_and_the_averages_o
     assert first.verdict == "holds"
 
 
+def test_the_ablations_are_compared_with_what_their_own_sweep_trained(tmp_path: Path):
+    runs = {}
+    for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching"):
+        for seed, lr in ((1, 2e-5), (2, 2e-5), (1, 3e-5)):
+            one = changed(configs("xnli")[system], {"seed": seed, "train": {"lr": lr}})
+            runs[system, seed, lr] = write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("dev",))).name
+    (tmp_path / "sweeps").mkdir()
+    for experiment, chosen in (("main", [(1, 2e-5), (2, 2e-5)]), ("ablations", [(1, 3e-5)])):
+        records = [
+            {"runs": [runs[system, seed, lr] for seed, lr in chosen], "chosen": {"train.lr": chosen[0][1]}}
+            for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching")
+            if experiment == "ablations" or "detaching" not in system
+        ]
+        sweep = {"experiment": experiment, "protocol": "fixed", "rule": "all", "groups": records}
+        (tmp_path / "sweeps" / f"{experiment}-1.json").write_text(json.dumps(sweep))
+    tables = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}
+    assert {row.label: row.cells[-1].value for row in tables["table-5"].rows} == {
+        "mBERT": 1,
+        "+ MBLM": 1,
+        "- detaching": 1,
+    }
+    assert row(tables["table-7"], "MultiKD")["runs"].value == 2
+
+
 def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
     one = configs("xnli")["MultiKD"]
     folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), 1, ("test",)))
