@@ -1,10 +1,8 @@
 """One trial: a run brought to its end by `mbkd` in a process of its own, watched, its metrics passed on."""
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,12 +17,12 @@ import mbkd
 from mbkd import runs
 from mbkd.config import Config
 from mbkd.errors import UserError
+from mbkd.train.launch import die_with_parent
 
 LOOK = 0.5  # seconds between two looks at a process
 PATIENCE = 30.0  # seconds for a checkpoint after SIGTERM
 LINES = 20  # of the log that a failure shows
 USER_ERROR = 2
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
             stderr=output,
             cwd=given.here if given.here.is_dir() else None,
             env=environment,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
         )
         try:
             code = _wait(process, [log, runs.folder(given.root, job.config) / "metrics.jsonl"], given.silence, look)
@@ -183,13 +181,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for each in alive:
         each.kill()
     process.wait()
-
-
-def _die_with_parent() -> None:
-    """Have Linux send SIGTERM when the parent dies, so that a killed driver leaves no run behind."""
-    PR_SET_PDEATHSIG = 1
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _taken(root: Path, config: Config) -> bool:

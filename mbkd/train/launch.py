@@ -1,6 +1,7 @@
 """A job on this machine: its inputs prepared, its ranks started, several of them by the `deepspeed` launcher."""
 
 import base64
+import ctypes
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from mbkd.config import Config
 from mbkd.errors import STOPPED, UserError
 from mbkd.runs import finished, folder, lock, read_result
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 KILLED_BY = 191  # exit codes above: the launcher ends with minus the number of the signal that killed a rank
 
 
@@ -82,8 +84,8 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
     """Run mbkd.train.job with `arguments` on a number of ranks and wait for it: several by the `deepspeed` launcher.
 
     One rank is a process like any other: the launcher would import torch and DeepSpeed, for seconds and 300 MB, before
-    the rank may do so. SIGTERM and Ctrl-C reach the ranks, which write a checkpoint and leave. Exits with the job's
-    code if it is not 0.
+    the rank may do so. SIGTERM and Ctrl-C reach the ranks, which write a checkpoint and leave; so they do where this
+    process is killed. Exits with the job's code if it is not 0.
     """
     environment = os.environ | {
         "LOCAL_SIZE": str(ranks),  # on a CPU the launcher would count NUMA nodes
@@ -109,7 +111,12 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
         _stop_ranks(process.pid)
 
     # A session of its own: Ctrl-C reaches the ranks through `stop` alone, not the launcher, which would kill them.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
+    )
     before = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = process.wait() % 256  # a signal's number, negated, as the launcher ends with it
@@ -126,6 +133,16 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
         )
     if code or stopped:
         sys.exit(STOPPED if stopped else code)
+
+
+def die_with_parent() -> None:
+    """Have Linux send SIGTERM to this process when its parent dies, by SIGKILL for example: no orphan trains on.
+
+    To be called between fork and exec.
+    """
+    PR_SET_PDEATHSIG = 1
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _devices(ranks: int) -> list[int]:

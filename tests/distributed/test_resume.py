@@ -169,6 +169,21 @@ def test_ctrl_c_leaves_no_orphan(config: Path, tmp_path: Path):
     assert alive == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_command_that_is_killed_leaves_no_orphan(config: Path, tmp_path: Path, ranks: int):
+    process = start(config, tmp_path, ranks=ranks)
+    wait_for_step(tmp_path, 7, process)
+    below = tree(process)
+    assert len(below) >= 2
+    process.kill()  # as Ray ends what a worker has started
+    _, alive = psutil.wait_procs(below, timeout=30)
+    process.communicate()
+    assert alive == []
+    assert step_reached(tmp_path) < 9 * 21
+    assert not list(tmp_path.glob("*/result.json"))
+
+
 def test_damaged_checkpoint_is_named_and_the_one_before_is_used(config: Path, undisturbed, tmp_path: Path):
     process = start(config, tmp_path)
     wait_for_step(tmp_path, 28, process)
