@@ -19,7 +19,7 @@ from mbkd.errors import UserError
 from mbkd.train import job
 from tests.conftest import ROOT
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
 FENCE = re.compile(r"^ {0,3}```(\w+)[^\n]*\n(.*?)^ {0,3}```", re.MULTILINE | re.DOTALL)
 
 
