@@ -17,9 +17,10 @@ def missing(context: Context) -> Iterator[Problem]:
             systems = {group.system for group in here}
             if task != "own" and (names := [name for name in SYSTEMS if name not in systems]):
                 yield Problem(where, f"no finished runs of {', '.join(names)}")
-            seeds = sorted({seed for group in here for seed in group.seeds})
             for group in here:
-                if names := [str(seed) for seed in seeds if seed not in group.seeds]:
+                # Sweeps may repeat their systems over other seeds, on purpose.
+                seeds = {seed for other in here if other.experiment == group.experiment for seed in other.seeds}
+                if names := [str(seed) for seed in sorted(seeds - set(group.seeds))]:
                     yield Problem(where, f"{group.system} has no seed {', '.join(names)}, others have")
                 for split in context.splits(task):
                     for what in gaps(group, split):

@@ -293,7 +293,9 @@ def test_the_ablations_are_compared_with_what_their_own_sweep_trained(tmp_path: 
         ]
         sweep = {"experiment": experiment, "protocol": "fixed", "rule": "all", "groups": records}
         (tmp_path / "sweeps" / f"{experiment}-1.json").write_text(json.dumps(sweep))
-    tables = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}
+    collection, _, found, _ = report.make(tmp_path, draws=1000)
+    assert not any("has no seed" in problem.what for problem in collection.problems)
+    tables = {table.key: table for table in found}
     assert {row.label: row.cells[-1].value for row in tables["table-5"].rows} == {
         "mBERT": 1,
         "+ MBLM": 1,
