@@ -74,10 +74,6 @@ class Run:
         """All languages of the task, the supervised ones first."""
         return (*self.result["supervised"], *self.result["zero_shot"])
 
-    def measured(self, split: str) -> tuple[str, ...]:
-        """The languages that there were rows of on a split; a zero-shot language may have none on dev."""
-        return tuple(x for x in self.languages if x in self.result["accuracy"].get(split, {}))
-
     def scores(self, split: str, metric: str = "accuracy") -> dict[str, float]:
         """Language -> accuracy (0 to 1) or mae (classes) of a split, without what is damaged."""
         found = self.result.get(metric, {}).get(split, {})

@@ -40,6 +40,11 @@ class Group:
         """All seeds that took part, in order."""
         return tuple(sorted({seed for run in self.runs for seed in run.seeds}))
 
+    def measured(self, split: str) -> tuple[str, ...]:
+        """The task's languages that there were rows of on a split; a zero-shot language may have none on dev."""
+        there = {language for run in self.runs for language in run.result["accuracy"].get(split, {})}
+        return tuple(language for language in self.runs[0].languages if language in there)
+
 
 def choose(collection: Collection) -> list[Group]:
     """The groups of a collection. What cannot be chosen, and what a sweep still misses, joins the problems."""

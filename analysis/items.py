@@ -18,7 +18,7 @@ AVERAGES = ("S", "Z", "A")
 def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
     """The languages behind AVG(S), AVG(Z) and AVG(A); an average over none, or one without rows, is none."""
     first = group.runs[0]
-    measured = {language for run in group.runs for language in run.measured(split)}
+    measured = set(group.measured(split))
     found = {"S": tuple(first.result["supervised"]), "Z": tuple(first.result["zero_shot"]), "A": first.languages}
     return {name: languages for name, languages in found.items() if languages and measured.issuperset(languages)}
 

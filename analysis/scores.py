@@ -49,7 +49,7 @@ def score(values: list[float]) -> Score:
 def gaps(group: Group, split: str, metric: str = "accuracy") -> list[str]:
     """In words: what keeps a group's averages from being over all runs and all languages."""
     found = []
-    measured = {language for run in group.runs for language in run.measured(split)}
+    measured = group.measured(split)
     absent = [language for language in group.runs[0].languages if language not in measured]
     if absent and measured:
         found.append(f"no {split} rows of {', '.join(absent)}, so no average over them")
