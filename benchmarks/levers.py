@@ -7,8 +7,10 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from torch import nn
 
 from mbkd.config import changed
+from mbkd.train.dropout import CPUDropout
 from mbkd.train.loop import Trainer
 from mbkd.train.rehearsal import plan
 
@@ -70,6 +72,13 @@ def whole_last_layer(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
+def plain_dropout(trainer: Trainer) -> Iterator[None]:
+    """Dropout as torch runs it."""
+    with patch.object(CPUDropout, "forward", nn.Dropout.forward):
+        yield
+
+
+@contextmanager
 def every_word(trainer: Trainer) -> Iterator[None]:
     """A gradient of all word vectors, zeros for the words that a batch has not."""
     with patch.object(trainer.engine.module.get_input_embeddings(), "sparse", False):
@@ -128,6 +137,7 @@ PADDING: dict[str, Lever] = {
 OTHERS: dict[str, Lever] = {
     "a graph of idle branches": graph_of_idle_branches,
     "the whole last layer": whole_last_layer,
+    "plain dropout": plain_dropout,
     "a gradient of every word": every_word,
     "clipped by DeepSpeed": deepspeed_clips,
     "plain AdamW": plain_adamw,

@@ -22,6 +22,7 @@ logging.disable(logging.NOTSET)
 from mbkd.config import Training  # noqa: E402
 from mbkd.data.batches import micro_batch  # noqa: E402
 from mbkd.errors import UserError  # noqa: E402
+from mbkd.train import dropout  # noqa: E402
 from mbkd.train.optim import BranchAdamW  # noqa: E402
 
 
@@ -123,6 +124,8 @@ def training_engine(model: PreTrainedModel, optimizer: BranchAdamW, train: Train
     words = model.get_input_embeddings()
     if isinstance(words, nn.Embedding):
         words.sparse = plain
+    if ranks.device.type == "cpu" and dropout.slow_here():
+        dropout.replace(model)
     settings = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // (ranks.world * train.accumulation),
