@@ -13,7 +13,7 @@ mix        the reference (benchmarks/reference.py), our loop with the teacher on
 levers     our loop with cached logits, and with each lever (benchmarks/levers.py) turned off alone: those of padding on
            the text, the others, whose effect does not depend on lengths, on 8 rows of 40 tokens.
 fixed      8 rows of 40 tokens, MBLM against the same student without branches: the share of the matrix product's speed,
-           and the ratio of the two against the ratio of their FLOPs.
+           which takes its turn in every round, and the ratio of the two against the ratio of their FLOPs.
 measuring  some batches, evenly out of the evaluation of 15 languages, against the FLOPs of their tokens at the share of
            `fixed`.
 """
@@ -238,15 +238,18 @@ def fixed(config: Config, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
     steps = [(name, source) for source in sources for name in trainers]
     for trainer in trainers.values():
         rehearsal.warm_up(trainer, sources["cache"])
-    found = common.take_turns({f"{name}, {source}": step(name, source) for name, source in steps}, rounds)
-    products = [product(B * n, full) for _ in range(5)]
-    peak = statistics.median(products)
+    turns = {f"{name}, {source}": step(name, source) for name, source in steps}
+    found = common.take_turns({**turns, "product": lambda _: product(B * n, full)}, rounds)
+    products = found.pop("product")
     flops = {
         f"{name}, {source}": cost.student_flops(configs[name], B, n)
         + (cost.teacher_flops(full, B, n) if source == "online" else 0.0)
         for name, source in steps
     }
-    share = {name: [flops[name] / second / 1e9 / peak for second in values] for name, values in found.items()}
+    share = {
+        name: [flops[name] / second / 1e9 / peak for second, peak in zip(values, products, strict=True)]
+        for name, values in found.items()
+    }
     ratio = {
         source: [a / b for a, b in zip(found[f"MBLM, {source}"], found[f"single, {source}"], strict=True)]
         for source in sources
@@ -260,7 +263,7 @@ def fixed(config: Config, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
                 f"{name}, {source}",
                 common.spread(found[f"{name}, {source}"]),
                 f"{flops[f'{name}, {source}'] / 1e9:.0f}",
-                common.spread(share[f"{name}, {source}"], 2),
+                common.spread(share[f"{name}, {source}"]),
                 *((common.spread(ratio[source]), f"{counted[source]:.3f}") if name == "MBLM" else ("", "")),
             )
             for name, source in steps
