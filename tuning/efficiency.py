@@ -237,9 +237,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the result goes (default: runs)")
     asked = parser.parse_intermixed_args()
     config = paper.find(asked.config, asked.overrides)
+    asked.runs.mkdir(parents=True, exist_ok=True)  # refused before minutes of measuring, not after
     found = measure(config, asked.runs, asked.rounds)
     show(found)
-    asked.runs.mkdir(parents=True, exist_ok=True)
     out = asked.runs / f"efficiency-{config.hash}.json"
     write_json(out, found)
     print(out)
@@ -248,6 +248,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:  # a file that cannot be read or written names itself
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

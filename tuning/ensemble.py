@@ -80,6 +80,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:  # a file that cannot be read or written names itself
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,7 +12,8 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no GPU asked for: none is seen, as Ray will do
+# Rays that still hid every GPU from who asked for none warn unless this is said; tuning.trial hides them in any case.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import tune
@@ -56,12 +57,9 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
 
-    @property
-    def at_once(self) -> int:
-        """How many trials the resources allow at a time."""
-        have = ray.cluster_resources()
-        fits = [have.get(kind.upper(), 0) / wish for kind, wish in self.resources.items() if wish]
-        return int(min(fits) + 1e-9)
+    def room(self) -> int:
+        """How many trials the machines that are there now have room for. Raises UserError where it is none."""
+        return self.given.room([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
     def run(self, jobs: list[Job], board: Board, ended: Ended) -> bool:
         """Carry out jobs; `ended` hears of each. Returns False if the person stopped it before all had ended."""
@@ -103,7 +101,7 @@ class Pool:
             for name, values in ranges.items()
         }
         watcher = _Watcher(find, board, ended, proposed)
-        limited = tune.search.ConcurrencyLimiter(searcher, max_concurrent=self.at_once)
+        limited = tune.search.ConcurrencyLimiter(searcher, max_concurrent=self.room())
         self._fit(space, find, watcher, tune.TuneConfig(search_alg=limited, num_samples=budget), rule)
         return watcher.ended == budget
 

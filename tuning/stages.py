@@ -1,6 +1,6 @@
 """The stages of a sweep: teachers, tokens and caches once, then the runs that are wanted until none is."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,25 @@ from tuning.trial import Conditions, Job, failure
 if TYPE_CHECKING:
     from tuning.pool import Pool
 
+Voice = tuple[str, ...]  # a teacher as a cache knows it
+
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
     """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
     study.remember()
     study.look()
-    if not study.wanted() and not _left_to_propose(study) and not _twins(study) and not _costs(study):
+    twins = _twins(study)
+    names = [name for twin in twins for choice in twin.choices for name in choice.names(study.seeds)]
+    measured = all(runs.finished(study.root / name) for name in names)
+    if not study.wanted() and not _left_to_propose(study) and measured and not _costs(study):
+        study.groups += twins
+        study.look()
         return True
     from tuning.pool import Pool  # seconds of imports and processes, for nothing if nothing is left
 
     title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
+        pool.room()  # a trial that fits nowhere is refused before anything is made for it
         stages = Stages(study, pool, board)
         return stages.prepare() and stages.search() and stages.runs() and stages.twins() and stages.costs()
 
@@ -91,21 +99,22 @@ class Stages:
                 prepare(config, self.root)
 
     def _caches(self, configs: list[Config]) -> bool:
-        """Ask every teacher once; the runs whose teacher is refused fail with its reason."""
-        jobs: list[Job] = []
-        served: set[tuple[str, ...]] = set()
-        for config in sorted(configs, key=lambda config: -len(config.languages)):
-            needs = set(_voices(config))
-            if not needs <= served:
-                jobs.append(Job(config, "cache"))
-                served |= needs
-        if not self._stage("teacher logits", jobs):
-            return False
-        for job in jobs:
-            reason = self.study.failed.pop(job.name, None)
-            for config in configs if reason else ():
-                if set(_voices(config)) & set(_voices(job.config)):
-                    self.study.failed[config.run_name] = str(reason)
+        """Ask every teacher once; the runs whose teacher is refused fail with its reason, and no others.
+
+        A job that failed does not say whose voice it was: who needs not all of its voices asks again without the rest.
+        """
+        served: set[Voice] = set()
+        refused: dict[frozenset[Voice], str] = {}
+        while jobs := [Job(config, "cache") for config in _to_ask(configs, served, refused)]:
+            if not self._stage("teacher logits", jobs):
+                return False
+            for job in jobs:
+                if (reason := self.study.failed.pop(job.name, None)) is None:
+                    served |= _voices(job.config)
+                else:
+                    refused[_voices(job.config)] = reason
+        lost = {config.run_name: _refusal(config, refused) for config in configs}
+        self.study.failed |= {name: reason for name, reason in lost.items() if reason is not None}
         return True
 
     def search(self) -> bool:
@@ -132,7 +141,7 @@ class Stages:
             group.choices.append(find.choice(values))
             self.study.record(False)  # the proposal is kept, whatever happens
 
-        self.board.begin(f"search, {group.label}", {}, self.pool.at_once)
+        self.board.begin(f"search, {group.label}", {}, self.pool.room())
         study = self.study
         return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
 
@@ -161,7 +170,7 @@ class Stages:
         for job in jobs:
             (job.home(self.root) / "failed.json").unlink(missing_ok=True)  # another start, another chance
         weights = {job.name: job.config.train.epochs * len(job.config.languages) for job in jobs}
-        self.board.begin(title, weights, self.pool.at_once)
+        self.board.begin(title, weights, self.pool.room())
         return self.pool.run(jobs, self.board, self._ended)
 
     def _ended(self, job: Job, node: str | None) -> None:
@@ -188,13 +197,29 @@ class Stages:
         self.study.record(False)
 
 
-def _voices(config: Config) -> Iterable[tuple[str, ...]]:
-    """What decides a cache: a teacher, its language, the task and the length."""
-    for language in config.languages:
-        for teacher in config.teachers.get(language, ()):
-            same = config.task.model_dump_json(exclude={"zero_shot"}), str(config.train.max_length)
-            teaching = "" if teacher.fine_tuned else config.teaching.model_dump_json()
-            yield language, teacher.model, teaching, *same
+def _voices(config: Config) -> frozenset[Voice]:
+    """What decides each cache that a run reads: a teacher, its language, the task and the length."""
+    same = config.task.model_dump_json(exclude={"zero_shot"}), str(config.train.max_length)
+    return frozenset(
+        (language, teacher.model, "" if teacher.fine_tuned else config.teaching.model_dump_json(), *same)
+        for language in config.languages
+        for teacher in config.teachers.get(language, ())
+    )
+
+
+def _to_ask(configs: list[Config], served: set[Voice], refused: Mapping[frozenset[Voice], str]) -> list[Config]:
+    """Few configurations whose cache jobs ask every voice that is not served yet and may still be."""
+    found, asked = [], set(served)
+    for config in sorted(configs, key=lambda config: -len(config.languages)):
+        if not _voices(config) <= asked and _refusal(config, refused) is None:
+            found.append(config)
+            asked |= _voices(config)
+    return found
+
+
+def _refusal(config: Config, refused: Mapping[frozenset[Voice], str]) -> str | None:
+    """Why a configuration's teachers cannot all be asked: it needs all the voices of a job that failed."""
+    return next((reason for voices, reason in refused.items() if voices <= _voices(config)), None)
 
 
 def _left_to_propose(study: Sweep) -> bool:

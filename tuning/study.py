@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,18 @@ class Sweep:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
+    file: Path = field(init=False)  # of the record: RUNS/sweeps/<name>-<hash>.json
+
+    def __post_init__(self) -> None:
+        """The hash is over what was asked: neither over what a search proposes nor over rows that come at the end."""
+        asked = [
+            [group.system, group.branch_depth, choice.values, choice.system.full.hash]
+            for group in self.groups
+            for choice in group.choices
+        ]
+        text = json.dumps([asked, self.seeds, self.protocol, self.rule, self.ranges])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.file = self.root / "sweeps" / f"{self.name}-{digest}.json"
 
     def look(self) -> None:
         """Read the results that are there, whoever made them."""
@@ -72,17 +83,6 @@ class Sweep:
         made = [choice.results(self.seeds, self.results) for choice in group.choices]
         scores = [self.score(result) for results in made for result in results]
         return max((score for score in scores if score is not None), default=None), sum(map(len, made))
-
-    @cached_property
-    def file(self) -> Path:
-        """RUNS/sweeps/<name>-<hash>.json; the hash is over what was asked, not over what a search proposes."""
-        asked = [
-            [group.system, group.branch_depth, choice.values, choice.system.full.hash]
-            for group in self.groups
-            for choice in group.choices
-        ]
-        text = json.dumps([asked, self.seeds, self.protocol, self.rule, self.ranges])
-        return self.root / "sweeps" / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
 
     def remember(self) -> None:
         """Take the values that a search has proposed before from its record."""

@@ -79,6 +79,8 @@ def sweep(
     bases = bases or list(experiment.bases)
     if not bases:
         raise UserError("grid: name the file: python -m tuning.sweep grid FILE [key=value ...]")
+    if gpus_per_trial is not None and gpus_per_trial > 1 and gpus_per_trial % 1:
+        raise UserError(f"--gpus-per-trial {gpus_per_trial:g}: several are a whole number; a fraction shares one")
     protocol = protocol or experiment.protocol
     spans = _ranges(protocol, ranges or [])
     seeds_wanted = list(range(1, seeds + 1))

@@ -69,6 +69,25 @@ class Conditions:
         gpus = self.gpus if self.gpus is not None else float(there > 0)
         return replace(self, gpus=gpus, ranks=self.ranks or max(1, int(gpus)))
 
+    def room(self, machines: list[dict[str, float]]) -> int:
+        """How many trials machines with so many `CPU` and `GPU` have room for at a time; a trial does not span two.
+
+        Raises UserError where not one has room, and the trial would wait for ever.
+        """
+        wishes = {kind: wish for kind, wish in (("CPU", self.cpus), ("GPU", self.gpus or 0.0)) if wish}
+
+        def fits(machine: dict[str, float]) -> float:
+            return min(machine.get(kind, 0.0) / wish for kind, wish in wishes.items())
+
+        if count := sum(int(fits(machine) + 1e-9) for machine in machines):
+            return count
+        largest = max(machines, key=lambda machine: (fits(machine), machine.get("CPU", 0.0)), default={})
+        raise UserError(
+            f"a trial of {self.cpus:g} cores and {self.gpus or 0:g} GPUs fits on no machine, the largest has "
+            f"{largest.get('CPU', 0):g} cores and {largest.get('GPU', 0):g} GPUs; "
+            "ask for less with --cpus-per-trial or --gpus-per-trial, or add a larger machine first"
+        )
+
     @property
     def threads(self) -> int:
         """Threads of a rank."""
@@ -92,11 +111,12 @@ def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) 
             code, lines = _attempt(job, given, lambda: seen.tell(report))
             if code == USER_ERROR and any("another process is working on this run" in line for line in lines):
                 continue
-            if code == 0 and job.command == "cache":
-                return
-            if code != 0 or not job.finished(given.root):
+            if code != 0 or not (job.command == "cache" or job.finished(given.root)):
                 raise TrialFailed(_fail(job, given.root, code, lines))
+            if job.command == "cache":
+                break
         seen.tell(report)
+    (job.home(given.root) / "failed.json").unlink(missing_ok=True)  # of an attempt before the one that succeeded
 
 
 def hopeless(directory: Path) -> bool:
@@ -128,16 +148,6 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
     if job.command == "measure":
         command = [sys.executable, "-m", "tuning.efficiency", str(file)]
     command += ["--runs", str(given.root)]
-    # Passive threads as in mbkd.cli: the measurement of a step's cost is started without it.
-    environment = (
-        {"OMP_WAIT_POLICY": "PASSIVE"}
-        | os.environ
-        | {
-            "OMP_NUM_THREADS": str(given.threads),
-            # The checkout that this process runs, wherever the trial's working directory is.
-            "PYTHONPATH": os.pathsep.join([str(Path(mbkd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-        }
-    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -145,7 +155,7 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
             stdout=output,
             stderr=output,
             cwd=given.here if given.here.is_dir() else None,
-            env=environment,
+            env=_environment(given),
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
         )
         try:
@@ -154,6 +164,20 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
             _end(process)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return code, lines[-LINES:]
+
+
+def _environment(given: Conditions) -> dict[str, str]:
+    """What the process of a trial finds set, on the machine that it runs on."""
+    found = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # as in mbkd.cli: the measurement of a step's cost is started without it
+        **os.environ,
+        "OMP_NUM_THREADS": str(given.threads),
+        # The checkout that this process runs, wherever the trial's working directory is.
+        "PYTHONPATH": os.pathsep.join([str(Path(mbkd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    if given.gpus == 0:
+        found["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides the GPUs of others only from those that asked for some
+    return found
 
 
 def _wait(process: subprocess.Popen[bytes], files: list[Path], silence: float, look: Callable[[], Any]) -> int | None:

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import yaml
 
+from mbkd.config import read
 from tests.conftest import ENVIRONMENT, ROOT, run
+from tuning.trial import Conditions, Job, TrialFailed, failure, work
 
 PLAIN = ("distill.signal=labels", "student.branch_depth=0")  # MultiTrain: no teachers to wait for
 
@@ -83,12 +87,66 @@ def test_a_wrong_value_ends_in_one_message_before_anything_starts(toy_yaml: Path
         (("main", "--on", toy_yaml, "--protocol", "fixed", "train.lr=[1,2]"), "--protocol fixed tries none"),
         (("main", "--on", toy_yaml, "--protocol", "search"), "--range FIELD=LOW:HIGH belong together"),
         (("main", "--on", "nowhere.yaml"), "nowhere.yaml"),
+        (("main", "--on", toy_yaml, "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5: several are a whole number"),
     ):
         done = sweep(*arguments, "--runs", runs)
         assert done.returncode == 2, done.stderr
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert not runs.exists()
+
+
+def test_a_trial_that_fits_on_no_machine_ends_in_one_message(toy_yaml: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    asked = ("grid", toy_yaml, "--protocol", "search", "--range", "train.lr=1e-4:1e-2", "--runs", runs)
+    done = sweep(*asked, "--cpus-per-trial", "4096")
+    assert done.returncode == 2, done.stderr
+    assert "a trial of 4096 cores and 0 GPUs fits on no machine, the largest has" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not runs.exists()
+
+
+@pytest.fixture(scope="module")
+def own_teachers(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same experiment with classifiers as teachers that are fine-tuned, as they say; zh's has no finite weights."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    values, folder = yaml.safe_load(toy_yaml.read_text()), tmp_path_factory.mktemp("teachers")
+    for language, teacher in values["teachers"].items():
+        names = dict(enumerate("12345"))
+        model = AutoModelForSequenceClassification.from_pretrained(teacher["model"], id2label=names)
+        if language == "zh":
+            for parameter in model.parameters():
+                parameter.data.fill_(float("nan"))
+        model.save_pretrained(folder / language)
+        AutoTokenizer.from_pretrained(teacher["model"]).save_pretrained(folder / language)
+        teacher |= {"model": str(folder / language), "fine_tuned": True}
+    (folder / "own.yaml").write_text(yaml.safe_dump(values))
+    return folder / "own.yaml"
+
+
+@pytest.mark.slow
+def test_a_refused_teacher_stops_only_those_who_ask_it(own_teachers: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    done = sweep("main", "--on", own_teachers, "--protocol", "fixed", "--seeds", "1", "--runs", runs)
+    assert done.returncode == 1, done.stderr
+    groups = {group["system"]: group for group in record(runs, "main")["groups"]}
+    assert [name for name, group in groups.items() if group["runs"]] == ["MonoKD", "MultiTrain"]
+    for name in ("MultiKD", "MultiKD + MBLM"):
+        (failed,) = groups[name]["failed"]
+        assert "teacher of zh" in failed["reason"]
+
+
+@pytest.mark.slow
+def test_a_cache_that_is_built_by_the_second_attempt_is_no_failure(own_teachers: Path, tmp_path: Path):
+    config = read(own_teachers, ["distill.signal=cache", "distill.languages=[en]", "student.branch_depth=0"])
+    job, given = Job(config, "cache"), Conditions(tmp_path, tmp_path, 1, 1, 0, silence=0)
+    with pytest.raises(TrialFailed, match="silent for too long"):
+        work(job, given, lambda _: None)
+    assert failure(job.home(tmp_path))["attempts"] == 1
+    work(job, replace(given, silence=200), lambda _: None)
+    assert list(tmp_path.glob("store/logits/en-*/logits.npy"))
+    assert failure(job.home(tmp_path)) == {}
 
 
 @pytest.mark.slow

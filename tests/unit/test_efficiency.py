@@ -10,6 +10,7 @@ from mbkd import config as configuration
 from mbkd.config import Config, changed
 from mbkd.errors import UserError
 from mbkd.measure import cost
+from tests.conftest import run
 from tuning import efficiency
 
 
@@ -53,3 +54,10 @@ def test_a_student_without_branches_is_nothing_to_compare(toy: Config, tmp_path:
     with pytest.raises(UserError, match="branch_depth"):
         efficiency.measure(changed(toy, {"student": {"branch_depth": 0}}), tmp_path, 1)
     assert cost.student_size(toy).parameters > 0
+
+
+def test_a_place_that_cannot_be_written_ends_in_one_message_before_anything_is_measured(toy_yaml: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    done = run(sys.executable, "-m", "tuning.efficiency", toy_yaml, "--runs", tmp_path / "file" / "runs")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: [Errno 20] Not a directory: '{tmp_path / 'file' / 'runs'}'\n"

@@ -1,15 +1,19 @@
-"""What a sweep plans, without Ray: lists that span a grid, systems, protocols, the record."""
+"""What a sweep plans, without Ray: lists that span a grid, systems, protocols, the record, what a trial is given."""
+
+import json
+from pathlib import Path
 
 import pytest
 
-from mbkd import paper
+from mbkd import paper, runs
 from mbkd.config import parse
 from mbkd.errors import UserError
 from tuning import grids, protocols
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import groups, record, wanted
-from tuning.stages import _twins
+from tuning.stages import _refusal, _to_ask, _twins, _voices, carry_out
 from tuning.study import Sweep
+from tuning.trial import Conditions, Job, _environment, failure, work
 
 GRID = {"train.lr": [1e-5, 2e-5], "train.epochs": [2, 3]}
 
@@ -167,3 +171,90 @@ def test_two_branch_depths_are_two_rows():
     found = groups(EXPERIMENTS["grid"].systems(config, []), grids.combinations({"student.branch_depth": [2, 4]}))
     assert [group.label for group in found] == ["MultiKD + MBLM, K=2", "MultiKD + MBLM, K=4"]
     assert protocols.chosen(found[0], [1], {}, "all") is None
+
+
+def conditions(root: Path = Path("/"), cpus: float = 1, gpus: float | None = None) -> Conditions:
+    return Conditions(root, root, None, cpus, gpus, silence=60)
+
+
+def test_a_study_keeps_its_name_and_does_nothing_when_it_is_given_again_in_any_state(tmp_path):
+    def asked() -> Sweep:
+        systems = EXPERIMENTS["ablations"].systems(full(), [])
+        found = groups(systems, grids.combinations({"train.lr": [1e-5, 2e-5]}))
+        return Sweep("ablations", found, "full", [1, 2], "all", tmp_path, "")
+
+    def finish(run) -> None:
+        runs.folder(tmp_path, run).mkdir()
+        runs.write_json(runs.folder(tmp_path, run) / "result.json", result(run, run.train.lr * 1e4))
+
+    for run in asked().wanted():
+        finish(run)
+    study = asked()  # its trainings are finished, and the row that is measured only is left: stopped there
+    study.look()
+    study.groups += (twins := _twins(study))
+    (file,) = {study.record(False), asked().record(False)}
+    for run in wanted(twins[0], "full", [1, 2], {}, set(), "all"):
+        finish(run)
+    study = asked()
+    assert carry_out(study, conditions(tmp_path), 0, "127.0.0.1:1")  # no Ray is there: it was not looked for
+    assert study.record(True) == file
+    assert list((tmp_path / "sweeps").iterdir()) == [file]
+    content = json.loads(file.read_text())
+    assert content["finished"]
+    assert [group["missing"] for group in content["groups"]] == [[]] * 8
+    assert content["groups"][-1]["system"] == "MultiKD + MBLM - all mixers (single)"
+    assert len(content["groups"][-1]["runs"]) == 2
+
+
+def test_a_refused_teacher_fails_those_who_ask_it_and_the_others_ask_theirs_again():
+    config, _ = base("xnli-mbert", [], EXPERIMENTS["main"])
+    mono, _, multi, mblm = (system.run({}, 1) for system in EXPERIMENTS["main"].systems(config, []))
+    assert mono.languages == ("en",)
+    assert _to_ask([mono, multi, mblm], set(), {}) == [multi]  # one job asks for all of them
+    refused = {_voices(multi): "zh is at chance"}
+    assert _to_ask([mono, multi, mblm], set(), refused) == [mono]
+    assert [_refusal(each, refused) for each in (mono, multi, mblm)] == [None, "zh is at chance", "zh is at chance"]
+    assert _to_ask([mono, multi, mblm], set(_voices(mono)), refused) == []
+    refused[_voices(mono)] = "so is en"
+    assert _refusal(mono, refused) == "so is en"
+
+
+def test_a_job_that_succeeds_leaves_no_failure_of_an_earlier_attempt(tmp_path):
+    job = Job(full(), "measure")
+    job.home(tmp_path).mkdir(parents=True)
+    runs.write_json(job.home(tmp_path) / "failed.json", {"reason": "exit code 247", "attempts": 1, "log": []})
+    runs.write_json(tmp_path / f"efficiency-{job.config.hash}.json", {})  # the other attempt's
+    work(job, conditions(tmp_path), lambda _: None)
+    assert failure(job.home(tmp_path)) == {}
+
+
+def test_a_trial_without_gpus_sees_none_and_another_what_ray_gave_it(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert _environment(conditions(gpus=0).with_gpus(8))["CUDA_VISIBLE_DEVICES"] == ""
+    assert _environment(conditions().with_gpus(0))["CUDA_VISIBLE_DEVICES"] == ""
+    assert _environment(conditions().with_gpus(8))["CUDA_VISIBLE_DEVICES"] == "3"
+    assert _environment(conditions(gpus=0.5).with_gpus(8))["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_trials_are_counted_machine_by_machine_for_none_spans_two():
+    head, worker = {"memory": 1e9}, {"CPU": 16.0, "GPU": 4.0, "memory": 1e9}
+    assert conditions(cpus=1, gpus=0).room([worker]) == 16
+    assert conditions(cpus=1, gpus=1).room([head, worker, worker]) == 8
+    assert conditions(cpus=6, gpus=1).room([worker, worker]) == 4
+    assert conditions(cpus=1, gpus=0.5).room([worker]) == 8
+    assert conditions(cpus=2, gpus=3).room([worker, worker]) == 2
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "machines", "message"),
+    [
+        (64, 0, [{"CPU": 2.0}], "64 cores and 0 GPUs fits on no machine, the largest has 2 cores and 0 GPUs"),
+        (1, 2, [{"CPU": 8.0, "GPU": 1.0}], "1 cores and 2 GPUs fits on no machine, the largest has 8 cores and 1 GPUs"),
+        (1, 1, [{"CPU": 2.0}], "the largest has 2 cores and 0 GPUs"),
+        (20, 0, [{}, {"CPU": 16.0}, {"CPU": 8.0}], "the largest has 16 cores"),  # 24 together
+        (16, 1, [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], "the largest has 8 cores and 4 GPUs"),
+    ],
+)
+def test_a_trial_that_fits_on_no_machine_is_refused(cpus, gpus, machines, message):
+    with pytest.raises(UserError, match=message):
+        conditions(cpus=cpus, gpus=gpus).room(machines)
