@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,9 +24,9 @@ SPLITS = ("train", "dev", "test")
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and an unknown key is an error."""
+    """A part of the configuration: frozen, an unknown key is an error, and every number is finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Columns(Section):
@@ -59,7 +60,10 @@ class Task(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_as_text(cls, value: Any) -> Any:
-        return tuple(str(label) for label in value) if isinstance(value, (list, tuple)) else value
+        if not isinstance(value, (list, tuple)):
+            return value
+        # Only what is written again as it was: not True for `yes`, nor a time of day in another notation.
+        return tuple(str(label) if type(label) in (int, float, date) else label for label in value)
 
     @model_validator(mode="after")
     def _complete(self) -> Task:
@@ -68,6 +72,8 @@ class Task(Section):
         seen = self.supervised + self.zero_shot
         if repeated := sorted({x for x in seen if seen.count(x) > 1}):
             raise ValueError(f"language named twice: {', '.join(repeated)}")
+        if unfit := [x for x in seen if "/" in x]:
+            raise ValueError(f"language {unfit[0]!r}: files are named after it, so it has no slash; zh-Hans would do")
         if self.kind != "own":
             if self.path is None:
                 raise ValueError(f"path is needed: a folder with the {self.kind.upper()} files, or a hub id")
@@ -348,6 +354,8 @@ def read_values(file: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except ValueError as error:  # 2021-13-01
+        raise UserError(f"{file}: {error}; put what looks like a date or a number and is none in quotes") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: a configuration is a mapping of sections (task, student, ...), not {values!r}")
     return values
@@ -355,7 +363,7 @@ def read_values(file: str | Path) -> dict[str, Any]:
 
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Return the nested values with each `a.b=value` set; the value is read as YAML. Raises UserError."""
-    values = json.loads(json.dumps(values))
+    values = _copy(values)
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals or not path:
@@ -370,9 +378,16 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
                 raise UserError(f"override {item!r}: {key} is a value, it has no fields")
         try:
             node[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise UserError(f"override {item!r}: the value is not valid YAML") from None
     return values
+
+
+def _copy(value: Any) -> Any:
+    """Nested values again, each mapping and list once for every place, where YAML's aliases share one."""
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list) else value
 
 
 def _explain(error: dict[str, Any]) -> str:
@@ -392,6 +407,12 @@ def _explain(error: dict[str, Any]) -> str:
         names = [a or b for a, b in options]
         near = difflib.get_close_matches(str(error["input"]), names, n=1, cutoff=0.5)
         message = (f"did you mean {near[0]!r}? " if near else "") + f"one of {', '.join(names)}"
+    if error["type"] == "string_type" and not isinstance(error["input"], (dict, list)):
+        message = (
+            "a text belongs here; in quotes, or YAML takes yes and no for true and false, and 2021-05-01 for a date"
+        )
+    if error["loc"][-1:] == ("[key]",):
+        path = f"{'.'.join(map(str, error['loc'][:-2]))}, a key"
     if isinstance(error["input"], (dict, BaseModel)):
         return f"{path}: {message}" if path else message
     return f"{path} = {error['input']!r}: {message}"

@@ -37,10 +37,16 @@ def read_result(run: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all."""
+    """Write a JSON file so that it is there whole or not at all, also after a loss of power."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)  # there only after an error, such as a full disk
 
 
 def begin(run: Path, config: Config, device: dict[str, Any]) -> None:

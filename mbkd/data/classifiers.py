@@ -20,8 +20,12 @@ def fingerprint(path: str, store: Path) -> str:
         try:
             return f"{path}@{AutoConfig.from_pretrained(path)._commit_hash}"
         except (OSError, ValueError) as error:
-            raise UserError(f"teacher {path}: no classifier here ({str(error).strip().splitlines()[0]})") from None
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")])
+            raise UserError(f"{path}: no classifier here ({str(error).strip().splitlines()[0]})") from None
+    weights, config = [*folder.glob("*.safetensors"), *folder.glob("*.bin")], [*folder.glob("config.json")]
+    if not weights or not config:
+        missing = "weights (*.safetensors or *.bin)" if config else "config.json"
+        raise UserError(f"{path}: no model here, there is no {missing}; name a folder with both, or a hub id")
+    files = sorted(weights + config)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {_sha256(file, store)}\n".encode())
@@ -44,15 +48,26 @@ def layers(path: str) -> int | None:
 
 
 def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -> list[int]:
-    """Positions of `labels` in the teacher's output: matched by name, never by position. Raises UserError."""
-    position = {str(name).lower(): index for index, name in id2label.items()}
-    wanted = [label.lower() for label in labels]
-    if sorted(position) != sorted(wanted):
-        raise UserError(
-            f"teacher {where}: its labels are {', '.join(id2label.values())}, the task's are {', '.join(labels)}; "
-            "set id2label in the teacher's config.json to the task's names"
-        )
-    return [position[label] for label in wanted]
+    """Positions of `labels` in a classifier's output: matched by name, never by position. Raises UserError.
+
+    Case counts only where names differ in nothing else. where: the classifier's folder or hub id, for the message.
+    """
+    names = {index: str(name) for index, name in id2label.items()}
+    for spelt in (str, str.lower):
+        position = {spelt(name): index for index, name in names.items()}
+        wanted = [spelt(label) for label in labels]
+        if len(position) == len(names) and sorted(position) == sorted(wanted):
+            return [position[label] for label in wanted]
+    one_sided = sorted({name.lower() for name in names.values()} ^ {label.lower() for label in labels})
+    what = (
+        f"only one side has {', '.join(map(repr, one_sided))}"
+        if one_sided
+        else "some differ in case only, or not at all"
+    )
+    raise UserError(
+        f"{where}: the model's labels are {', '.join(names.values())}, the task's are {', '.join(labels)} ({what}); "
+        "set id2label in the model's config.json to the task's names"
+    )
 
 
 def _sha256(file: Path, store: Path) -> str:

@@ -70,6 +70,7 @@ def labels(source: Source, column: str) -> tuple[list[str], bool]:
 def languages(source: Source, column: str | None, label: str) -> dict[str, dict[str, Counter[str]]]:
     """How often each label stands in each language: split -> language -> label -> rows; `""` counts rows without one.
 
+    Labels are as the rows have them, spaces and all, because that is what a configuration's are compared with.
     The language is `""` where nothing says it.
     """
     found: dict[str, dict[str, Counter[str]]] = {}
@@ -79,7 +80,7 @@ def languages(source: Source, column: str | None, label: str) -> dict[str, dict[
             names = rows.columns[label].to_pylist()
             of = rows.columns[column].to_pylist() if language is None and column else [language or ""] * len(names)
             for each, name in Counter(zip(of, names, strict=True)).items():
-                here.setdefault(each[0], Counter())[each[1].strip()] += name
+                here.setdefault(each[0], Counter())[each[1] if each[1].strip() else ""] += name
     return found
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from mbkd.errors import UserError
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+LONGEST = 1 << 24  # characters of a CSV field: more than the csv module's 131,072, and beyond it a quote is open
 
 
 class Rows(NamedTuple):
@@ -86,6 +87,7 @@ def _table(file: Path, size: int, mtime: int) -> Rows:
 
 
 def _delimited(file: Path, delimiter: str) -> Rows:
+    csv.field_size_limit(LONGEST)
     reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=delimiter, strict=True)
     places, rows, end = [], [], 0
     try:
@@ -119,19 +121,48 @@ def json_lines(file: Path) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {number}: not valid JSON ({error.msg}); one object per line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{file}, line {number}: a JSON object belongs here, not {line.strip()[:40]!r}")
-        for name in row.keys() - cells.keys():
-            cells[name] = [""] * len(places)
+            row = json_object(line)
+        except ValueError as error:
+            raise UserError(f"{file}, line {number}: {error}") from None
+        for name in row:
+            if name not in cells:
+                cells[name] = [""] * len(places)
         for name, column in cells.items():
             value = row.get(name)
-            column.append("" if value is None else str(value))
+            text = "" if value is None else str(value)
+            if not is_unicode(name + text):
+                raise UserError(
+                    f"{file}, line {number}: {name!a} holds half of a character (one \\u escape of two, as in a"
+                    " text that was cut); mend or remove the row"
+                )
+            column.append(text)
         places.append(number)
     columns = {name: pa.array(column, pa.large_string()) for name, column in cells.items()}
     return Rows(str(file), "line", pa.array(places, pa.int64()), columns)
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """The object that a line of JSONL holds. Raises ValueError that says what is wrong with the line."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg}); one object per line") from None
+    except RecursionError:
+        raise ValueError("not valid JSON (nested too deeply); one object per line") from None
+    except ValueError:  # Python reads integers of 4,300 digits and no more
+        raise ValueError("a number of thousands of digits; put it in quotes, or remove it") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object belongs here, not {line.strip()[:40]!r}")
+    return row
+
+
+def is_unicode(text: str) -> bool:
+    """False where JSON escapes half of a surrogate pair, or a byte that is no UTF-8 was let through."""
+    try:
+        text.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
 
 
 def _parquet(file: Path) -> Rows:

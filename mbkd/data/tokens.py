@@ -133,13 +133,6 @@ def open_store(store: Path, task: Task, split: str, language: str, tokenizer: st
     return Tokens(folder)
 
 
-def verify(tokens: Tokens) -> None:
-    """Read every file of the store and compare its checksum. Raises UserError naming the first bad one."""
-    for name, expected in tokens.manifest["files"].items():
-        if sha256(file := tokens.folder / name) != expected["sha256"]:
-            raise UserError(f"{file}: not what was written (another checksum); delete {file.parent}")
-
-
 def tokenizer_fingerprint(tokenizer: str) -> str:
     """Hash what decides a tokenizer's output; a folder is not loaded for it. Raises UserError."""
     folder = Path(tokenizer)

@@ -6,6 +6,7 @@ import difflib
 import io
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from mbkd.data import readers
 from mbkd.data.batches import evaluation_batches
 from mbkd.errors import UserError
 from mbkd.measure.classifier import Classifier, length_of
@@ -44,11 +46,16 @@ def predict(
     """Classify every row of a file (None: standard input) and write one line for each, in the order of the input.
 
     out: a .csv or .jsonl file; None writes JSONL to standard output. Returns the number of bad rows, which are reported
-    on standard error with their lines. Raises UserError for a model, file or column that is not there.
+    on standard error with their lines. Raises UserError for a model, file or column that is not there, and for an
+    output that is the input.
     """
     name = "standard input" if source is None else str(source)
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl or .csv")
+    if out is not None and _is_input(out, source):
+        raise UserError(
+            f"{out}: is the input too, and would be emptied before it is read; name another file with --out"
+        )
     with contextlib.ExitStack() as stack:
         rows = _rows(source, name, column, pair_column, stack)
         classify = _classifier(model, batch_tokens)
@@ -73,6 +80,14 @@ def predict(
     skipped = f"; {bad:,} bad rows left out" if bad else ""
     print(f"{_speed(done, time.monotonic() - began)}{skipped}", file=sys.stderr)
     return bad
+
+
+def _is_input(out: Path, source: Path | None) -> bool:
+    """Whether the output is the file that is read (None: standard input), also by another name or a link."""
+    try:
+        return os.path.samestat(out.stat(), os.fstat(sys.stdin.fileno()) if source is None else source.stat())
+    except OSError:  # one of them is not there, or standard input is no file
+        return False
 
 
 def _classifier(path: Path, batch_tokens: int) -> Callable[[list[Row]], list[dict[str, float]]]:
@@ -154,18 +169,9 @@ def _checked(row: Row | Bad) -> Row | Bad:
     """The row, or what is wrong with its texts."""
     if isinstance(row, Bad):
         return row
-    if not _is_unicode(f"{row.text}{row.pair}"):
+    if not readers.is_unicode(f"{row.text}{row.pair}"):
         return Bad(row.line, "not UTF-8")
     return row if row.text.strip() else Bad(row.line, "the text is empty")
-
-
-def _is_unicode(text: str) -> bool:
-    """False where a byte was no UTF-8, or JSON escapes half of a surrogate pair."""
-    try:
-        text.encode()
-        return True
-    except UnicodeEncodeError:
-        return False
 
 
 def _until_text(stream: IO[bytes]) -> Iterator[bytes]:
@@ -194,15 +200,9 @@ def _json_lines(lines: Iterable[bytes], name: str, column: str, pair_column: str
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield Bad(number, f"not valid JSON ({error.msg})" if _is_unicode(line) else "not UTF-8")
-            continue
-        except RecursionError:
-            yield Bad(number, "not valid JSON (nested too deeply)")
-            continue
-        if not isinstance(row, dict):
-            yield Bad(number, f"a JSON object belongs here, not {line.strip()[:40]!r}")
+            row = readers.json_object(line)
+        except ValueError as error:
+            yield Bad(number, str(error) if readers.is_unicode(line) else "not UTF-8")
             continue
         if first:
             _column_indices(name, list(row), wanted)
@@ -220,6 +220,7 @@ def _delimited(
     stream: IO[bytes], name: str, delimiter: str, column: str, pair_column: str | None
 ) -> Iterator[Row | Bad]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    csv.field_size_limit(readers.LONGEST)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])

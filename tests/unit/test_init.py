@@ -62,6 +62,15 @@ def test_columns_labels_and_languages_are_seen(whole: Path, tmp_path: Path):
     assert (task.supervised, task.zero_shot) == (("en", "fr"), ("de",))
 
 
+def test_labels_with_spaces_around_them_are_the_ones_that_the_rows_are_read_with(whole: Path, tmp_path: Path):
+    whole.write_text(whole.read_text().replace("billing", "billing "))
+    config = init(whole, tmp_path, split=True)
+    assert config.task.labels == ("billing ", "other", "technical")
+    assert set(tasks.load(config.task, "train", "en")["label"]) == {0, 1, 2}
+    with pytest.raises(UserError, match="also have the label 'billing '"):
+        init(whole, tmp_path, force=True, labels=QUEUES)
+
+
 def test_options_come_before_what_is_seen(whole: Path, tmp_path: Path):
     wishes = {"text": "subject", "text_pair": "-", "supervised": ("fr",), "zero_shot": ("en",), "labels": QUEUES}
     config = init(whole, tmp_path, split=True, teachers=False, backbone="a/b", **wishes)

@@ -79,12 +79,13 @@ def test_csv_output_holds_what_json_lines_hold(model, tmp_path):
 def test_bad_json_lines_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_bytes(
         b'{"text": "good"}\n{broken\n\n["text"]\n{"text": " "}\n{"text": null}\n{"txt": "x"}\n{"text": ["x"]}\n'
-        b'{"text": "\xff"}\n{"text": "\\ud800"}\n' + b"[" * 100_000 + b'\n{"text": 12}\n{"text": "last"}'
+        b'{"text": "\xff"}\n{"text": "\\ud800"}\n' + b"[" * 100_000 + b'\n{"text": 12}\n{"text": "last"}\n'
+        b'{"text": ' + b"1" * 5000 + b"}"
     )
     bad, found = classify(model, tmp_path / "a.jsonl", tmp_path / "out.jsonl")
     assert [row["line"] for row in found] == [1, 12, 13]
     said = capsys.readouterr().err
-    assert bad == 9
+    assert bad == 10
     for line, reason in {
         2: "not valid JSON",
         4: "a JSON object belongs here",
@@ -95,9 +96,10 @@ def test_bad_json_lines_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
         9: "not UTF-8",
         10: "not UTF-8",
         11: "not valid JSON",
+        14: "thousands of digits",
     }.items():
         assert any(f"a.jsonl, line {line}: " in each and reason in each for each in said.splitlines()), line
-    assert "9 bad rows" in said
+    assert "10 bad rows" in said
 
 
 def test_bad_rows_of_a_table_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
@@ -110,6 +112,30 @@ def test_bad_rows_of_a_table_are_named_and_the_rest_goes_on(model, tmp_path, cap
     said = capsys.readouterr().err
     for line, reason in {3: "1 fields where 2", 7: "quotes", 8: "not UTF-8", 9: "empty", 11: "quotes"}.items():
         assert any(f"a.csv, line {line}: " in each and reason in each for each in said.splitlines()), (line, said)
+
+
+def test_a_text_longer_than_the_csv_module_takes_by_itself_is_classified(model, tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "x" * 300_000 + "\nlast\n")
+    csv.field_size_limit(131_072)  # another test may have raised it
+    bad, found = classify(model, tmp_path / "a.csv", tmp_path / "out.jsonl")
+    assert (bad, [row["line"] for row in found]) == (0, [2, 3])
+
+
+@pytest.mark.parametrize("by", ["its name", "another name", "a link", "a hard link", "standard input"])
+def test_the_input_is_refused_as_the_output_and_left_as_it_is(model, tmp_path, monkeypatch, by):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "good"}\n')
+    out = tmp_path / "out.jsonl"
+    if by == "a link":
+        out.symlink_to(source)
+    elif by == "a hard link":
+        out.hardlink_to(source)
+    else:
+        out = tmp_path / ".." / tmp_path.name / "rows.jsonl" if by == "another name" else source
+    with source.open() as stream, pytest.raises(UserError, match="is the input too"):
+        monkeypatch.setattr("sys.stdin", stream)
+        classify(model, None if by == "standard input" else source, out)
+    assert source.read_text() == '{"text": "good"}\n'
 
 
 def test_what_is_not_there_is_refused_before_anything_is_written(model, tmp_path):

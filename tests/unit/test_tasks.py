@@ -276,6 +276,31 @@ def test_line_that_is_no_json_object_is_named(tmp_path):
     refuses(marc(tmp_path), "line 4", "a JSON object belongs here")
 
 
+BAD_JSON = {
+    "half of a surrogate pair in a text": (
+        r'{"text": "cut \ud83d", "label": "neg"}',
+        "'text' holds half of a character",
+    ),
+    "half of a surrogate pair in a name": (r'{"\ud83d": "x", "label": "neg"}', r"'\ud83d' holds half of a character"),
+    "deep nesting": ('{"text": ' + "[" * 100_000, "nested too deeply"),
+    "an integer that Python refuses": ('{"text": ' + "1" * 5000 + "}", "thousands of digits"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_JSON)
+def test_json_line_is_refused_for(tmp_path, case):
+    line, reason = BAD_JSON[case]
+    file = write(tmp_path / "train.jsonl", '{"text": "a", "label": "pos", "language": "en"}\n' + line + "\n")
+    refuses(own(file), "train.jsonl, line 2", reason)
+
+
+def test_json_escapes_of_a_whole_pair_are_a_character(tmp_path):
+    rows = [{"text": "\U0001f600", "label": "pos"}, {"text": "b", "label": "neg"}]
+    file = write(tmp_path / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert "\\ud83d" in file.read_text()
+    assert tasks.load(own(file, language=None), "train", "en")["text_a"] == ["\U0001f600", "b"]
+
+
 # --- the user's own rows ---
 
 
@@ -322,6 +347,15 @@ def test_integer_labels_of_a_file_match_their_names(tmp_path):
             0,
             1,
         ]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_text_may_be_longer_than_the_csv_module_takes_by_itself(tmp_path, ending):
+    rows = [("text", "label", "language"), ("x" * 300_000, "pos", "en"), ("b", "neg", "en")]
+    separator = "," if ending == ".csv" else "\t"
+    file = write(tmp_path / f"train{ending}", "".join(separator.join(row) + "\n" for row in rows))
+    csv.field_size_limit(131_072)  # another test, or the user's program, may have raised it
+    assert [len(x) for x in tasks.load(own(file), "train", "en")["text_a"]] == [300_000, 1]
 
 
 def test_text_that_other_readers_take_for_a_missing_value_stays_text(tmp_path):

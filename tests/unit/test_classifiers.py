@@ -1,0 +1,49 @@
+"""A model's folder without loading it: labels matched by name, and no hash of what is not there."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mbkd.data.classifiers import fingerprint, label_order
+from mbkd.errors import UserError
+
+
+def order(theirs: str, ours: str) -> list[int]:
+    return label_order(dict(enumerate(theirs.split())), tuple(ours.split()), "some/model")
+
+
+def test_labels_are_found_by_name_in_any_order_and_case():
+    assert order("neg neu pos", "pos neg neu") == [2, 0, 1]
+    assert order("NEG Pos", "pos neg") == [1, 0]
+
+
+def test_labels_that_differ_in_case_only_are_told_apart_where_both_sides_spell_them_alike():
+    assert order("good Good bad", "Good bad good") == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "what"),
+    [
+        ("LABEL_0 LABEL_1", "neg pos", "only one side has 'label_0', 'label_1', 'neg', 'pos'"),
+        ("neg neu pos", "neg pos", "only one side has 'neu'"),
+        ("good Good bad", "GOOD good bad", "differ in case only"),
+        ("pos pos neg", "pos neg", "or not at all"),
+    ],
+)
+def test_other_labels_are_refused_with_what_differs_and_without_calling_the_model_a_teacher(theirs, ours, what):
+    with pytest.raises(UserError, match=re.escape(what)) as caught:
+        order(theirs, ours)
+    assert str(caught.value).startswith("some/model: the model's labels are ")
+    assert "teacher" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
+def test_a_folder_without_weights_or_configuration_has_no_fingerprint(world: Path, tmp_path: Path, missing: str):
+    folder = tmp_path / "teacher"
+    shutil.copytree(world / "models" / "teacher-en", folder)
+    assert len(fingerprint(str(folder), tmp_path)) == 64
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=f"{re.escape(str(folder))}: no model here.*{missing[-11:]}"):
+        fingerprint(str(folder), tmp_path)
