@@ -10,7 +10,8 @@
 #SBATCH --signal=TERM@120
 #SBATCH --output=mbkd-%j.log
 #SBATCH --open-mode=append
-# --signal: every rank writes a checkpoint two minutes before the time is up, and leaves.
+# --signal: two minutes before the time is up every rank writes a checkpoint and leaves. DeepSpeed's launcher hears the
+# signal, too, and kills ranks that took longer than 30 s: then what was saved every --checkpoint-steps counts.
 # --requeue: after a preemption the same job starts again and goes on from that checkpoint.
 set -euo pipefail
 

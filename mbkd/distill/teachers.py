@@ -12,20 +12,18 @@ from transformers import AutoModelForSequenceClassification
 from mbkd.data.classifiers import label_order
 from mbkd.data.tokens import Tokens, tokenizer_fingerprint
 from mbkd.errors import UserError
+from mbkd.model import saved
 from mbkd.model.backbones import narrow_classifier
 from mbkd.train import engine
 
 
 def load(path: str) -> Any:
     """The classifier at a folder or hub id, in fp32 on the CPU. Raises UserError if it is not one."""
-    try:
+    with saved.refusing(f"teacher {path}: not a sequence classifier"):
         model = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=torch.float32, attn_implementation="sdpa"
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"teacher {path}: not a sequence classifier ({reason})") from None
-    return model.eval()
+        return model.eval()
 
 
 def dtype() -> torch.dtype:

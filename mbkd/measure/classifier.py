@@ -69,8 +69,10 @@ class Classifier:
                 found[mixer] = weights.float().mean(dim=2).T.cpu().numpy()
 
             self._model.watch = note
-            self._model(**self._padded(rows))
-            self._model.watch = None
+            try:
+                self._model(**self._padded(rows))
+            finally:
+                self._model.watch = None
         return found
 
     def _padded(self, rows: Sequence[Inputs]) -> Any:

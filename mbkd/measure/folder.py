@@ -29,17 +29,18 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     engine.quiet()
     ranks = engine.start()
     folder = saved.folder(path)
-    model = saved.load(folder)
+    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
     if inference is not None:
         _infer(model, inference, path)
     model.to(ranks.device)
     labels = tasks.label_names(task)
+    length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
     order = label_order(model.config.id2label, labels, str(folder))
     languages = tasks.languages(task, split)
     found, truth = {}, {}
     with Report(f"measuring {split}", len(languages)) as report:
         for language in languages:
-            tokens = open_store(root / "store", task, split, language, str(folder), config.train.max_length)
+            tokens = open_store(root / "store", task, split, language, str(folder), length)
             route = {"language": language} if saved.takes_language(model.config) else {}
             found[language] = evaluate.logits(model, tokens, ranks, **route)[:, order]
             truth[language] = np.asarray(tokens.labels)

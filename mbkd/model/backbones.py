@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
 from mbkd.errors import UserError
+from mbkd.model import saved
 
 Layer = Callable[[nn.Module, Tensor], Tensor]
 
@@ -162,21 +163,17 @@ def empty(config: PreTrainedConfig) -> PreTrainedModel:
 
 def configuration(path: str, where: dict[str, Any]) -> PreTrainedConfig:
     """The configuration at a hub id or folder; `where`: revision, token, ... Raises UserError if there is none."""
-    try:
+    with saved.refusing(no_encoder(path)):
         return AutoConfig.from_pretrained(path, **where)
-    except (OSError, ValueError) as error:
-        raise _no_encoder(path, error) from None
 
 
 def load(path: str, where: dict[str, Any]) -> PreTrainedModel:
     """The pre-trained encoder at a hub id or folder, in fp32; `where` as above. Raises UserError if it is not one."""
     family(configuration(path, where))
-    try:
+    with saved.refusing(no_encoder(path)):
         return AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", **where)
-    except (OSError, ValueError) as error:
-        raise _no_encoder(path, error) from None
 
 
-def _no_encoder(path: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
-    return UserError(f"{path}: no pre-trained encoder could be loaded from here ({reason})")
+def no_encoder(path: str) -> str:
+    """What is said of a hub id or folder from which no encoder comes, before the reason."""
+    return f"{path}: no pre-trained encoder could be loaded from here"

@@ -60,7 +60,8 @@ def mean_logits(values: Sequence[Any]) -> Any:
 def save(paths: Sequence[Path], out: Path) -> None:
     """Write one model that holds those of some runs or folders, with their tokenizer, to a folder.
 
-    The members must have the same labels. Raises UserError for members that read text through different tokenizers.
+    The members must have the same labels. Raises UserError for members that read text through different tokenizers,
+    and for a disk that does not take the model.
     """
     folders = [saved.folder(path) for path in paths]
     prints = [tokenizer_fingerprint(str(folder)) for folder in folders]
@@ -69,8 +70,7 @@ def save(paths: Sequence[Path], out: Path) -> None:
     members = [saved.load(folder) for folder in folders]
     labels = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
     config = EnsembleConfig([member.config.to_dict() for member in members], **labels)
-    EnsembleForSequenceClassification(config, members).save_pretrained(out)
-    saved.load_tokenizer(folders[0]).save_pretrained(out)
+    saved.save(EnsembleForSequenceClassification(config, members), saved.load_tokenizer(folders[0]), out)
 
 
 AutoModelForSequenceClassification.register(EnsembleConfig, EnsembleForSequenceClassification, exist_ok=True)

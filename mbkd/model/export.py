@@ -6,7 +6,7 @@ Letters: B rows, n tokens, C classes.
 import contextlib
 import copy
 import logging
-import tempfile
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ from mbkd.model import saved
 from mbkd.runs import write_json
 
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the hub calls them
+REPORT = "export.json"
 ROWS = 1000  # of the toy's reviews, in six languages, on which a graph is checked and measured
 TOKENS_PER_BATCH = 2048
 TOLERANCE = 1e-4  # largest difference of fp32 logits
@@ -51,31 +52,67 @@ def export(path: Path, dtypes: list[str], out: Path | None) -> tuple[dict[str, A
 
     The inputs are input_ids, attention_mask and, where the tokenizer gives them, token_type_ids, each (B, n) int64 with
     any B and any n up to what the model was made for; no language id. out: a folder, by default `onnx` in the model's.
-    Returns what export.json holds, and the folder. Raises UserError, also for an fp32 graph with other logits.
+    Returns what export.json holds, and the folder. Raises UserError, also for an fp32 graph with other logits; what was
+    in the folder then stays as it was.
     """
     if unknown := [x for x in dtypes if x not in FILES]:
         raise UserError(f"dtype {unknown[0]!r}: one of {', '.join(FILES)}")
+    dtypes = list(dict.fromkeys(dtypes))
     _import_extra()
     folder = saved.folder(path)
     model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
     out = out or folder / "onnx"
+    with _workshop(out) as part:
+        report = _export(model, tokenizer, dtypes, part)
+        for dtype in dtypes:
+            _put_in_place(part, FILES[dtype], out)
+        (part / REPORT).replace(out / REPORT)
+    return report, out
+
+
+@contextlib.contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """A folder for what is not checked yet, in `out`: surely on its disk, and hidden, so that no push takes it along.
+
+    Nothing of it stays, nor does an `out` that is empty in the end.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    part = out / ".part"
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    part.mkdir()
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            out.rmdir()
+
+
+def _put_in_place(part: Path, name: str, out: Path) -> None:
+    """Move a graph to `out`, weights beside it first: what is there at any time is whole, if anything is."""
+    for old in (out / name, *out.glob(f"{name}.*")):
+        old.unlink(missing_ok=True)
+    for new in (*part.glob(f"{name}.*"), part / name):
+        new.replace(out / new.name)
+
+
+def _export(model: Any, tokenizer: Any, dtypes: list[str], out: Path) -> dict[str, Any]:
+    """Write the graphs and export.json to a folder; returns what the latter holds. Raises UserError as `export`."""
     length = saved.max_tokens(model.config, tokenizer)
     names = [x for x in ("input_ids", "attention_mask", "token_type_ids") if x in tokenizer.model_input_names]
     batches = _batches(tokenizer, names, length)
 
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     engines: dict[str, Callable[..., Tensor]] = {"torch fp32": Graph(model, names).eval()}
-    with tempfile.TemporaryDirectory() as temporary, _quietly():
-        full = (out if "fp32" in dtypes else Path(temporary)) / FILES["fp32"]
+    with _quietly():
         if {"fp32", "int8"} & set(dtypes):
-            _write(model, names, batches, length, full, weights > PROTOBUF_BYTES)
+            _write(model, names, batches, length, out / FILES["fp32"], weights > PROTOBUF_BYTES)
         for dtype in dtypes:
             file = out / FILES[dtype]
             if dtype == "fp16":
                 _write(copy.deepcopy(model).half(), names, batches, length, file, weights / 2 > PROTOBUF_BYTES)
             if dtype == "int8":
-                _quantise(full, file, weights > PROTOBUF_BYTES)
+                _quantise(out / FILES["fp32"], file, weights > PROTOBUF_BYTES)
             engines[f"onnx {dtype}"] = _session(file, names)
     logits, speeds = _run(engines, batches)
 
@@ -85,7 +122,7 @@ def export(path: Path, dtypes: list[str], out: Path | None) -> tuple[dict[str, A
         file, answer = out / FILES[dtype], logits[f"onnx {dtype}"]
         difference = float(np.abs(answer - expected).max())
         if dtype == "fp32" and not difference <= TOLERANCE:
-            raise UserError(f"{file}: its logits differ from the model's by {difference:.2g}; do not use it")
+            raise UserError(f"{file.name}: its logits differ from the model's by {difference:.2g}; it is not kept")
         found[f"onnx {dtype}"] = {
             "file": file.name,
             "bytes": sum(x.stat().st_size for x in out.glob(f"{file.name}*")),
@@ -100,8 +137,8 @@ def export(path: Path, dtypes: list[str], out: Path | None) -> tuple[dict[str, A
         "versions": {x: version(x) for x in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")},
         "engines": found,
     }
-    write_json(out / "export.json", report)
-    return report, out
+    write_json(out / REPORT, report)
+    return report
 
 
 def _import_extra() -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError  # HTTPError: of the client that its version has
 from huggingface_hub.utils import validate_repo_id
 
+from mbkd.data.readers import one_line
 from mbkd.errors import UserError
 from mbkd.model import card, saved
 
@@ -25,9 +26,11 @@ def push(model: Path, repo_id: str, private: bool, licence: str | None, dry_run:
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             api.create_commit(repo_id, files, commit_message="Model trained with mbkd")
-        except (HfHubHTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{repo_id}: not uploaded ({reason}); is `hf auth login` done?") from None
+        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a file that could not be sent
+            reason = one_line(error)
+            raise UserError(
+                f"{repo_id}: not uploaded ({reason}); can the hub be reached from here, and is `hf auth login` done?"
+            ) from None
     return {file.path_in_repo: file.upload_info.size for file in files}
 
 

@@ -1,13 +1,33 @@
 """A trained classifier on disk: where it lies, the model, its tokenizer, how many tokens it takes."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
+from mbkd.data.readers import one_line
 from mbkd.errors import UserError
+from mbkd.model import positions
+
+# What a model's files raise that are damaged, that do not fit each other (RuntimeError: other shapes of weights;
+# StrictDataclassError: other types of config.json's values), or that a full disk does not take.
+DAMAGED = (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError, StrictDataclassError)
+
+
+@contextmanager
+def refusing(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = DAMAGED) -> Iterator[None]:
+    """Turn what goes wrong with a model's files into a UserError: `what`, and the first line of the reason."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"{what} ({one_line(error)})") from None
 
 
 def folder(path: Path) -> Path:
@@ -24,30 +44,33 @@ def folder(path: Path) -> Path:
 
 def load(path: Path) -> Any:
     """The classifier in a model's folder, in fp32 and in evaluation mode. Raises UserError if it cannot be loaded."""
-    try:
+    with refusing(f"{path}: cannot be loaded"):
         return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer beside a model. Raises UserError if there is none."""
-    try:
+def load_tokenizer(path: Path | str) -> Any:
+    """The tokenizer beside a model, in its folder or at its hub id. Raises UserError if it cannot be loaded."""
+    what = f"{path}: the tokenizer beside the model cannot be loaded"
+    with refusing(what, Exception):  # the library behind it raises bare ones
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no tokenizer beside the model ({str(error).strip().splitlines()[0]})") from None
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model with its tokenizer as a transformers folder. Raises UserError if the disk does not take it."""
+    what = f"{folder}: the model cannot be written"
+    with refusing(what):
+        model.save_pretrained(folder)
+    with refusing(what, Exception):  # as above
+        tokenizer.save_pretrained(folder)
 
 
 def max_tokens(config: PreTrainedConfig, tokenizer: Any) -> int:
     """The longest input that a classifier was made for; of an MBLM what it was trained with, with or without mixers."""
     if config.model_type == "mbkd-ensemble":
         return min(max_tokens(member, tokenizer) for member in config.member_configs)
-    if config.model_type == "mblm":
-        return int(config.mixer_length)
-    positions = config.max_position_embeddings
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # they count from the padding's id on
-        positions -= config.pad_token_id + 1
-    return int(min(positions, tokenizer.model_max_length))
+    made_for = config.mixer_length if config.model_type == "mblm" else tokenizer.model_max_length
+    there = positions.of(config.to_dict())
+    return int(made_for if there is None else min(there, made_for))
 
 
 def takes_language(config: PreTrainedConfig) -> bool:

@@ -147,8 +147,9 @@ class Worker:
         self._loop.call_soon_threadsafe(_deliver, batch, answers)
 
     def _worded(self, values: list[float]) -> dict[str, Any]:
-        probabilities = {name: round(x, 6) for name, x in zip(self._classifier.labels, values, strict=True)}
-        return {"label": max(probabilities, key=probabilities.__getitem__), "probabilities": probabilities}
+        found = dict(zip(self._classifier.labels, values, strict=True))
+        label = max(found, key=found.__getitem__)  # before rounding makes two of them equal
+        return {"label": label, "probabilities": {name: round(x, 6) for name, x in found.items()}}
 
     def _take_out(self, rows: int) -> None:
         with self._news:

@@ -45,6 +45,8 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
             for old in sorted(final.parent.glob("step-*"))[:-KEPT]:
                 shutil.rmtree(old)
     except (OSError, RuntimeError) as error:
+        if "by peer" in str(error):
+            raise  # another rank is gone, which is no matter of this disk
         shutil.rmtree(part, ignore_errors=True)
         last = max(final.parent.glob("step-*"), default=None)
         kept = f"{last} is whole, and the same command resumes from it" if last else "there is no earlier checkpoint"

@@ -94,7 +94,9 @@ def stop() -> None:
 
 def precision(wanted: str) -> str:
     """The precision a student trains in (decision 31). Raises UserError for one the device does not have."""
-    supported = get_accelerator().supported_dtypes()
+    supported = set(get_accelerator().supported_dtypes())
+    if get_accelerator().device_name() == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        supported.discard(torch.bfloat16)  # a T4 or V100 has it in software only, slower than fp32
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if wanted != "auto":
         if dtypes[wanted] not in supported:
@@ -137,11 +139,24 @@ def training_engine(model: PreTrainedModel, optimizer: BranchAdamW, train: Train
         "fp16": {"enabled": kind == "fp16"},
         "steps_per_print": 10**9,
     }
+    # In 16 bit at stage 0 DeepSpeed steps the optimizer on zeros while it is made: that must neither move weights by
+    # their decay nor count as Adam's first step.
+    lr = optimizer.param_groups[0]["lr"]
+    optimizer.set_lr(0.0)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    if ranks.world == 1 and train.zero_stage == 0 and train.idle_branches == "still":
+    optimizer.set_lr(lr)
+    optimizer.state.clear()
+    optimizer.norm = None
+    still = train.idle_branches == "still" and one_branch_learns(model)
+    if ranks.world == 1 and train.zero_stage == 0 and still:
         # Nobody to average with; DeepSpeed would copy all gradients forth and back. Drift needs the zeros it fills in.
         engine.enable_backward_allreduce = False
     return engine
+
+
+def one_branch_learns(model: PreTrainedModel) -> bool:
+    """Whether a batch teaches its own language's branch alone: by Eq. 8, or as nothing leads to the others."""
+    return getattr(model.config, "detach", True) or model.config.mixers == "none"
 
 
 def inference_engine(model: nn.Module, dtype: torch.dtype, on_host: bool = False) -> Any:

@@ -4,7 +4,9 @@ The command line prepares them before it starts ranks, so that bad input ends in
 find them ready.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mbkd import grown, runs
@@ -13,6 +15,7 @@ from mbkd.data import tasks
 from mbkd.data.classifiers import fingerprint, layers
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
+from mbkd.model import positions
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,19 @@ def _check_depth(config: Config) -> None:
         raise UserError(f"student.branch_depth = {depth}: {backbone} has {there} layers")
 
 
+def _check_length(config: Config, models: Iterable[str]) -> None:
+    """Refuse rows longer than one of the models takes: the first such row, or the padded ones of the check, would fail.
+
+    models: the backbone and the teachers, folders or hub ids.
+    """
+    length = config.train.max_length
+    takes = {model: positions.of_model(model) for model in models}
+    short = {model: there for model, there in takes.items() if there is not None and there < length}
+    if short:
+        each = ", ".join(f"{model} takes {there} tokens" for model, there in short.items())
+        raise UserError(f"train.max_length = {length}: {each}; set it to {min(short.values())} at most")
+
+
 def prepare(config: Config, root: Path) -> Inputs:
     """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers."""
     task, length = config.task, config.train.max_length
@@ -77,6 +93,7 @@ def prepare(config: Config, root: Path) -> Inputs:
         grown.check(config, tasks.label_names(task))
     taught = () if config.distill.signal == "labels" else config.languages
     paths = {x: [teacher_path(config, x, i, root) for i in range(len(config.teachers[x]))] for x in taught}
+    _check_length(config, [config.student.backbone, *chain.from_iterable(paths.values())])
 
     def tokens(split: str, language: str, tokenizer: str) -> Tokens:
         return open_store(root / "store", task, split, language, tokenizer, length)

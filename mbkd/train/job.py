@@ -71,14 +71,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
-        if "EADDRINUSE" in str(error):  # torch raises DistNetworkError, of which the message alone tells the cause
-            here = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            print(
-                f"error: the ranks cannot meet at {here}: the port is in use, perhaps by another job on this machine; "
-                "name a free one with --master_port",
-                file=sys.stderr,
-                flush=True,
-            )
+        if message := mendable(error):
+            print(f"error: {message}", file=sys.stderr, flush=True)
             sys.exit(2)
         if "closed by peer" in str(error) or "reset by peer" in str(error):
             print("error: another rank is gone, so this one stops", file=sys.stderr, flush=True)
@@ -87,6 +81,23 @@ def main(argv: list[str] | None = None) -> list[Path]:
         raise
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def mendable(error: RuntimeError) -> str:
+    """What a user can do about an error of torch, whose message alone tells the cause; empty where it is none."""
+    said = str(error).strip() or type(error).__name__
+    if "out of memory" in said or "can't allocate memory" in said:  # a GPU's; the system's
+        return (
+            f"the memory does not suffice ({said.splitlines()[0]}); raise train.accumulation, which takes a batch in "
+            "parts, or lower train.max_length; `mbkd plan` says what is needed"
+        )
+    if "EADDRINUSE" in said:
+        here = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        return (
+            f"the ranks cannot meet at {here}: the port is in use, perhaps by another job on this machine; name a free "
+            "one with --master_port"
+        )
+    return ""
 
 
 if __name__ == "__main__":

@@ -145,12 +145,20 @@ def die_with_parent() -> None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _devices(ranks: int) -> list[int]:
-    """The devices of the ranks: those that CUDA_VISIBLE_DEVICES names (Ray and Slurm set it), else the first ones."""
-    named = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip().isdigit()]
-    if named and len(named) < ranks:
+def _devices(ranks: int) -> list[str]:
+    """The devices of the ranks: those that CUDA_VISIBLE_DEVICES names (Ray and Slurm set it), else the first ones.
+
+    A name is a number or a UUID, of a GPU or of a part of one; the launcher joins them into the variable again.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(x) for x in range(ranks)]
+    named = [x.strip() for x in visible.split(",") if x.strip()]
+    if not named or named[0] == "-1":
+        return ["-1"] * ranks  # hidden they stay: the ranks compute on the CPU
+    if len(named) < ranks:
         raise UserError(f"--ranks {ranks}: CUDA_VISIBLE_DEVICES names {len(named)} devices only")
-    return [int(x) for x in named[:ranks]] or list(range(ranks))
+    return named[:ranks]
 
 
 def _stop_ranks(started: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from mbkd import runs
 from mbkd.config import Config, changed
@@ -22,8 +22,7 @@ from mbkd.distill import hidden, signals
 from mbkd.distill.losses import step_loss
 from mbkd.errors import Stopped, UserError
 from mbkd.measure import evaluate
-from mbkd.model import card, grow
-from mbkd.model.backbones import narrow_classifier
+from mbkd.model import backbones, card, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.progress import Report
 from mbkd.train import checkpoint
@@ -44,19 +43,20 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     student = config.student
     if student.grow is not None:
-        trained = MBLMForSequenceClassification.from_pretrained(student.backbone, dtype=torch.float32)
+        with saved.refusing(f"{student.backbone}: cannot be loaded"):
+            trained = MBLMForSequenceClassification.from_pretrained(student.backbone, dtype=torch.float32)
         return grow.grow(trained, student.grow)
     if student.head == "own":
-        try:
+        with saved.refusing(backbones.no_encoder(student.backbone)):
+            # A checkpoint's own head may have other labels: it is new then.
             model = AutoModelForSequenceClassification.from_pretrained(
-                student.backbone, dtype=torch.float32, attn_implementation="sdpa", **names
+                student.backbone,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,
+                **names,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{student.backbone}: no pre-trained encoder could be loaded from here ({reason})"
-            ) from None
-        narrow_classifier(model)
+        backbones.narrow_classifier(model)
         return model
     return MBLMForSequenceClassification.from_pretrained(
         student.backbone,
@@ -75,7 +75,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log:
     Raises UserError, and Stopped after a signal.
     """
     directory = runs.folder(root, config)
-    if runs.finished(directory):
+    if ds.everyones(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
     inputs = prepare(config, root)
@@ -88,7 +88,7 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log:
         alpha=config.train.draw_alpha,
         group_by_length=config.train.group_by_length,
     )
-    twin = _twin(config, root)
+    twin = ds.everyones(_twin(config, root))[0]
     if twin is None:
         model = build_student(config, inputs.labels)
         source = signals.open_source(config, inputs, root, ranks)
@@ -158,8 +158,13 @@ def run(config: Config, root: Path, ranks: ds.Ranks, checkpoint_steps: int, log:
 
 
 def _twin(config: Config, root: Path) -> Path | None:
-    """The finished run of the same training whose student infers in the other way; None where there is none."""
+    """The finished run of the same training whose student infers in the other way; None where there is none.
+
+    Nor is it asked where this run has steps of its own: it goes on from its checkpoint.
+    """
     if config.student.mixers != "none" or not config.student.branch_depth:
+        return None
+    if any((runs.folder(root, config) / "checkpoints").glob("step-*")):
         return None
     other = {"all": "single", "single": "all"}[config.student.inference]
     twin = runs.folder(root, changed(config, {"student": {"inference": other}}))
@@ -186,7 +191,7 @@ class Trainer:
         self.engine, self.optimizer, self.ranks = engine, optimizer, ranks
         self.source, self.checkpoint_steps, self.log = source, checkpoint_steps, log
         # Without Eq. 8 every branch learns from every batch; K = 0 has shared groups only.
-        self.still = config.train.idle_branches == "still" and config.student.detach
+        self.still = config.train.idle_branches == "still" and ds.one_branch_learns(engine.module)
         self.precision = ds.precision(config.train.precision)
         self.tracker: Tracker | None = None  # on the first rank
         self.done = 0  # steps
@@ -269,8 +274,8 @@ class Trainer:
     def _gradients_finite(self) -> torch.Tensor | bool:
         """Whether the step's gradients were finite. DeepSpeed skips a step whose gradients were not."""
         norm, self.optimizer.norm = self.optimizer.norm, None
-        if norm is None:  # skipped: fp16 lowers its loss scale and goes on
-            return self.precision == "fp16"
+        if norm is None:  # skipped: fp16 lowers its loss scale and goes on, unless 1 is too large still
+            return self.precision == "fp16" and self.engine.optimizer.loss_scale > 1
         return norm.isfinite()
 
     def _route(self, language: str) -> dict[str, str]:
@@ -363,6 +368,9 @@ class Trainer:
             made_from |= {f"{kind} {language}": value for language, value in prints.items()}
         versions = runs.environment()["packages"]
         made_from |= {f"version of {name}": versions[name] for name in ("torch", "deepspeed", "transformers")}
+        # `auto` is another one on another device, and DeepSpeed keeps another state for it.
+        made_from["precision"] = self.precision
+        made_from |= {f"precision of teacher {language}": kind for language, kind in self.source.precision.items()}
         if self.config.train.zero_stage > 0:  # DeepSpeed splits the optimizer's state over the ranks
             made_from["ranks"] = self.ranks.world
         return made_from
@@ -443,6 +451,5 @@ def _scores(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _save(config: Config, directory: Path, model: PreTrainedModel, result: dict[str, Any]) -> None:
     """The trained model with its tokenizer and its card, as a transformers folder."""
-    model.save_pretrained(directory / "model")
-    AutoTokenizer.from_pretrained(config.student.backbone).save_pretrained(directory / "model")
+    saved.save(model, saved.load_tokenizer(config.student.backbone), directory / "model")
     card.write(directory / "model", config, result)

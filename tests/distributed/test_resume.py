@@ -200,16 +200,24 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(config: Path, un
     assert_same(outcome(tmp_path), undisturbed)
 
 
-def test_checkpoint_of_other_versions_is_refused_and_fresh_starts_over(config: Path, tmp_path: Path):
+def test_checkpoint_of_other_versions_or_precision_is_refused_and_fresh_starts_over(config: Path, tmp_path: Path):
     process = start(config, tmp_path)
     wait_for_step(tmp_path, 7, process)
     kill_everything(process)
-    for manifest in tmp_path.glob("*/checkpoints/step-*/manifest.json"):
-        manifest.write_text(manifest.read_text().replace('"version of torch": "', '"version of torch": "1.'))
-    done = run(*command(config, tmp_path))
-    assert done.returncode == 2
-    assert "version of torch" in done.stderr
-    assert "--fresh" in done.stderr
+    manifests = list(tmp_path.glob("*/checkpoints/step-*/manifest.json"))
+    for what, was in (("version of torch", "1.13.0"), ("precision", "bf16")):
+        before = [manifest.read_text() for manifest in manifests]
+        for manifest in manifests:
+            values = json.loads(manifest.read_text())
+            assert values["made_from"][what] != was
+            values["made_from"][what] = was
+            manifest.write_text(json.dumps(values))
+        done = run(*command(config, tmp_path))
+        assert done.returncode == 2
+        assert f"{what}: was '{was}'" in done.stderr
+        assert "--fresh" in done.stderr
+        for manifest, text in zip(manifests, before, strict=True):
+            manifest.write_text(text)
     assert run(*command(config, tmp_path), "--fresh").returncode == 0
 
 

@@ -86,6 +86,26 @@ def test_empty_text_is_named_with_its_line(own: dict, tmp_path: Path):
     refused(own, tmp_path, "train.csv", "3")
 
 
+def test_half_a_character_is_named_with_its_line(own: dict, tmp_path: Path):
+    file = tmp_path / "train.jsonl"
+    rows = [{"text": text, "label": label, "language": x} for x in ("en", "fr") for text, label in ROWS]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows).replace("broke", r"br\ud83d", 1))
+    own["task"]["files"]["train"] = str(file)
+    own["task"]["columns"] = {}
+    refused(own, tmp_path, "train.jsonl, line 2", "half of a character")
+
+
+def test_labels_that_yaml_reads_as_yes_and_no_are_named_with_the_cure(own: dict, tmp_path: Path):
+    text = yaml.safe_dump(own)
+    assert "  - neg\n  - pos\n" in text
+    refused(text.replace("  - neg\n  - pos\n", "  - no\n  - yes\n"), tmp_path, "task.labels.0", "in quotes")
+
+
+def test_epochs_without_end_are_refused(own: dict, tmp_path: Path):
+    own["train"]["epochs"] = float("inf")
+    refused(own, tmp_path, "train.epochs", "finite")
+
+
 def test_language_without_rows_is_named(own: dict, tmp_path: Path):
     own["task"]["zero_shot"] = ["de", "sw"]
     refused(own, tmp_path, "sw", "dev.csv")
@@ -157,3 +177,8 @@ def test_name_that_is_neither_file_nor_recipe_is_refused(tmp_path: Path):
     done = mbkd("train", "xnli-mbert-mlbm", "--runs", tmp_path)
     assert done.returncode == 2
     assert "xnli-mbert-mblm" in done.stderr  # the nearest name
+
+
+def test_longer_rows_than_the_backbone_has_positions_are_refused(own: dict, tmp_path: Path):
+    own["train"]["max_length"] = 129
+    refused(own, tmp_path, "train.max_length = 129", "student takes 128 tokens", "128 at most")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,29 @@ def test_push_lists_what_it_would_upload(trained: Path):
     for name in ("README.md", "model.safetensors", "config.json", "tokenizer.json"):
         assert name in done.stdout
     assert "would go to https://huggingface.co/me/my-model" in done.stdout
+
+
+def test_push_says_in_one_message_that_the_hub_cannot_be_reached(trained: Path):
+    command = [sys.executable, "-m", "mbkd.cli", "push", trained, "me/my-model"]
+    for where in ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
+        done = run(*command, **where)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: me/my-model: not uploaded (")
+        assert "can the hub be reached from here" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_model_ends_in_one_message(name: str, trained: Path, toy_yaml: Path, tmp_path: Path):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes((tmp_path / "model" / name).read_bytes()[:300])
+    for command, *more in (["serve", "--port", "0"], ["evaluate", toy_yaml, "--runs", tmp_path / "runs"]):
+        done = mbkd(command, tmp_path / "model", *more)
+        assert done.returncode == 2, done.stderr
+        (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+        assert str(tmp_path / "model") in said
+        assert "cannot be loaded" in said
+        assert "Traceback" not in done.stderr
 
 
 def test_a_model_with_mixers_has_one_way_to_infer(trained: Path, toy_yaml: Path, runs: Path):

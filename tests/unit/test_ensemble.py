@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mbkd.measure import ensemble, evaluate
 from mbkd.model import saved
 from mbkd.train import engine
 from mbkd.train.loop import run
+from tests.conftest import run as command
 from tuning.ensemble import ensembles, spread_table
 
 
@@ -150,3 +152,11 @@ def test_an_ensemble_is_one_onnx_graph_too(seeds: list[Path], tmp_path: Path):
     ensemble.write_model(seeds[:2], tmp_path / "ens2")
     report, _ = export(tmp_path / "ens2", ["fp32"], None)
     assert report["engines"]["onnx fp32"]["agreement"] >= 0.999
+
+
+def test_a_place_that_cannot_be_written_ends_in_one_message(seeds: list[Path], tmp_path: Path):
+    (tmp_path / "file").touch()
+    done = command(sys.executable, "-m", "tuning.ensemble", *seeds, "--runs", tmp_path / "file")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: [Errno 20] Not a directory")
+    assert len(done.stderr.splitlines()) == 1

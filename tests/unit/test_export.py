@@ -1,6 +1,7 @@
 """Claims about the ONNX graph of a trained model: what it answers, for which shapes, and what is said of it."""
 
 import json
+import resource
 from itertools import islice
 
 import numpy as np
@@ -173,3 +174,40 @@ def test_half_precision_and_integers_are_smaller_and_measured(tmp_path):
 def test_an_unknown_precision_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(UserError, match="fp32, fp16, int8"):
         export.export(tmp_path, ["fp8"], None)
+
+
+def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path):
+    """A disk that does not take the graph, and a graph whose logits are not the model's."""
+    folder = student("bert", tmp_path, branch_depth=1)
+    model = saved.load(folder)
+    with torch.no_grad():
+        model.head.bias.fill_(torch.nan)  # nothing agrees with it
+    model.save_pretrained(folder)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # no file may be larger, as on a full disk
+    try:
+        with pytest.raises(OSError, match="too large"):
+            export.export(folder, ["fp32"], None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not (folder / "onnx").exists()
+
+    (folder / "onnx").mkdir()
+    before = {"model.onnx": b"a graph", "model.onnx.data": b"its weights", "export.json": b"{}"}
+    for name, content in before.items():
+        (folder / "onnx" / name).write_bytes(content)
+    with pytest.raises(UserError, match="logits differ"):
+        export.export(folder, ["int8", "fp32"], None)
+    assert {x.name: x.read_bytes() for x in (folder / "onnx").iterdir()} == before
+
+
+def test_an_export_takes_the_place_of_an_older_one_and_of_what_a_killed_one_left(tmp_path):
+    folder, out = student("bert", tmp_path, branch_depth=1), tmp_path / "graphs"
+    (out / ".part").mkdir(parents=True)
+    for name in (".part/model.onnx", "model.onnx", "model.onnx.data", "model_int8.onnx"):
+        (out / name).write_bytes(b"old")
+    report, _ = export.export(folder, ["fp32", "fp32"], out)
+    assert sorted(x.name for x in out.iterdir()) == ["export.json", "model.onnx", "model_int8.onnx"]
+    assert report["engines"]["onnx fp32"]["bytes"] == (out / "model.onnx").stat().st_size
+    assert (out / "model_int8.onnx").read_bytes() == b"old"
+    assert session(out / "model.onnx").get_outputs()[0].name == "logits"

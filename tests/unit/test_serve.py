@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_a_row_or_a_list_of_rows_is_taken():
         (b"{}", 422, "text", "no field 'text'"),
         (b'[{"text": "a"}, {"txt": "a"}]', 422, "row 1, text", "no field 'text'"),
         (b'{"text": "a", "pair": "b"}', 422, "pair", "unknown field 'pair'"),
+        (b'{"text": "a", "": "b"}', 422, "body", "unknown field ''"),
         (b'{"text": 1}', 422, "text", "not 1"),
         (b'{"text": null}', 422, "text", "not null"),
         (b'{"text": ""}', 422, "text", "empty"),
@@ -64,6 +66,26 @@ def test_what_cannot_be_answered_is_refused_with_what_where_and_what_to_do(body,
     assert refused.value.problem["where"] == where
     assert reason in refused.value.problem["error"]
     assert refused.value.problem["do"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[" + b",".join([b"1"] * 499_000) + b"]", 413),
+        (b"[" + b",".join([b'{"text": 1}'] * 80_000) + b"]", 413),
+        (b"{" + b",".join(b'"%d": 1' % i for i in range(90_000)) + b"}", 422),
+    ],
+    ids=["bad-rows", "bad-texts", "unknown-fields"],
+)
+def test_of_a_body_full_of_mistakes_the_first_alone_is_described(body, status):
+    """Counted in what is allocated, for seconds depend on the machine: each mistake would take a kilobyte."""
+    tracemalloc.start()
+    with pytest.raises(Refused) as refused:
+        parse(body, Limits())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.status == status
+    assert most < 40 * len(body)
 
 
 def served(classifier, work, capacity=1000, batch_tokens=256):
@@ -198,3 +220,26 @@ def test_the_scores_of_an_ensemble_are_no_model_and_say_how_to_make_one(tmp_path
     (tmp_path / "result.json").write_text('{"role": "ensemble"}')
     with pytest.raises(UserError, match="export RUN RUN --ensemble"):
         Classifier(tmp_path)
+
+
+def test_of_two_almost_equal_labels_the_answer_names_the_one_that_predict_names(world, tmp_path):
+    model = Classifier(random_student(tmp_path / "student", world))
+    with torch.no_grad():
+        model._model.head.weight.zero_()
+        model._model.head.bias.copy_(torch.tensor([0.0, 4e-7, 0.0]))  # six digits do not tell them apart
+    (values,) = model.probabilities(model.encode([("good", None)]))
+    assert int(np.argmax(values)) == 1
+
+    async def work(worker):
+        return await worker.ask([("good", None)], False)
+
+    ((answer,), _) = served(model, work)
+    assert answer == {"label": "fair", "probabilities": dict.fromkeys(("bad", "fair", "good"), 0.333333)}
+
+
+def test_a_model_that_fails_while_it_is_watched_is_not_watched_after_it(student):
+    model = Classifier(student)
+    (row,) = model.encode([("good", None)])
+    with pytest.raises((IndexError, RuntimeError)):
+        model.branch_weights([row | {"input_ids": [10**6] * length_of(row)}])
+    assert model._model.watch is None

@@ -1,6 +1,8 @@
 """Claims about the paper's structures as configurations, and about MBLM among transformers' auto classes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from itertools import product
@@ -10,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoTokenizer, XLMRobertaConfig
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, XLMRobertaConfig
 
 from mbkd import config as configuration
 from mbkd import paper, structures
 from mbkd.config import Student
-from mbkd.errors import UserError
+from mbkd.errors import Stopped, UserError
 from mbkd.measure.folder import evaluate_folder
 from mbkd.model import card, publish
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
-from mbkd.train import engine
-from mbkd.train.loop import build_student, run
+from mbkd.train import engine, rehearsal
+from mbkd.train.loop import Trainer, build_student, run
 from tests.conftest import ENVIRONMENT
 
 TABLE_5 = {
@@ -148,6 +151,67 @@ def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(to
         logits = [np.load(folder / "logits" / f"test.{language}.npy") for folder in (trained, single)]
         assert np.array_equal(*logits)
     assert json.loads((single / "model" / "config.json").read_text())["inference"] == "single"
+
+
+def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infer_is_finished(
+    toy_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    step = Trainer.step
+
+    def stopped_in_the_third(trainer: Trainer, number: int, stop: bool) -> bool:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)  # as Slurm sends it
+        return step(trainer, number, stop)
+
+    engine.quiet()
+    ranks = engine.start()
+    overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.5"]
+    single = configuration.read(toy_yaml, [*overrides, "student.inference=single"])
+    with monkeypatch.context() as during, pytest.raises(Stopped):
+        during.setattr(Trainer, "step", stopped_in_the_third)
+        run(single, tmp_path, ranks, 10**9)
+    trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, 10**9)
+    stopped = run(single, tmp_path, ranks, 10**9)
+    engine.stop()
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (trained, stopped)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert "trained_as" not in json.loads((stopped / "result.json").read_text())
+
+
+@pytest.mark.parametrize("structure", [{"mixers": "none"}, {"heads": "per_language", "branch_position": "top"}, {}])
+def test_without_detaching_the_same_is_learned_where_deepspeed_fills_zeros_in_and_where_not(structure, toy_yaml: Path):
+    """At stage 1 DeepSpeed makes zeros of missing gradients; at stage 0 with one rank a gradient may be missing."""
+    engine.quiet()
+    ranks = engine.start()
+    found = []
+    for stage in (0, 1):
+        values = {"student": {"detach": False, **structure}, "train": {"zero_stage": stage, "eps": 1e-5}}
+        config = configuration.changed(configuration.read(toy_yaml), values)
+        torch.manual_seed(0)
+        trainer = rehearsal.trainer(config, {x: np.full(80, 12) for x in config.languages}, ranks)
+        for step in range(6):
+            trainer.step(step, False)
+        found.append([p.detach().clone() for p in trainer.engine.module.parameters()])
+        assert len({trainer.plan.language(step) for step in range(6)}) > 1
+    engine.stop()
+    torch.testing.assert_close(*found, rtol=0, atol=2e-6)
+
+
+def test_a_classifier_of_other_labels_is_fine_tuned_with_a_new_head(toy_yaml: Path, tmp_path: Path):
+    encoder = AutoConfig.from_pretrained(configuration.read(toy_yaml).teachers["en"][0].model, num_labels=7)
+    before = AutoModelForSequenceClassification.from_config(encoder)
+    before.save_pretrained(tmp_path)
+    teacher = Student(backbone=str(tmp_path), branch_depth=0, head="own")
+    config = configuration.read(toy_yaml).model_copy(update={"student": teacher})
+    model = build_student(config, ("a", "b", "c"))
+    assert model.config.num_labels == 3
+    for name, parameter in before.base_model.named_parameters():
+        assert torch.equal(parameter, model.base_model.get_parameter(name))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="no pre-trained encoder could be loaded from here"):
+        build_student(config, ("a", "b", "c"))
 
 
 # ------------------------------------------------------------------------------------------- among the auto classes

@@ -234,3 +234,23 @@ def test_a_language_may_have_a_temperature_of_its_own(toy_yaml: Path):
     values["distill"]["temperatures"] = {"de": 4}
     with pytest.raises(UserError, match=r"temperatures.*'de'"):
         parse(values, "test")
+
+
+def test_longer_rows_than_backbone_and_teachers_have_positions_are_refused_in_one_message(world, toy_yaml, tmp_path):
+    """Also where no row is that long: the check of the teachers pads."""
+    roberta, bert = (classifier(world, tmp_path / x, x) for x in ("teacher-en", "teacher-zh"))
+    given = {"en": roberta, "fr": roberta, "zh": bert}
+    config = several(toy_yaml, **{x: {"model": str(path), "fine_tuned": True} for x, path in given.items()})
+
+    def of_length(length: int) -> Config:
+        return config.model_copy(update={"train": config.train.model_copy(update={"max_length": length})})
+
+    with pytest.raises(UserError) as error:
+        prepare(of_length(131), tmp_path)
+    takes = ((world / "models" / "student", 128), (roberta, 128), (bert, 130))
+    each = ", ".join(f"{path} takes {longest} tokens" for path, longest in takes)
+    assert str(error.value) == f"train.max_length = 131: {each}; set it to 128 at most"
+    with pytest.raises(UserError, match=r"student takes 128.*teacher-en takes 128 tokens; set it to 128"):
+        prepare(of_length(130), tmp_path)
+    assert not (tmp_path / "store").exists()
+    prepare(of_length(128), tmp_path)
