@@ -60,6 +60,8 @@ def choose(collection: Collection) -> list[Group]:
                 if same not in seen:
                     groups.append(group)
                 seen.add(same)
+    # A sweep that was given again with more seeds holds what it had before.
+    groups = [group for group in groups if not any(_within(group, other) for other in groups)]
     for key, runs in _by_key(run for run in collection.runs if run.role != "ensemble").items():
         there = [group for group in groups if _key(group.runs[0]) == key]
         # The depth sweep trains with fixed values; its runs do not speak for what a search would choose.
@@ -68,6 +70,12 @@ def choose(collection: Collection) -> list[Group]:
         if {run.name for run in runs} - {run.name for group in there for run in group.runs}:
             groups += _chosen(key, runs, collection.problems)
     return groups + _ensembles(collection, groups)
+
+
+def _within(group: Group, other: Group) -> bool:
+    """Whether another group, of the same experiment, has all of a group's runs and more."""
+    names, others = ({run.name for run in each.runs} for each in (group, other))
+    return group.experiment == other.experiment and names < others
 
 
 def _recorded(

@@ -11,9 +11,10 @@ BITS = 16  # that decide about one feature: rates are multiples of 2^-16
 class CPUDropout(nn.Dropout):
     """torch's dropout, whose numbers come four at a time out of each that torch's generator draws.
 
-    On CPUs other than Intel's torch spends 64 random bits on every feature, on one core: a tenth of a step at mBERT's
-    shape (pytorch #138199; PERFORMANCE.md). The rate is `p` to within 2^-17. The default generator is used,
-    so a seed gives the same numbers again, other ones than torch's own dropout.
+    On CPUs other than Intel's torch spends 64 random bits on every feature, on one core (pytorch #138199;
+    PERFORMANCE.md).
+    The rate is `p` to within 2^-17. The default generator is used, so a seed gives the same numbers again, other ones
+    than torch's own dropout.
     """
 
     def forward(self, states: Tensor) -> Tensor:

@@ -187,6 +187,17 @@ def test_sweeps_that_share_runs_give_one_group(tmp_path: Path):
     assert "sweeps/notes.json: cannot be read, left out (no experiment, protocol, rule, groups)" in said(collection)
 
 
+def test_a_sweep_given_again_with_more_seeds_stands_for_what_it_had_before(tmp_path: Path):
+    names = [run(tmp_path, config(seed=seed)).name for seed in (1, 2, 3)]
+    (tmp_path / "sweeps").mkdir()
+    for experiment, seeds in (("ablations", 2), ("ablations", 3), ("main", 1)):
+        record = {"runs": names[:seeds], "chosen": {}}
+        sweep = {"experiment": experiment, "protocol": "fixed", "rule": "all", "groups": [record]}
+        (tmp_path / "sweeps" / f"{experiment}-{seeds}.json").write_text(json.dumps(sweep))
+    found = [(group.experiment, group.seeds) for group in choose(collect(tmp_path))]
+    assert found == [("ablations", (1, 2, 3)), ("main", (1,))]
+
+
 def test_several_configurations_without_dev_rows_cannot_be_chosen_from(tmp_path: Path):
     for lr in (1e-5, 2e-5):
         of = config(lr=lr)
