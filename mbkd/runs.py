@@ -37,11 +37,16 @@ def read_result(run: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all, also after a loss of power."""
+    """Write a value as a JSON file, as `write_whole` does."""
+    write_whole(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a loss of power."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        with temporary.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)

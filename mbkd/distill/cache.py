@@ -8,7 +8,6 @@ the teacher's own order of classes, and a manifest. The hash is over what made t
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from mbkd.distill import checks
 from mbkd.distill.teachers import Teacher, dtype
 from mbkd.errors import UserError
 from mbkd.progress import Report
-from mbkd.runs import write_json
+from mbkd.runs import write_json, write_whole
 from mbkd.train import engine
 from mbkd.train.inputs import TeacherInput
 
@@ -153,7 +152,7 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
                 answers = [teacher.answer(tokens.batch(rows)).cpu().numpy() for rows in chunks[number]]
                 buffer = io.BytesIO()
                 np.save(buffer, np.concatenate(answers))
-                _write(parts / f"{number}.npy", buffer.getvalue())
+                write_whole(parts / f"{number}.npy", buffer.getvalue())
             engine.wait_for_all()  # a rank that finds its chunks done does not wait long for the others
             report.advance(steps=min(ranks.world, len(chunks) - start))
 
@@ -200,13 +199,3 @@ def _part(parts: Path, number: int, rows: int) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
     return found if len(found) == rows else None
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a loss of power."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
