@@ -3,7 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+from mbkd.data.readers import one_line
 from mbkd.errors import UserError
 from mbkd.runs import write_json
 
@@ -20,7 +22,7 @@ def fingerprint(path: str, store: Path) -> str:
         try:
             return f"{path}@{AutoConfig.from_pretrained(path)._commit_hash}"
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: no classifier here ({str(error).strip().splitlines()[0]})") from None
+            raise UserError(f"{path}: no classifier here ({one_line(error)})") from None
     weights, config = [*folder.glob("*.safetensors"), *folder.glob("*.bin")], [*folder.glob("config.json")]
     if not weights or not config:
         missing = "weights (*.safetensors or *.bin)" if config else "config.json"
@@ -34,17 +36,25 @@ def fingerprint(path: str, store: Path) -> str:
 
 def layers(path: str) -> int | None:
     """The number of layers that a model's configuration gives, None if it gives none. Raises UserError for no model."""
+    values = configuration(path)
+    found: int | None = values.get("num_hidden_layers", values.get("n_layers"))  # DistilBERT says n_layers
+    return found
+
+
+def configuration(path: str) -> dict[str, Any]:
+    """The values in config.json of the model at a folder or hub id. Raises UserError if there is none."""
     try:
         if (folder := Path(path)).is_dir():  # read as it is: transformers takes three seconds to import
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         else:
             from transformers import AutoConfig
 
-            config = AutoConfig.from_pretrained(path).to_dict()
-        found: int | None = config.get("num_hidden_layers", config.get("n_layers"))  # DistilBERT says n_layers
-        return found
+            values = AutoConfig.from_pretrained(path).to_dict()
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: no model here ({str(error).strip().splitlines()[0]})") from None
+        raise UserError(f"{path}: no model here ({one_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: no model here (config.json holds no object)")
+    return values
 
 
 def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -> list[int]:

@@ -4,10 +4,9 @@ The limit is `max_position_embeddings`, for rotary and relative positions too: s
 weights have seen nothing there. Who extends one says so in its config.json, and is not refused.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
+from mbkd.data.classifiers import configuration
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError
 
@@ -27,12 +26,8 @@ FROM_PADDING = (
 def of_model(path: str) -> int | None:
     """The most tokens that the model at a folder or hub id takes; None: any number. Raises UserError if it is none."""
     try:
-        if (folder := Path(path)).is_dir():  # read as it is: transformers takes three seconds to import
-            return of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        from transformers import AutoConfig
-
-        return of(AutoConfig.from_pretrained(path).to_dict())
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        return of(configuration(path))
+    except (AttributeError, KeyError, TypeError) as error:  # values that no such model has
         raise UserError(f"{path}: no model here ({one_line(error)})") from None
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mbkd.data.readers import one_line
 from mbkd.data.tokens import sha256
 from mbkd.errors import UserError
 from mbkd.runs import write_json
@@ -50,7 +51,7 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
         shutil.rmtree(part, ignore_errors=True)
         last = max(final.parent.glob("step-*"), default=None)
         kept = f"{last} is whole, and the same command resumes from it" if last else "there is no earlier checkpoint"
-        reason = str(error).strip().splitlines()[0]
+        reason = one_line(error)
         raise UserError(f"{final}: the checkpoint cannot be written ({reason}); make room, then: {kept}") from None
     wait_for_all()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mbkd.config import Config
+from mbkd.data.readers import one_line
 from mbkd.errors import UserError
 from mbkd.runs import write_json
 
@@ -83,8 +84,7 @@ class Tracker:
             do(*arguments)
         except Exception as error:  # a tracker's server or disk may fail in any way, and the training is worth more
             self.client = None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"warning: {self.kind} is not written to any more ({reason})", file=sys.stderr, flush=True)
+            print(f"warning: {self.kind} is not written to any more ({one_line(error)})", file=sys.stderr, flush=True)
 
 
 def flat(line: dict[str, Any]) -> Values:
