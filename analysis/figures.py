@@ -17,7 +17,7 @@ from analysis.context import TASKS, Context, block_name
 from analysis.groups import Group
 from analysis.look import Draw, NoData
 from analysis.tables import Table
-from mbkd.measure import heat_map
+from mbkd.evaluate import heat_map
 
 
 @dataclass(frozen=True)

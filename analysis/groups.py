@@ -7,8 +7,8 @@ from typing import Any
 
 from analysis.collect import Collection, Problem, Run
 from mbkd.errors import UserError
-from mbkd.measure.selection import Candidate
-from mbkd.measure.selection import choose as best
+from mbkd.evaluate.selection import Candidate
+from mbkd.evaluate.selection import choose as best
 
 Key = tuple[str, str, str, int]  # task, backbone, system, branch depth
 

@@ -25,7 +25,7 @@ from analysis.main_tables import main_tables
 from analysis.structure_tables import structure_tables
 from analysis.tables import Table
 from mbkd.errors import UserError
-from mbkd.progress import Report
+from mbkd.terminal.progress import Report
 
 BESIDE = ("-intervals", "-paper")  # tables that stand behind their own
 

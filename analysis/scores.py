@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from analysis.groups import Group
 from analysis.tables import Cell
-from mbkd.measure import metrics
+from mbkd.evaluate import metrics
 
 AVERAGES = ("AVG(S)", "AVG(Z)", "AVG(A)")
 

@@ -22,11 +22,11 @@ from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks import common
 from benchmarks.levers import LEVERS
-from mbkd import paper, runs
-from mbkd.config import Config, changed, parse
-from mbkd.data import toy, toy_models
-from mbkd.train import engine as ds
-from mbkd.train.loop import Trainer, run
+from mbkd import distributed, runs
+from mbkd.config import Config, changed, paper, parse
+from mbkd.demo import toy, toy_models
+from mbkd.train.run import run
+from mbkd.train.trainer import Trainer
 
 LANGUAGES = ("en", "fr", "zh")
 ZERO_SHOT = ("de", "es", "ja")
@@ -62,7 +62,7 @@ def make_world(folder: Path, rows: int) -> Config:
     return parse(values, "benchmarks.accuracy")
 
 
-def train(config: Config, root: Path, ranks: ds.Ranks, off: bool) -> dict[str, float]:
+def train(config: Config, root: Path, ranks: distributed.Ranks, off: bool) -> dict[str, float]:
     """Test averages of one run, in percent."""
     whole = Trainer.train
 
@@ -82,8 +82,8 @@ def main() -> None:
     asked.add_argument("--seeds", type=int, default=5)
     asked.add_argument("--rows", type=int, default=1000, help="training rows of each of three languages, in fives")
     wanted = asked.parse_args()
-    ds.quiet()
-    ranks = ds.start()
+    distributed.quiet()
+    ranks = distributed.start()
     found: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
     with tempfile.TemporaryDirectory() as name, Path(name, "output").open("w") as output:
         root = Path(name)
@@ -95,7 +95,7 @@ def main() -> None:
                 for side, signal in (("on", "cache"), ("off", "online")):
                     mine = changed(config, {"distill": {"signal": signal}, "seed": seed})
                     found[side].append(train(mine, root, ranks, side == "off"))
-    ds.stop()
+    distributed.stop()
     rows: list[tuple[Any, ...]] = []
     intervals = {}
     for average in ("S", "Z", "A"):

@@ -17,12 +17,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from benchmarks import common
+from mbkd import distributed
 from mbkd.config import Config, parse
-from mbkd.data import toy, toy_models
+from mbkd.demo import toy, toy_models
 from mbkd.distill.signals import open_source
-from mbkd.train import engine
-from mbkd.train.inputs import prepare
-from mbkd.train.loop import run
+from mbkd.inputs import prepare
+from mbkd.train.run import run
 
 LANGUAGES = ("en", "fr", "zh")
 LABELS = ("1", "2", "3", "4", "5")
@@ -60,7 +60,7 @@ def make_world(folder: Path, rows: int, width: int, depth: int) -> Config:
     return parse(values, "benchmarks.cache")
 
 
-def seconds(config: Config, signal: str, seed: int, root: Path, ranks: engine.Ranks) -> float:
+def seconds(config: Config, signal: str, seed: int, root: Path, ranks: distributed.Ranks) -> float:
     """Wall time of one run, its tokens and the checks of its teachers made before."""
     distill = config.distill.model_copy(update={"signal": signal})
     config = config.model_copy(update={"distill": distill, "seed": seed})
@@ -73,7 +73,7 @@ def seconds(config: Config, signal: str, seed: int, root: Path, ranks: engine.Ra
     return time.perf_counter() - began
 
 
-def measure(config: Config, folder: Path, repeat: int, ranks: engine.Ranks) -> dict[str, list[float]]:
+def measure(config: Config, folder: Path, repeat: int, ranks: distributed.Ranks) -> dict[str, list[float]]:
     """Seconds of each kind of run, one for each repetition; which signal goes first alternates."""
     found: dict[str, list[float]] = {f"{s} {w}": [] for s in ("online", "cache") for w in ("first", "again")}
     for number in range(repeat):
@@ -93,13 +93,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128, help="of the student, a multiple of 32")
     parser.add_argument("--depth", type=int, default=4, help="of the student, two at least")
     asked = parser.parse_args()
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     with tempfile.TemporaryDirectory() as folder:
         config = make_world(Path(folder), asked.rows, asked.width, asked.depth)
         found = measure(config, Path(folder), asked.repeat, ranks)
-    device = engine.device_name(ranks)
-    engine.stop()
+    device = distributed.device_name(ranks)
+    distributed.stop()
     speedup = {
         when: [a / b for a, b in zip(found[f"online {when}"], found[f"cache {when}"], strict=True)] for when in TARGETS
     }

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis import bootstrap
-from mbkd.progress import Report
+from mbkd.terminal.progress import Report
 
 DRAWS = 1000
 # (spread over seeds, spread over rows, spread of both together) of a score x[s, i] whose mean is 0

@@ -10,9 +10,9 @@ import numpy as np
 from torch import nn
 
 from mbkd.config import changed
-from mbkd.train.dropout import CPUDropout
-from mbkd.train.loop import Trainer
-from mbkd.train.rehearsal import plan
+from mbkd.estimate.dry_run import plan
+from mbkd.model.dropout import CPUDropout
+from mbkd.train.trainer import Trainer
 
 
 @contextmanager

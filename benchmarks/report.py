@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import common
-from mbkd import paper, runs
-from mbkd.config import Config, changed
-from mbkd.measure import metrics
-from mbkd.progress import Report
+from mbkd import runs
+from mbkd.config import Config, changed, paper
+from mbkd.evaluate import metrics
+from mbkd.terminal.progress import Report
 
 TARGET_SECONDS, TARGET_GB = 120, 2
 

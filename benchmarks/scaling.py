@@ -26,13 +26,14 @@ def job(out: Path) -> None:
     import torch
     from transformers import XLMRobertaConfig
 
+    from mbkd import distributed
     from mbkd.config import Training
     from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
-    from mbkd.train import engine as ds
+    from mbkd.train.engine import training_engine
     from mbkd.train.optim import BranchAdamW, parameter_groups
 
-    ds.quiet()
-    ranks = ds.start()
+    distributed.quiet()
+    ranks = distributed.start()
     torch.manual_seed(0)
     languages = ["en", "fr", "zh"]
     backbone = XLMRobertaConfig(
@@ -45,22 +46,22 @@ def job(out: Path) -> None:
     )
     model = MBLMForSequenceClassification(MBLMConfig(backbone.to_dict(), languages, 4, num_labels=3))
     optimizer = BranchAdamW(parameter_groups(model, languages, 0.01), lr=1e-5)
-    engine = ds.training_engine(model, optimizer, Training(batch_size=ROWS * ranks.world), ranks)
+    engine = training_engine(model, optimizer, Training(batch_size=ROWS * ranks.world), ranks)
     seconds = []
     for step in range(STEPS):
         language = languages[step % 3]
         optimizer.active = language
         ids = torch.randint(5, 16000, (ROWS, LENGTH), device=ranks.device)
         labels = torch.randint(3, (ROWS,), device=ranks.device)
-        ds.wait_for_all()
+        distributed.wait_for_all()
         began = time.perf_counter()
         engine.backward(engine(ids, language=language, labels=labels).loss)
         engine.step()
-        ds.synchronize()
+        distributed.synchronize()
         seconds.append(time.perf_counter() - began)
     if ranks.first:
-        out.write_text(json.dumps({"seconds": seconds[WARM:], "device": ds.device_name(ranks)}))
-    ds.stop()
+        out.write_text(json.dumps({"seconds": seconds[WARM:], "device": distributed.device_name(ranks)}))
+    distributed.stop()
 
 
 def measure(world: int) -> dict:

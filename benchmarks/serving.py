@@ -24,7 +24,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from benchmarks import common
-from mbkd.data import toy
+from mbkd.demo import toy
 
 LANGUAGES = ("en", "fr", "zh")
 WARM = 200
@@ -32,7 +32,7 @@ TARGET = 4.0
 SERVERS = {
     "one by one": ("-m", "benchmarks.serving", "--serve", "one by one"),
     "thread pool": ("-m", "benchmarks.serving", "--serve", "thread pool"),
-    "mbkd serve": ("-m", "mbkd.cli", "serve", "--port", "0"),
+    "mbkd serve": ("-m", "mbkd", "serve", "--port", "0"),
 }
 
 
@@ -41,7 +41,7 @@ def make_model(folder: Path, width: int, depth: int) -> None:
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
-    from mbkd.data import toy_models
+    from mbkd.demo import toy_models
     from mbkd.model.mblm import MBLMForSequenceClassification
 
     torch.manual_seed(0)

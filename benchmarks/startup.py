@@ -31,22 +31,23 @@ def lap(name):
     found[name], clock = now - clock, now
 import torch; lap("import torch")
 import deepspeed; lap("import deepspeed")
-from mbkd.train import engine; lap("import mbkd.train.engine")
-engine.quiet(); ranks = engine.start(); lap("join the process group")
+from mbkd import distributed; lap("import mbkd.distributed")
+distributed.quiet(); ranks = distributed.start(); lap("join the process group")
 from mbkd import config as configuration
-from mbkd.train.loop import build_student
-from mbkd.distill import signals; lap("import mbkd.train.loop (transformers)")
+from mbkd.train.student import build_student
+from mbkd.distill import signals; lap("import mbkd.train (transformers)")
 from pathlib import Path
 config, root = configuration.read(sys.argv[1]), Path(sys.argv[2])
-from mbkd.train.inputs import prepare
+from mbkd.inputs import prepare
 inputs = prepare(config, root); lap("open the stores, checksums and all")
 model = build_student(config, inputs.labels); lap("load the student")
 signals.open_source(config, inputs, root, ranks); lap("load the teachers, read their checks")
 from mbkd.train.optim import BranchAdamW, parameter_groups
 optimizer = BranchAdamW(parameter_groups(model, list(config.languages), 0.01), lr=1e-3)
-wrapped = engine.training_engine(model, optimizer, config.train, ranks); lap("DeepSpeed's engine")
+from mbkd.train.engine import training_engine
+wrapped = training_engine(model, optimizer, config.train, ranks); lap("DeepSpeed's engine")
 wrapped.train()
-batch = engine.tensors(inputs.train["en"].batch(__import__("numpy").arange(8)), ranks.device)
+batch = distributed.tensors(inputs.train["en"].batch(__import__("numpy").arange(8)), ranks.device)
 wrapped.backward(wrapped(**batch, language="en").logits.sum()); wrapped.step(); lap("the first step")
 print(json.dumps(found))
 """
@@ -57,7 +58,7 @@ def make_world(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from mbkd.data import toy, toy_models
+    from mbkd.demo import toy, toy_models
 
     toy.write_reviews(folder / "data", train=100, dev=20, test=20)
     texts = {x: [part for pair in toy.unlabelled(x, 100) for part in pair] for x in ("en", "fr", "zh")}
@@ -90,7 +91,7 @@ def make_world(folder: Path) -> Path:
 
 def command(file: Path, seed: int, ranks: int) -> list[str]:
     overrides = [f"seed={seed}", "--runs", str(file.parent / "runs"), "--ranks", str(ranks)]
-    return [sys.executable, "-m", "mbkd.cli", "train", str(file), *overrides]
+    return [sys.executable, "-m", "mbkd", "train", str(file), *overrides]
 
 
 def start(file: Path, seed: int, ranks: int) -> float:

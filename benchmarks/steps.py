@@ -33,14 +33,13 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Roberta
 
 from benchmarks import common, levers, text
 from benchmarks.reference import LENGTH, PlainMBLM, Reference, padded
-from mbkd import paper
-from mbkd.config import Config, changed
+from mbkd import distributed
+from mbkd.config import Config, changed, paper
 from mbkd.data.batches import evaluation_batches
 from mbkd.data.tokens import open_store
-from mbkd.measure import cost, evaluate
-from mbkd.train import engine as ds
-from mbkd.train import rehearsal
-from mbkd.train.loop import Trainer
+from mbkd.estimate import cost, dry_run
+from mbkd.evaluate import measure
+from mbkd.train.trainer import Trainer
 
 TABLES = ("mix", "levers", "fixed", "measuring")
 FIXED = (8, 40)  # rows and tokens
@@ -80,12 +79,12 @@ def make_world(folder: Path, rows: int, batch: int, tiny: bool) -> tuple[Config,
 class Variants:
     """The reference and our loop, each taking one step a round, of those spread over the whole run."""
 
-    def __init__(self, config: Config, lengths: Lengths, rounds: int, ranks: ds.Ranks):
-        self.trainer = rehearsal.trainer(config, lengths, ranks)
-        self.sources = rehearsal.sources(config, lengths, ranks)
+    def __init__(self, config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks):
+        self.trainer = dry_run.trainer(config, lengths, ranks)
+        self.sources = dry_run.sources(config, lengths, ranks)
         self.steps = np.linspace(0, self.trainer.plan.steps - 1, rounds + 1).astype(int)  # the last one warms up
         self.B = config.train.batch_size
-        rehearsal.warm_up(self.trainer, self.sources["cache"])
+        dry_run.warm_up(self.trainer, self.sources["cache"])
 
     def theirs(self, reference: Reference) -> Callable[[int], float]:
         """Seconds per example of the reference."""
@@ -109,7 +108,7 @@ class Variants:
         return run
 
 
-def mix(config: Config, lengths: Lengths, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
+def mix(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
     """The first table."""
     variants = Variants(config, lengths, rounds, ranks)
     trainer, steps, B = variants.trainer, variants.steps, variants.B
@@ -160,7 +159,7 @@ def mix(config: Config, lengths: Lengths, rounds: int, ranks: ds.Ranks) -> dict[
     }
 
 
-def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
+def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
     """The second table."""
     B, n = FIXED
     found = {}
@@ -212,21 +211,21 @@ def same_logits(reference: Reference, trainer: Trainer) -> float:
     ours, theirs = trainer.engine.module.eval(), reference.student.eval()
     columns, own = batch(trainer, 0)
     with torch.no_grad():
-        answer = ours(**ds.tensors(columns, trainer.ranks.device), language=trainer.plan.language(0)).logits
+        answer = ours(**distributed.tensors(columns, trainer.ranks.device), language=trainer.plan.language(0)).logits
         found = float((answer - theirs(padded(columns), own)).abs().max())
     ours.train()
     theirs.train()
     return found
 
 
-def fixed(config: Config, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
+def fixed(config: Config, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
     """The third table."""
     B, n = FIXED
     full = changed(config, {"train": {"batch_size": B}})
     lengths = even(full)
     configs = {"MBLM": full, "single": changed(full, {"student": {"branch_depth": 0}})}
-    trainers = {name: rehearsal.trainer(each, lengths, ranks) for name, each in configs.items()}
-    sources = rehearsal.sources(full, lengths, ranks)
+    trainers = {name: dry_run.trainer(each, lengths, ranks) for name, each in configs.items()}
+    sources = dry_run.sources(full, lengths, ranks)
 
     def step(name: str, source: str) -> Callable[[int], float]:
         def run(number: int) -> float:
@@ -237,7 +236,7 @@ def fixed(config: Config, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
 
     steps = [(name, source) for source in sources for name in trainers]
     for trainer in trainers.values():
-        rehearsal.warm_up(trainer, sources["cache"])
+        dry_run.warm_up(trainer, sources["cache"])
     turns = {f"{name}, {source}": step(name, source) for name, source in steps}
     found = common.take_turns({**turns, "product": lambda _: product(B * n, full)}, rounds)
     products = found.pop("product")
@@ -272,14 +271,16 @@ def fixed(config: Config, rounds: int, ranks: ds.Ranks) -> dict[str, Any]:
     return {"seconds": found, "flops": flops, "product": products, "share": share, "ratio": ratio, "counted": counted}
 
 
-def measuring(config: Config, lengths: Lengths, fixed_found: dict[str, Any], ranks: ds.Ranks) -> dict[str, Any]:
+def measuring(
+    config: Config, lengths: Lengths, fixed_found: dict[str, Any], ranks: distributed.Ranks
+) -> dict[str, Any]:
     """The last table."""
     model = cost.empty_student(config).eval()
-    rows = {language: rehearsal.MadeUp(each, 3) for language, each in lengths.items()}
+    rows = {language: dry_run.MadeUp(each, 3) for language, each in lengths.items()}
     batches = [
         (language, each)
         for language in rows
-        for each in evaluation_batches(lengths[language], evaluate.TOKENS_PER_BATCH, 0, 1)
+        for each in evaluation_batches(lengths[language], measure.TOKENS_PER_BATCH, 0, 1)
     ]
     chosen = [batches[i] for i in np.linspace(0, len(batches) - 1, min(EVALUATED, len(batches))).astype(int)]
     flops = sum(cost.answer_flops(config, 1, n) for language, each in chosen for n in lengths[language][each].tolist())
@@ -287,7 +288,7 @@ def measuring(config: Config, lengths: Lengths, fixed_found: dict[str, Any], ran
     @torch.inference_mode()
     def work(some: list[tuple[str, np.ndarray]]) -> None:
         for language, each in some:
-            model(**ds.tensors(rows[language].batch(each), ranks.device), language=language).logits.float()
+            model(**distributed.tensors(rows[language].batch(each), ranks.device), language=language).logits.float()
 
     work(chosen[:1])
     took = [common.seconds(lambda: work(chosen)) for _ in range(2)]
@@ -295,7 +296,7 @@ def measuring(config: Config, lengths: Lengths, fixed_found: dict[str, Any], ran
     expected = flops / 1e9 / speed
     ratio = [second / expected for second in took]
     common.print_table(
-        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, {evaluate.TOKENS_PER_BATCH}"
+        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, {measure.TOKENS_PER_BATCH}"
         " tokens each at most",
         ("seconds", "of its FLOPs at the training step's share", "ratio"),
         [(common.spread(took), f"{expected:.3f}", common.spread(ratio))],
@@ -325,10 +326,10 @@ def main() -> None:
     asked.add_argument("--tiny", action="store_true", help="6 layers x 128 instead of mBERT's shape, teachers likewise")
     asked.add_argument("--give-back", action="store_true", help="freed memory goes to the system, as without mbkd")
     wanted = asked.parse_args()
-    ds.quiet()
-    with patch.object(ds, "_keep_memory", lambda: None) if wanted.give_back else nullcontext():
-        ranks = ds.start()
-    found: dict[str, Any] = {"device": ds.device_name(ranks)}
+    distributed.quiet()
+    with patch.object(distributed, "_keep_memory", lambda: None) if wanted.give_back else nullcontext():
+        ranks = distributed.start()
+    found: dict[str, Any] = {"device": distributed.device_name(ranks)}
     with tempfile.TemporaryDirectory() as folder:
         config, train, measured = make_world(Path(folder), wanted.rows, wanted.batch, wanted.tiny)
         found |= {"text": "XNLI" if text.XNLI.is_dir() else "toy"}
@@ -343,7 +344,7 @@ def main() -> None:
             gc.collect()
         if "measuring" in wanted.tables:
             found["measuring"] = measuring(config, measured, found["fixed"], ranks)
-    ds.stop()
+    distributed.stop()
     common.record("benchmarks.steps", wanted.out, found)
 
 

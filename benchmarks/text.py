@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mbkd.config import Task
-from mbkd.data import toy, toy_models
+from mbkd.demo import toy, toy_models
 
 LANGUAGES = ("en", "fr", "zh")
 XNLI = Path(__file__).parents[2] / "shared" / "data" / "xnli"

@@ -13,7 +13,7 @@ from types import ModuleType
 
 REGISTERS = {
     "transformers.models.auto.configuration_auto": ("mbkd.model.configuration",),
-    "transformers.models.auto.modeling_auto": ("mbkd.model.mblm", "mbkd.model.ensemble"),
+    "transformers.models.auto.modeling_auto": ("mbkd.model.mblm", "mbkd.ensemble.model"),
 }
 
 

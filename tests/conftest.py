@@ -51,7 +51,7 @@ def run(
 
 def mbkd(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """`mbkd ARGUMENTS` in a fresh process."""
-    return run(sys.executable, "-m", "mbkd.cli", *arguments, timeout=timeout)
+    return run(sys.executable, "-m", "mbkd", *arguments, timeout=timeout)
 
 
 def deepspeed(ranks: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -93,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         XLMRobertaForMaskedLM,
     )
 
-    from mbkd.data import toy, toy_models
+    from mbkd.demo import toy, toy_models
 
     folder = tmp_path_factory.mktemp("world")
     toy.write_reviews(folder / "data", train=60, dev=20, test=20)

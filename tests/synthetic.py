@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mbkd.config import Config
-from mbkd.measure import metrics
+from mbkd.evaluate import metrics
 
 CLASSES = {"xnli": ("entailment", "neutral", "contradiction"), "marc": ("1", "2", "3", "4", "5")}
 Rights = Mapping[str, Mapping[str, np.ndarray]]  # split -> language -> (rows,) bool

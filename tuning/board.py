@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mbkd.progress import clock
+from mbkd.terminal.progress import clock
 from tuning.protocols import Group
 
 

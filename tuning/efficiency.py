@@ -19,14 +19,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mbkd import paper
-from mbkd.config import Config, changed
+from mbkd import distributed
+from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
-from mbkd.measure import cost, machine, plan
-from mbkd.progress import Report
+from mbkd.estimate import cost, dry_run, machine, plan
 from mbkd.runs import environment, write_json
-from mbkd.train import engine, rehearsal
-from mbkd.train.loop import Trainer
+from mbkd.terminal.progress import Report
+from mbkd.train.trainer import Trainer
 
 SIGNALS = ("online", "cache")
 PLAIN = {"branch_depth": 0, "branch_position": "bottom", "mixers": "all", "heads": "shared", "inference": "all"}
@@ -36,17 +35,17 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
     """What efficiency-<hash>.json holds (docs/run-directory.md). Raises UserError."""
     if not config.student.branch_depth or config.distill.signal == "labels":
         raise UserError("student.branch_depth and teachers are needed: Table 6 compares MultiKD with and without MBLM")
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     read = plan.text(config, root)
     single = changed(config, {"student": PLAIN})
     _refuse_too_large([single, single, config], read, ranks)
-    made = [rehearsal.trainer(each, read.lengths, ranks) for each in (single, single, config)]
+    made = [dry_run.trainer(each, read.lengths, ranks) for each in (single, single, config)]
     systems = {"Single": made[:1], "Ens2": made[:2], "MBLM": made[2:]}
-    sources = rehearsal.sources(config, read.lengths, ranks)
+    sources = dry_run.sources(config, read.lengths, ranks)
     rows = config.train.batch_size
     for trainer in made:
-        rehearsal.warm_up(trainer, sources["cache"])
+        dry_run.warm_up(trainer, sources["cache"])
     _step(made[0], sources["online"], 0)
     with Report("steps in turn", rounds) as report:
         seconds, answers, widths = [], [], []
@@ -60,10 +59,10 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
             )
             told = {trainer: _answer(trainer, step) for trainer in turns}
             answers.append({s: sum(told[t] for t in members) / rows for s, members in systems.items()})
-            widths.append(rehearsal.width(made[0].plan, step, read.lengths))
+            widths.append(dry_run.width(made[0].plan, step, read.lengths))
             report.advance()
     peaks = {trainer: _peak_bytes(trainer, 0) for trainer in made}
-    engine.stop()
+    distributed.stop()
 
     configs = {"Single": [single], "Ens2": [single, single], "MBLM": [config]}
     flops = {
@@ -74,7 +73,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
         "kind": "efficiency",
         "task": config.task.kind,
         "backbone": config.student.backbone,
-        "machine": engine.device_name(ranks),
+        "machine": distributed.device_name(ranks),
         "precision": made[0].precision,
         "versions": environment()["packages"],
         "rounds": rounds,
@@ -103,10 +102,10 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
 
 def _step(trainer: Trainer, source: Any, step: int) -> float:
     trainer.source = source
-    engine.synchronize()
+    distributed.synchronize()
     began = time.perf_counter()
     trainer.step(step, False)
-    engine.synchronize()
+    distributed.synchronize()
     return time.perf_counter() - began
 
 
@@ -114,16 +113,16 @@ def _answer(trainer: Trainer, step: int) -> float:
     """Seconds of the model's logits for the batch of a step, no language told."""
     answer = _answering(trainer, step)
     answer()  # warm: it follows other models' steps
-    engine.synchronize()
+    distributed.synchronize()
     began = time.perf_counter()
     answer()
-    engine.synchronize()
+    distributed.synchronize()
     return time.perf_counter() - began
 
 
 def _answering(trainer: Trainer, step: int) -> Callable[[], None]:
     language, model = trainer.plan.language(step), trainer.engine.module
-    batch = engine.tensors(trainer.inputs.train[language].batch(trainer.plan.rows(step)), trainer.ranks.device)
+    batch = distributed.tensors(trainer.inputs.train[language].batch(trainer.plan.rows(step)), trainer.ranks.device)
 
     def answer() -> None:
         model.eval()
@@ -175,10 +174,10 @@ def _at_the_papers_sizes() -> dict[str, float]:
     }
 
 
-def _refuse_too_large(configs: list[Config], read: plan.Text, ranks: engine.Ranks) -> None:
+def _refuse_too_large(configs: list[Config], read: plan.Text, ranks: distributed.Ranks) -> None:
     """All systems are held at once; say so before the machine swaps."""
     widest = max(int(each.max()) for each in read.lengths.values())
-    kinds = engine.precision(configs[0].train.precision), engine.half_supported()
+    kinds = distributed.precision(configs[0].train.precision), distributed.half_supported()
     parts = [cost.memory(each, *kinds, 1, widest) for each in configs]
     needed = sum(sum(x.values()) - x["teachers"] - x["activations"] for x in parts)
     needed += max(x["teachers"] + x["activations"] for x in parts)

@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mbkd.ensemble import runs
 from mbkd.errors import UserError
-from mbkd.measure import ensemble, evaluate
+from mbkd.evaluate import measure
 from mbkd.runs import write_json
 
 
@@ -28,12 +29,12 @@ def ensembles(directories: Sequence[Path], root: Path, size: int = 2) -> dict[Pa
     if not 2 <= size <= len(directories):
         raise UserError(f"--size {size}: with {len(directories)} runs it can be 2 to {len(directories)}")
     found = {}
-    for members in itertools.combinations(ensemble.read(directories), size):
-        result, logits = ensemble.combine(members)
+    for members in itertools.combinations(runs.read(directories), size):
+        result, logits = runs.combine(members)
         seeds = "-".join(f"s{seed}" for seed in result["seeds"])
         folder = root / f"{result['task']}-ens{size}-{members[0].config.slug}-{seeds}-{result['hash']}"
         for split, each in logits.items():
-            evaluate.save(folder, split, each, members[0].labels[split])
+            measure.save(folder, split, each, members[0].labels[split])
         write_json(folder / "result.json", result)
         found[folder] = result
     return found

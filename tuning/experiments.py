@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mbkd import config as configuration
-from mbkd import paper
-from mbkd.config import Config
+from mbkd.config import Config, paper
 from mbkd.errors import UserError
 from tuning import grids
 

@@ -20,7 +20,7 @@ from ray import tune
 
 from mbkd import runs
 from mbkd.errors import UserError
-from mbkd.measure import selection
+from mbkd.evaluate import selection
 from tuning.board import Board
 from tuning.trial import Conditions, Job, TrialFailed, hopeless, work
 

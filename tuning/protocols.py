@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mbkd.config import Config
-from mbkd.measure import selection
+from mbkd.evaluate import selection
 from tuning.experiments import Protocol, System
 from tuning.grids import value_of
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbkd import config as configuration
-from mbkd import paper, runs
-from mbkd.config import Config
+from mbkd import runs
+from mbkd.config import Config, paper
 from tuning import grids
 from tuning.board import Board
 from tuning.experiments import System
@@ -81,7 +81,7 @@ class Stages:
 
     def _tokens(self, configs: list[Config]) -> None:
         """Tokenise what is not tokenised yet, and find bad input before any trial starts. Raises UserError."""
-        from mbkd.train.inputs import prepare
+        from mbkd.inputs import prepare
 
         seen = set()
         for config in configs:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mbkd import runs
 from mbkd.config import Config
-from mbkd.measure import selection
+from mbkd.evaluate import selection
 from tuning import protocols
 from tuning.experiments import Protocol
 from tuning.protocols import Choice, Group

@@ -11,8 +11,8 @@ import yaml
 
 from mbkd.config import Config
 from mbkd.errors import UserError
-from mbkd.measure import metrics, selection
-from mbkd.show import print_results
+from mbkd.evaluate import metrics, selection
+from mbkd.terminal.results import print_results
 from tuning import grids, protocols
 from tuning.experiments import EXPERIMENTS, GRID, Experiment, Protocol, base
 from tuning.protocols import Group
@@ -159,12 +159,12 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
     """What is left of a sweep, its teachers included. Which configuration will be confirmed is not known: the longest
     is counted, and a search is counted with its first values.
     """
-    from mbkd import paper
-    from mbkd.measure import machine, plan
-    from mbkd.show import print_plan
-    from mbkd.train import engine
+    from mbkd import distributed
+    from mbkd.config import paper
+    from mbkd.estimate import machine, plan
+    from mbkd.terminal.results import print_plan
 
-    engine.quiet()
+    distributed.quiet()
     configs: dict[str, Config] = {}
     for group in study.groups:
         longest = max(group.choices, key=lambda choice: choice.run(study.seeds[0]).train.epochs)

@@ -144,7 +144,7 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_suffix(".yaml")
     file.write_text(job.config.dump(), encoding="utf-8")
-    command = [sys.executable, "-m", "mbkd.cli", job.command, str(file), "--ranks", str(given.ranks)]
+    command = [sys.executable, "-m", "mbkd", job.command, str(file), "--ranks", str(given.ranks)]
     if job.command == "measure":
         command = [sys.executable, "-m", "tuning.efficiency", str(file)]
     command += ["--runs", str(given.root)]

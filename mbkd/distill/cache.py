@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from mbkd import distributed
 from mbkd.data.batches import evaluation_batches
 from mbkd.data.tokens import Tokens
 from mbkd.distill import checks
 from mbkd.distill.teachers import Teacher, dtype
 from mbkd.errors import UserError
-from mbkd.progress import Report
+from mbkd.inputs import TeacherInput
 from mbkd.runs import write_json, write_whole
-from mbkd.train import engine
-from mbkd.train.inputs import TeacherInput
+from mbkd.terminal.progress import Report
 
 FORMAT = 1  # raise it when the files of a cache change their meaning
 TOKENS_PER_BATCH = 8192
@@ -56,7 +56,7 @@ def open_cache(
     given: TeacherInput,
     make: Callable[[], Teacher],
     store: Path,
-    ranks: engine.Ranks,
+    ranks: distributed.Ranks,
     allow_chance: bool = False,
 ) -> Cache:
     """The cache of a teacher, built first by all ranks together if it is not there or not whole. A collective call.
@@ -78,7 +78,7 @@ def open_cache(
         folder.parent.mkdir(parents=True, exist_ok=True)
     waited = False
     # The first rank looks and locks; the others hear of it often, so that no collective call waits for long.
-    while (state := engine.everyones(_look(folder, fingerprint, lock) if ranks.first else "")[0]) == "busy":
+    while (state := distributed.everyones(_look(folder, fingerprint, lock) if ranks.first else "")[0]) == "busy":
         if ranks.first and not waited:
             print(f"waiting for another process that builds {folder}", file=sys.stderr, flush=True)
         waited = True
@@ -98,7 +98,7 @@ def open_cache(
                     "checked": checked,
                 }
                 problem = _assemble(folder, manifest, given.train)
-            if problem := engine.everyones(problem)[0]:
+            if problem := distributed.everyones(problem)[0]:
                 raise UserError(f"teacher of {language} ({given.path}): {problem}")
         finally:
             lock.release()
@@ -138,12 +138,12 @@ def _problem(folder: Path, fingerprint: str) -> str:
         return "manifest.json is damaged"
 
 
-def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks: engine.Ranks) -> None:
+def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks: distributed.Ranks) -> None:
     """Compute the chunks that are not there yet, each by one rank. The batches are the same for any number of ranks."""
     parts = _parts(folder)
     if ranks.first:
         parts.mkdir(exist_ok=True)
-    engine.wait_for_all()
+    distributed.wait_for_all()
     chunks = _plan(tokens)
     with Report(f"asking the teacher of {language}", len(chunks), ranks.first) as report, teacher.here():
         for start in range(0, len(chunks), ranks.world):
@@ -153,7 +153,7 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
                 buffer = io.BytesIO()
                 np.save(buffer, np.concatenate(answers))
                 write_whole(parts / f"{number}.npy", buffer.getvalue())
-            engine.wait_for_all()  # a rank that finds its chunks done does not wait long for the others
+            distributed.wait_for_all()  # a rank that finds its chunks done does not wait long for the others
             report.advance(steps=min(ranks.world, len(chunks) - start))
 
 

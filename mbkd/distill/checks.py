@@ -20,13 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mbkd import runs
+from mbkd import distributed, runs
 from mbkd.data.tokens import Tokens
 from mbkd.distill.teachers import Teacher, dtype, load
 from mbkd.errors import UserError
-from mbkd.measure import evaluate, metrics
-from mbkd.train import engine
-from mbkd.train.inputs import TeacherInput
+from mbkd.evaluate import measure, metrics
+from mbkd.inputs import TeacherInput
 
 SAMPLE = 1024  # rows of the parity check; one that disagrees is 0.1 %
 PADDED_EVERY = 4  # of them, the padded ones: wide batches cost the most, and a wrong mask shows in every row
@@ -45,7 +44,7 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
         teacher.refuse_other_tokens(each)
     key = [given.fingerprint, *(x.fingerprint for x in tokens), str(dtype()), teacher.ranks.device.type, versions()]
     file = store / "teachers" / f"{language}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    found: dict[str, Any] | None = engine.everyones(_read(file) if teacher.ranks.first else None)[0]
+    found: dict[str, Any] | None = distributed.everyones(_read(file) if teacher.ranks.first else None)[0]
     if found is not None:
         return found
     with teacher.here():
@@ -68,14 +67,14 @@ def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
     for same in _of_one_length(tokens, mine):
         batch = tokens.batch(same)
         with torch.inference_mode():
-            wanted = plain(**engine.tensors(batch, ranks.device)).logits
+            wanted = plain(**distributed.tensors(batch, ranks.device)).logits
         _compare(seen["engine"], wanted, teacher.answer(batch))
     for same in _of_one_length(tokens, mine[::PADDED_EVERY]):
         wide = tokens.batch(same, tokens.manifest["made_from"]["max_length"])
         _compare(seen["padding"], teacher.answer(tokens.batch(same)), teacher.answer(wide))
     result: dict[str, Any] = {}
     for name in seen:
-        every = [each[name] for each in engine.everyones(seen)]
+        every = [each[name] for each in distributed.everyones(seen)]
         difference = max((x[1] for x in every), key=lambda x: (math.isnan(x), x))
         count = sum(x[0] for x in every)
         result[name] = {
@@ -90,7 +89,7 @@ def knowledge(teacher: Teacher, dev: Tokens | None) -> dict[str, Any]:
     """Accuracy on the language's dev rows, and the rate that guessing reaches; nothing without dev rows."""
     if dev is None:
         return {"dev": 0, "accuracy": None}
-    found = evaluate.logits(teacher.engine.module, dev, teacher.ranks)[:, teacher.order]
+    found = measure.logits(teacher.engine.module, dev, teacher.ranks)[:, teacher.order]
     labels = np.asarray(dev.labels)
     rate = max(np.bincount(labels).max() / len(labels), 1 / found.shape[1])  # the largest class always, or at random
     bound = rate + 2 * math.sqrt(rate * (1 - rate) / len(labels))

@@ -15,8 +15,8 @@ from mbkd.data.classifiers import label_order
 from mbkd.distill import checks
 from mbkd.distill.cache import Cache, open_cache
 from mbkd.distill.teachers import Teacher, dtype
-from mbkd.train.engine import Ranks
-from mbkd.train.inputs import Inputs
+from mbkd.distributed import Ranks
+from mbkd.inputs import Inputs
 
 # (language, rows of its training split) -> teacher logits (B, C) in fp32, or None for hard labels
 Signal = Callable[[str, np.ndarray], Tensor | None]

@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from mbkd import distributed
 from mbkd.data.classifiers import label_order
 from mbkd.data.tokens import Tokens, tokenizer_fingerprint
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.model.backbones import narrow_classifier
-from mbkd.train import engine
+
+import deepspeed  # isort: skip - mbkd.distributed keeps its import quiet
 
 
 def load(path: str) -> Any:
@@ -28,7 +30,16 @@ def load(path: str) -> Any:
 
 def dtype() -> torch.dtype:
     """What teachers compute in on this device (decision 31)."""
-    return torch.float16 if engine.half_supported() else torch.float32
+    return torch.float16 if distributed.half_supported() else torch.float32
+
+
+def inference_engine(model: nn.Module, dtype: torch.dtype, on_host: bool = False) -> Any:
+    """A teacher in DeepSpeed's inference engine, on this rank's device, or with on_host in the CPU's memory.
+
+    Kernel injection stays off: it knows two of the architectures, and gives wrong outputs on padded batches
+    (DeepSpeed #1466, #2309, #3960).
+    """
+    return deepspeed.init_inference(model, dtype=dtype, replace_with_kernel_inject=False, keep_module_on_host=on_host)
 
 
 class Teacher:
@@ -38,14 +49,14 @@ class Teacher:
     Raises UserError for a folder that is no classifier, or one with other labels.
     """
 
-    def __init__(self, path: str, labels: tuple[str, ...], ranks: engine.Ranks, on_demand: bool = False):
+    def __init__(self, path: str, labels: tuple[str, ...], ranks: distributed.Ranks, on_demand: bool = False):
         model = load(path)
         narrow_classifier(model)
         self.path, self.ranks, self.on_demand = path, ranks, on_demand
         self.labels: dict[int, str] = model.config.id2label
         self.order = label_order(self.labels, labels, path)
         self.segments = getattr(model.config, "type_vocab_size", 0) > 1
-        self.engine: Any = engine.inference_engine(model, dtype(), on_host=on_demand)
+        self.engine: Any = inference_engine(model, dtype(), on_host=on_demand)
         self._inside = 0  # how many `here` are open
         self.layers: tuple[int, ...] = ()  # whose states are kept, from 1
         self.states: list[Tensor] = []  # (B, d) of the last answer's first position, one for each of `layers`
@@ -79,7 +90,7 @@ class Teacher:
     def answer(self, batch: dict[str, np.ndarray]) -> Tensor:
         """The engine's output (B, C) for a batch of its own tokens, in fp32, its classes in its own order."""
         with self.here() as model, torch.inference_mode():
-            out = model(**engine.tensors(batch, self.ranks.device), output_hidden_states=bool(self.layers))
+            out = model(**distributed.tensors(batch, self.ranks.device), output_hidden_states=bool(self.layers))
         # Clones outside of inference mode's bookkeeping, so that autograd may save them.
         self.states = [out.hidden_states[layer][:, 0].float().clone() for layer in self.layers]
         return out.logits.float().clone()

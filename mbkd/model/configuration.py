@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from mbkd import structures
+from mbkd.config import structures
 from mbkd.errors import UserError
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import mbkd
-from mbkd.measure.classifier import Classifier
+from mbkd.predict.classifier import Classifier
 from mbkd.serve.batching import Full, Worker
 from mbkd.serve.metrics import Counted, Metrics
 from mbkd.serve.requests import EXAMPLE, Answer, Limits, Problem, Refused, Row, parse

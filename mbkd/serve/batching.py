@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbkd.data.batches import evaluation_batches
-from mbkd.measure.classifier import Classifier, Inputs, length_of
+from mbkd.predict.classifier import Classifier, Inputs, length_of
 
 LONGEST_RETRY = 60  # seconds
 

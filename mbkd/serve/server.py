@@ -27,8 +27,8 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
     with listen(host, port) as listener:  # before torch and the model are loaded, which takes longer
         from transformers import logging
 
-        from mbkd.measure.classifier import Classifier
         from mbkd.model import saved
+        from mbkd.predict.classifier import Classifier
         from mbkd.serve.app import make_app
 
         logging.set_verbosity_error()

@@ -14,9 +14,9 @@ from typing import Any
 
 from mbkd.data.readers import one_line
 from mbkd.data.tokens import sha256
+from mbkd.distributed import Ranks, wait_for_all
 from mbkd.errors import UserError
 from mbkd.runs import write_json
-from mbkd.train.engine import Ranks, wait_for_all
 
 KEPT = 2
 DEEPSPEED = "deepspeed"  # the tag, which is the name of DeepSpeed's folder

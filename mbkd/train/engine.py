@@ -1,115 +1,18 @@
-"""The only door to DeepSpeed: ranks, the training engine, the inference engine, sums over ranks."""
+"""DeepSpeed's training engine around a student or a teacher that learns."""
 
-import ctypes
-import functools
-import logging
-import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-# DeepSpeed says at import, as a warning, that there is no GPU; what it says later follows `quiet`.
-logging.disable(logging.WARNING)
-import deepspeed  # noqa: E402
-from deepspeed.accelerator import get_accelerator  # noqa: E402
+from mbkd.config import Training
+from mbkd.data.batches import micro_batch
+from mbkd.distributed import Ranks, precision
+from mbkd.model import dropout
+from mbkd.train.optim import BranchAdamW
 
-logging.disable(logging.NOTSET)
-
-from mbkd.config import Training  # noqa: E402
-from mbkd.data.batches import micro_batch  # noqa: E402
-from mbkd.errors import UserError  # noqa: E402
-from mbkd.train import dropout  # noqa: E402
-from mbkd.train.optim import BranchAdamW  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Where this process stands among the others, and its device."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that prints and writes."""
-        return self.rank == 0
-
-
-def quiet() -> None:
-    """Keep the chatter of DeepSpeed, torch and transformers off the screen; errors still show."""
-    import warnings
-
-    import transformers
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module=r"torch\.|deepspeed\.")
-
-
-def start() -> Ranks:
-    """Join the process group that the launcher's environment describes; alone without a launcher."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    if "RANK" not in os.environ:  # started by hand: one rank
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        if "OMP_NUM_THREADS" not in os.environ:
-            # Each rank takes its share of the cores, or the ranks of one machine fight for them.
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
-        device = torch.device("cpu")
-        # The shared-memory all-reduce serves tensor-parallel inference only; its first use compiles for 40 s.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        _keep_memory()
-    else:
-        accelerator.set_device(local)
-        device = torch.device(accelerator.device_name(local))
-    deepspeed.init_distributed(verbose=False)
-    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
-
-
-def _keep_memory() -> None:
-    """Let the C library keep what is freed for the next step; torch does the same with a GPU's memory.
-
-    By default every large block goes back to the system, which fills it with zeros, page by page, when it is asked for
-    again: a tenth of a step and more (PERFORMANCE.md).
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc; the numbers are from its malloc.h
-        library.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap, too
-        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
-
-
-def stop() -> None:
-    """Leave the process group, so that torch has nothing to warn of at exit."""
-    if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group()  # DeepSpeed's own: it forgets the groups that it keeps, too
-
-
-def precision(wanted: str) -> str:
-    """The precision a student trains in (decision 31). Raises UserError for one the device does not have."""
-    supported = set(get_accelerator().supported_dtypes())
-    if get_accelerator().device_name() == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        supported.discard(torch.bfloat16)  # a T4 or V100 has it in software only, slower than fp32
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if wanted != "auto":
-        if dtypes[wanted] not in supported:
-            raise UserError(f"train.precision = {wanted}: this device does not support it; use auto")
-        return wanted
-    if get_accelerator().device_name() == "cpu":
-        return "fp32"
-    return "bf16" if torch.bfloat16 in supported else "fp16"
-
-
-def half_supported() -> bool:
-    """Whether the device computes in fp16 (a CPU does with AVX512-FP16 only)."""
-    return torch.float16 in get_accelerator().supported_dtypes()
+import deepspeed  # isort: skip - after mbkd.distributed, which keeps its import quiet
 
 
 def training_engine(model: PreTrainedModel, optimizer: BranchAdamW, train: Training, ranks: Ranks) -> Any:
@@ -157,74 +60,3 @@ def training_engine(model: PreTrainedModel, optimizer: BranchAdamW, train: Train
 def one_branch_learns(model: PreTrainedModel) -> bool:
     """Whether a batch teaches its own language's branch alone: by Eq. 8, or as nothing leads to the others."""
     return getattr(model.config, "detach", True) or model.config.mixers == "none"
-
-
-def inference_engine(model: nn.Module, dtype: torch.dtype, on_host: bool = False) -> Any:
-    """A teacher in DeepSpeed's inference engine, on this rank's device, or with on_host in the CPU's memory.
-
-    Kernel injection stays off: it knows two of the architectures, and gives wrong outputs on padded batches
-    (DeepSpeed #1466, #2309, #3960).
-    """
-    return deepspeed.init_inference(model, dtype=dtype, replace_with_kernel_inject=False, keep_module_on_host=on_host)
-
-
-def tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """A batch of arrays as tensors on the device."""
-    return {name: torch.from_numpy(values).to(device, non_blocking=True) for name, values in batch.items()}
-
-
-def backend() -> str:
-    """What the ranks talk through."""
-    return str(get_accelerator().communication_backend_name())
-
-
-def synchronize() -> None:
-    """Wait for the device, so that a clock read next tells the truth."""
-    get_accelerator().synchronize()
-
-
-def device_name(ranks: Ranks) -> str:
-    """What the device calls itself."""
-    if ranks.device.type == "cuda":
-        return torch.cuda.get_device_name(ranks.device)
-    return f"{ranks.device.type}, {torch.get_num_threads()} threads a rank"
-
-
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of one tensor over all ranks, in place."""
-    torch.distributed.all_reduce(tensor)
-    return tensor
-
-
-def agree(value: int, stop: bool) -> tuple[list[int], bool]:
-    """What every rank says at a step: their values, one if all are equal, and whether any asks to stop.
-
-    Talks on the CPU, so that a GPU's queue of work is not waited for.
-    """
-    if torch.distributed.get_world_size() == 1:
-        return [value], stop
-    said = torch.tensor([value, -value, int(stop)])
-    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX, group=_cpu_group())
-    if said[0] == -said[1]:
-        return [value], bool(said[2])
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value, group=_cpu_group())
-    return values, bool(said[2])
-
-
-def everyones(value: Any) -> list[Any]:
-    """A small object of every rank, by rank."""
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value, group=_cpu_group())
-    return values
-
-
-@functools.cache
-def _cpu_group() -> Any:
-    """The ranks' process group on the CPU: the default one where that is gloo already."""
-    return None if torch.distributed.get_backend() == "gloo" else torch.distributed.new_group(backend="gloo")
-
-
-def wait_for_all() -> None:
-    """Return once every rank is here."""
-    torch.distributed.barrier()

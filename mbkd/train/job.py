@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from mbkd import paper
+from mbkd.config import paper
 from mbkd.errors import STOPPED, Stopped, UserError
 from mbkd.train import tracking
 
@@ -41,25 +41,25 @@ def main(argv: list[str] | None = None) -> list[Path]:
         # torch, DeepSpeed and transformers only once the configuration is right. What they make stays to the end, so
         # no collection of garbage looks at it: a sixth of the imports' time, and a second at the process's end.
         gc.disable()
-        from mbkd.train import engine
-        from mbkd.train.loop import run
+        from mbkd import distributed
+        from mbkd.train.run import run
 
         gc.freeze()
         gc.enable()
         if not asked.verbose:
-            engine.quiet()
-        ranks = engine.start()
+            distributed.quiet()
+        ranks = distributed.start()
         first = ranks.first
         if asked.cache:
             from mbkd.distill.signals import open_source
-            from mbkd.train.inputs import prepare
+            from mbkd.inputs import prepare
 
             open_source(config, prepare(config, asked.runs), asked.runs, ranks)
-            engine.stop()
+            distributed.stop()
             return []
         wanted = paper.teacher_runs(config) if asked.teach else [config]
         directories = [run(each, asked.runs, ranks, asked.checkpoint_steps, asked.log) for each in wanted]
-        engine.stop()
+        distributed.stop()
         return directories if first else []
     except Stopped as stopped:
         if first:

@@ -43,7 +43,7 @@ def carry_out(
         import numpy as np
 
         from mbkd.data.batches import micro_batch
-        from mbkd.train.inputs import prepare
+        from mbkd.inputs import prepare
 
         ranks = default_ranks() if ranks is None else ranks
         if ranks < 1:
@@ -61,7 +61,7 @@ def build_cache(config: Config, arguments: list[str], root: Path, ranks: int | N
 
     arguments: the job's command line that asks for it. Raises UserError for bad input before any rank starts.
     """
-    from mbkd.train.inputs import prepare
+    from mbkd.inputs import prepare
 
     ranks = default_ranks() if ranks is None else ranks
     if ranks < 1:

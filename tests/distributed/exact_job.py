@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
+from mbkd import distributed
 from mbkd.config import Training
 from mbkd.data.batches import micro_batch
 from mbkd.distill.losses import distillation_loss
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
-from mbkd.train import engine as ds
+from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, language_of, parameter_groups
 
 LANGUAGES = ["en", "fr", "zh"]
@@ -47,7 +48,9 @@ def batch(step: int) -> tuple[str, torch.Tensor, torch.Tensor]:
     return language, torch.randint(1, 50, (BATCH, 12), generator=draw), torch.randn(BATCH, 3, generator=draw) * 5
 
 
-def train(stage: int, precision: str, accumulation: int, drift: bool, ranks: ds.Ranks) -> dict[str, np.ndarray]:
+def train(
+    stage: int, precision: str, accumulation: int, drift: bool, ranks: distributed.Ranks
+) -> dict[str, np.ndarray]:
     student = model()
     optimizer = BranchAdamW(parameter_groups(student, LANGUAGES, DECAY), lr=LR, eps=EPS)
     settings = Training(
@@ -59,7 +62,7 @@ def train(stage: int, precision: str, accumulation: int, drift: bool, ranks: ds.
         lr=LR,
         idle_branches="drift" if drift else "still",
     )
-    engine = ds.training_engine(student, optimizer, settings, ranks)
+    engine = training_engine(student, optimizer, settings, ranks)
     engine.train()
     for step in range(STEPS):
         language, ids, teacher = batch(step)
@@ -111,8 +114,8 @@ def reference() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    ds.quiet()
-    here = ds.start()
+    distributed.quiet()
+    here = distributed.start()
     out, *wanted = sys.argv[1:]
     found = {}
     for setting in wanted:
@@ -121,4 +124,4 @@ if __name__ == "__main__":
         found |= {f"{setting}/{name}": values for name, values in parameters.items()}
     if here.first:
         np.savez(out, **found)
-    ds.stop()
+    distributed.stop()

@@ -38,7 +38,7 @@ def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(config: Path, runs: Path, *more: str, ranks: int = 1) -> list[str]:
     return [
-        *(sys.executable, "-m", "mbkd.cli", "train", str(config), *more, "--runs", str(runs)),
+        *(sys.executable, "-m", "mbkd", "train", str(config), *more, "--runs", str(runs)),
         *("--ranks", str(ranks), "--checkpoint-steps", str(STEPS_BETWEEN)),
     ]
 

@@ -20,10 +20,10 @@ def test_recipes_and_doctor_as_json():
 
 @pytest.mark.parametrize("way", ["option", "variable"])
 def test_colours_are_off_when_asked(way: str):
-    coloured = run(sys.executable, "-m", "mbkd.cli", "recipes", FORCE_COLOR="1")
+    coloured = run(sys.executable, "-m", "mbkd", "recipes", FORCE_COLOR="1")
     assert "\x1b[" in coloured.stdout
     option, variable = (["--no-color"], {}) if way == "option" else ([], {"NO_COLOR": "1"})
-    plain = run(sys.executable, "-m", "mbkd.cli", *option, "recipes", FORCE_COLOR="1", **variable)
+    plain = run(sys.executable, "-m", "mbkd", *option, "recipes", FORCE_COLOR="1", **variable)
     assert "\x1b[3" not in plain.stdout  # bold may stay, colours do not
 
 

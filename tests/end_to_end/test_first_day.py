@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mbkd.data import toy
+from mbkd.demo import toy
 from tests.conftest import ENVIRONMENT, ROOT, mbkd
 
 
@@ -71,7 +71,7 @@ def test_the_dialogue_takes_answers_and_guesses(tickets: Path, tmp_path: Path):
     out = tmp_path / "asked.yaml"
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mbkd.cli", "init", str(tickets), "--out", str(out), "--no-split", "--label", "queue"],
+        [sys.executable, "-m", "mbkd", "init", str(tickets), "--out", str(out), "--no-split", "--label", "queue"],
         stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT | {"NO_COLOR": "1"}, cwd=ROOT, close_fds=True,
     )  # fmt: skip
     os.close(theirs)

@@ -67,8 +67,9 @@ def test_a_command_on_stores_that_are_there_imports_nothing_heavy(toy_yaml: Path
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from mbkd import cli, config, show\n"
-        "from mbkd.train import inputs, launch\n"
+        "from mbkd import cli, config, inputs\n"
+        "from mbkd.terminal import results\n"
+        "from mbkd.train import launch\n"
         f"inputs.prepare(config.read({str(toy_yaml)!r}), Path({str(runs)!r}))\n"
         "print(*{'torch', 'transformers', 'datasets', 'deepspeed'} & sys.modules.keys())"
     )

@@ -47,7 +47,7 @@ def test_import_mbkd_is_all_that_transformers_needs(trained: Path):
 
 
 def test_predict_reads_a_pipe_names_the_bad_row_and_goes_on(trained: Path):
-    done = run("bash", "-c", f"printf 'good\\n\\nbad\\n' | python -m mbkd.cli predict {trained}")
+    done = run("bash", "-c", f"printf 'good\\n\\nbad\\n' | python -m mbkd predict {trained}")
     assert done.returncode == 1, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["line"] for row in rows] == [1, 3]
@@ -59,7 +59,8 @@ def test_predict_reads_a_pipe_names_the_bad_row_and_goes_on(trained: Path):
 
 def test_predict_answers_as_the_run_was_measured(trained: Path, world: Path, tmp_path: Path):
     """The test rows of a language, as a table of pairs, get the labels that the run's own logits say."""
-    from mbkd import config, paper
+    from mbkd import config
+    from mbkd.config import paper
     from mbkd.data import tasks
 
     task = paper.find(str(trained / "config.yaml"), []).task
@@ -118,7 +119,7 @@ def test_push_lists_what_it_would_upload(trained: Path):
 
 
 def test_push_says_in_one_message_that_the_hub_cannot_be_reached(trained: Path):
-    command = [sys.executable, "-m", "mbkd.cli", "push", trained, "me/my-model"]
+    command = [sys.executable, "-m", "mbkd", "push", trained, "me/my-model"]
     for where in ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
         done = run(*command, **where)
         assert done.returncode == 2, done.stderr
@@ -153,7 +154,7 @@ def test_a_model_with_mixers_has_one_way_to_infer(trained: Path, toy_yaml: Path,
 @pytest.fixture(scope="module")
 def with_german(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The override that makes the task one with German training rows, too."""
-    from mbkd.data import toy
+    from mbkd.demo import toy
 
     folder = tmp_path_factory.mktemp("german")
     for file in (world / "data").iterdir():
@@ -205,7 +206,7 @@ def test_a_grown_run_that_was_killed_goes_on_to_the_same_bits(
 ):
     command = ["grow", str(trained), str(toy_yaml), with_german, "--language", "de", "--runs", str(tmp_path)]
     command += ["--ranks", "1", "--checkpoint-steps", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "mbkd.cli", *command], env=ENVIRONMENT, cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "mbkd", *command], env=ENVIRONMENT, cwd=ROOT)
     while not list(tmp_path.glob("*/checkpoints/step-*/manifest.json")):
         assert process.poll() is None
         time.sleep(0.05)
@@ -236,7 +237,7 @@ def test_a_package_that_is_not_installed_is_named(
     names = {"{model}": str(trained), "{config}": str(toy_yaml), "{runs}": str(runs)}
     typed = [names.get(x, x) for x in command]
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = run(sys.executable, "-m", "mbkd.cli", *typed, PYTHONPATH=path)
+    done = run(sys.executable, "-m", "mbkd", *typed, PYTHONPATH=path)
     said = [line for line in done.stderr.splitlines() if package in line]
     assert len(said) == 1, done.stderr
     assert ("pip install 'mbkd[" + extra + "]'" if extra else f"pip install {package}") in said[0]

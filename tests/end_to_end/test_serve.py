@@ -21,7 +21,7 @@ JSON = {"Content-Type": "application/json"}
 
 def start(model, *options):
     """A server's process and its address, when it listens."""
-    command = [sys.executable, "-m", "mbkd.cli", "serve", str(model), "--port", "0", *options]
+    command = [sys.executable, "-m", "mbkd", "serve", str(model), "--port", "0", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
     address = process.stdout.readline().strip()

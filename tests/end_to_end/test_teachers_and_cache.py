@@ -148,7 +148,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes_and_two_builders_build
 
 def test_a_teacher_that_changed_is_asked_anew_and_a_resume_is_refused(fine_tuned: Path, tmp_path: Path):
     runs = tmp_path / "runs"
-    command = [sys.executable, "-m", "mbkd.cli", "train", str(fine_tuned), "train.epochs=200", "--runs", str(runs)]
+    command = [sys.executable, "-m", "mbkd", "train", str(fine_tuned), "train.epochs=200", "--runs", str(runs)]
     process = subprocess.Popen(
         [*command, "--ranks", "1", "--checkpoint-steps", "5"],
         env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

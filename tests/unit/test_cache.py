@@ -12,24 +12,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from mbkd import distributed
 from mbkd.config import Task
 from mbkd.data.classifiers import fingerprint
 from mbkd.data.tokens import open_store
 from mbkd.distill import cache
 from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
-from mbkd.train import engine
-from mbkd.train.inputs import TeacherInput
+from mbkd.inputs import TeacherInput
 
 LABELS = ("1", "2", "3", "4", "5")
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[engine.Ranks]:
-    started = engine.start()
+def ranks() -> Iterator[distributed.Ranks]:
+    started = distributed.start()
     torch.set_num_threads(1)
     yield started
-    engine.stop()
+    distributed.stop()
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def given(world: Path, folder: Path, store: Path, length: int = 128) -> TeacherI
 class Maker:
     """Loads the teacher, and counts how often it was asked to."""
 
-    def __init__(self, folder: Path, ranks: engine.Ranks):
+    def __init__(self, folder: Path, ranks: distributed.Ranks):
         self.folder, self.ranks, self.calls = folder, ranks, 0
 
     def __call__(self) -> Teacher:
@@ -63,7 +63,7 @@ class Maker:
 
 
 @pytest.fixture
-def opened(world: Path, classifier: Path, tmp_path: Path, ranks: engine.Ranks):
+def opened(world: Path, classifier: Path, tmp_path: Path, ranks: distributed.Ranks):
     """Opens the cache as a run does; returns it with the number of times that the teacher was loaded for it."""
 
     def opened(length: int = 128) -> tuple[cache.Cache, int]:

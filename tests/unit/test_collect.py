@@ -10,8 +10,7 @@ import pytest
 
 from analysis.collect import Collection, collect
 from analysis.groups import choose
-from mbkd import paper
-from mbkd.config import Config, changed
+from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
 from tests.synthetic import write_ensemble, write_run
 

@@ -9,9 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, ModernBertConfig, RobertaConfig, XLMRobertaConfig
 
-from mbkd import paper
-from mbkd.config import Config, changed, parse
-from mbkd.measure import cost
+from mbkd.config import Config, changed, paper, parse
+from mbkd.estimate import cost
 
 ROWS, TOKENS = 3, 20
 SMALL = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 100, "num_hidden_layers": 5}

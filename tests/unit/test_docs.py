@@ -13,8 +13,8 @@ import typer.main
 import yaml
 
 from mbkd import config as configuration
-from mbkd import paper
 from mbkd.cli import app
+from mbkd.config import paper
 from mbkd.errors import UserError
 from mbkd.train import job
 from tests.conftest import ROOT

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from mbkd import distributed
 from mbkd.config import Training
-from mbkd.train import dropout, engine
-from mbkd.train.dropout import CPUDropout
+from mbkd.model import dropout
+from mbkd.model.dropout import CPUDropout
+from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.unit.test_mblm import trained
 
@@ -70,6 +72,6 @@ def test_all_dropouts_of_a_student_are_replaced_where_torchs_are_slow(backbone, 
     model = trained(backbone=backbone)
     before = [(name, each.p) for name, each in model.named_modules() if isinstance(each, nn.Dropout)]
     groups = parameter_groups(model, model.config.branch_languages, 0.0)
-    engine.training_engine(model, BranchAdamW(groups, lr=1e-3), Training(batch_size=2), engine.start())
+    training_engine(model, BranchAdamW(groups, lr=1e-3), Training(batch_size=2), distributed.start())
     after = [(name, each.p, type(each)) for name, each in model.named_modules() if isinstance(each, nn.Dropout)]
     assert after == [(*each, CPUDropout if slow else nn.Dropout) for each in before]

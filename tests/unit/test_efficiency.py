@@ -9,7 +9,7 @@ import pytest
 from mbkd import config as configuration
 from mbkd.config import Config, changed
 from mbkd.errors import UserError
-from mbkd.measure import cost
+from mbkd.estimate import cost
 from tests.conftest import run
 from tuning import efficiency
 

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
+from mbkd import distributed
 from mbkd.config import Training
-from mbkd.train import engine
+from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.conftest import ROOT
 from tests.unit.test_mblm import trained
@@ -17,7 +18,7 @@ BYTES = 200_000_000
 FREED = f"""
 import psutil, torch
 from mbkd.train import engine
-engine.KEEP
+distributed.KEEP
 x = torch.ones({BYTES} // 4)
 before = psutil.Process().memory_info().rss
 del x
@@ -41,8 +42,8 @@ def test_nothing_is_learned_or_forgotten_while_the_engine_is_made(precision: str
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = BranchAdamW(parameter_groups(model, model.config.branch_languages, weight_decay=0.5), lr=1e-2)
     settings = Training(batch_size=2, precision=precision, zero_stage=stage)
-    engine.quiet()
-    made = engine.training_engine(model, optimizer, settings, engine.start())
+    distributed.quiet()
+    made = training_engine(model, optimizer, settings, distributed.start())
     kept = torch.float32 if precision == "fp32" else torch.bfloat16
     for now, then in zip(model.parameters(), before, strict=True):
         assert torch.equal(now, then.to(kept))
@@ -50,4 +51,4 @@ def test_nothing_is_learned_or_forgotten_while_the_engine_is_made(precision: str
     assert optimizer.norm is None
     assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
     del made
-    engine.stop()
+    distributed.stop()

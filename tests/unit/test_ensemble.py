@@ -11,13 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from mbkd import config as configuration
+from mbkd import distributed
 from mbkd.cli import app
 from mbkd.data.tokens import open_store
+from mbkd.ensemble import runs
 from mbkd.errors import UserError
-from mbkd.measure import ensemble, evaluate
+from mbkd.evaluate import measure
 from mbkd.model import saved
-from mbkd.train import engine
-from mbkd.train.loop import run
+from mbkd.train.run import run
 from tests.conftest import run as command
 from tuning.ensemble import ensembles, spread_table
 
@@ -30,12 +31,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seeds(toy_yaml: Path, root: Path) -> list[Path]:
     """Three finished runs of MultiTrain + MBLM that differ in the seed."""
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     overrides = ["distill.signal=labels", "train.epochs=0.5"]
     configs = [configuration.read(toy_yaml, [*overrides, f"seed={seed}"]) for seed in (1, 2, 3)]
     made = [run(config, root, ranks, 10**9) for config in configs]
-    engine.stop()
+    distributed.stop()
     return made
 
 
@@ -45,14 +46,14 @@ def test_saved_logits_and_the_model_of_the_ensemble_agree_to_the_last_bit(
 ):
     """In fp32 on one kind of device, with as many threads, over the same batches: then each member repeats itself."""
     config = configuration.read(seeds[0] / "config.yaml")
-    ensemble.write_model(seeds[:size], tmp_path / "model")
-    _, expected = ensemble.combine(ensemble.read(seeds[:size]))
+    runs.write_model(seeds[:size], tmp_path / "model")
+    _, expected = runs.combine(runs.read(seeds[:size]))
     model = saved.load(tmp_path / "model")
-    ranks = engine.start()
+    ranks = distributed.start()
     for language in config.task.languages:
         tokens = open_store(root / "store", config.task, "test", language, str(tmp_path / "model"), 128)
-        assert np.array_equal(evaluate.logits(model, tokens, ranks, language=language), expected["test"][language])
-    engine.stop()
+        assert np.array_equal(measure.logits(model, tokens, ranks, language=language), expected["test"][language])
+    distributed.stop()
     members = [np.load(each / "logits" / "test.ja.npy") for each in seeds[:size]]
     assert np.abs(expected["test"]["ja"] - np.mean(members, axis=0)).max() < 1e-6
     assert not np.array_equal(expected["test"]["ja"], members[0])
@@ -138,18 +139,18 @@ def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_
     mbkd("predict", out, tmp_path / "rows.txt", "--out", tmp_path / "labels.jsonl")
     assert len((tmp_path / "labels.jsonl").read_text().splitlines()) == 2
     mbkd("evaluate", out, toy_yaml, "--runs", root, "--out", tmp_path / "scores.json")
-    result, _ = ensemble.combine(ensemble.read(seeds[:2]))
+    result, _ = runs.combine(runs.read(seeds[:2]))
     assert json.loads((tmp_path / "scores.json").read_text())["accuracy"]["test"] == result["accuracy"]["test"]
     with pytest.raises(UserError, match="is there already"):
-        ensemble.write_model(seeds[:2], out)
+        runs.write_model(seeds[:2], out)
 
 
 @pytest.mark.slow
 def test_an_ensemble_is_one_onnx_graph_too(seeds: list[Path], tmp_path: Path):
     pytest.importorskip("onnxruntime")
-    from mbkd.model.export import export
+    from mbkd.predict.export import export
 
-    ensemble.write_model(seeds[:2], tmp_path / "ens2")
+    runs.write_model(seeds[:2], tmp_path / "ens2")
     report, _ = export(tmp_path / "ens2", ["fp32"], None)
     assert report["engines"]["onnx fp32"]["agreement"] >= 0.999
 

@@ -9,8 +9,7 @@ from analysis import confusion, curves, errors, figures, look
 from analysis.collect import collect
 from analysis.context import Context
 from analysis.groups import choose
-from mbkd import paper
-from mbkd.config import changed
+from mbkd.config import changed, paper
 from tests.synthetic import write_run
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mbkd import config as configuration
-from mbkd import grown, paper
+from mbkd.config import grown, paper
 from mbkd.errors import UserError
 from mbkd.model import grow
 from mbkd.model.mblm import MBLMForSequenceClassification

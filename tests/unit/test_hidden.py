@@ -9,13 +9,14 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig
 
+from mbkd import distributed
 from mbkd.config import Distill, Task, Training
 from mbkd.data.tokens import open_store
 from mbkd.distill.hidden import Matching
 from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
-from mbkd.train import engine
+from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.unit.test_teachers import LABELS, classifier
 
@@ -26,12 +27,12 @@ WISH = Distill(hidden=({"student": 2, "teacher": 2}, {"student": 3, "teacher": 1
 @pytest.fixture(scope="module")
 def teachers(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Teacher]]]:
     """One teacher of en, two of fr, each of 2 layers x 32."""
-    ranks = engine.start()
+    ranks = distributed.start()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("teachers")
     names = {"en": ["teacher-en"], "fr": ["teacher-fr", "student"]}
     yield {x: [Teacher(str(classifier(world, folder / n, n)), LABELS, ranks) for n in names[x]] for x in LANGUAGES}
-    engine.stop()
+    distributed.stop()
 
 
 def student(**structure: object) -> MBLMForSequenceClassification:
@@ -75,7 +76,7 @@ def test_distance_is_between_the_chosen_layers_of_the_own_branch(world: Path, te
     for weight, teacher, batch, projections in zip(
         (0.75, 0.25), teachers["fr"], given, match.projections[1:], strict=True
     ):
-        tensors = engine.tensors(batch, torch.device("cpu"))
+        tensors = distributed.tensors(batch, torch.device("cpu"))
         states = teacher.engine.module(**tensors, output_hidden_states=True).hidden_states
         for output, project, number in zip(outputs, projections, (2, 1), strict=True):
             expected += weight * F.mse_loss(project(output), states[number][:, 0].float()).item() / 2
@@ -114,7 +115,7 @@ def test_projections_learn_in_deepspeed_s_engine_at_every_zero_stage(world: Path
         optimizer = BranchAdamW(groups + model.matching.groups(0.01), lr=0.01, eps=1e-5)
         settings = Training(batch_size=5, zero_stage=stage, precision="fp32", clip=1e9)
         ranks = teachers["en"][0].ranks
-        driven = engine.training_engine(model, optimizer, settings, ranks) if driver == "deepspeed" else model
+        driven = training_engine(model, optimizer, settings, ranks) if driver == "deepspeed" else model
         for step, language in enumerate(("fr", "en", "en", "fr")):
             before = {n: p.detach().clone() for n, p in model.named_parameters()}
             optimizer.active = language

@@ -12,9 +12,11 @@ import yaml
 
 from mbkd import config as configuration
 from mbkd.config import Config
-from mbkd.data import divide, readers, tasks, toy
+from mbkd.data import readers, tasks
+from mbkd.demo import toy
 from mbkd.errors import UserError
-from mbkd.init import Wishes, write
+from mbkd.onboarding import divide
+from mbkd.onboarding.init import Wishes, write
 
 QUEUES = ("billing", "technical", "other")
 

@@ -9,10 +9,10 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from mbkd import paper
+from mbkd.config import paper
 from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
-from mbkd.measure import heat_map, mixers
+from mbkd.evaluate import heat_map, mixers
 from mbkd.model.mblm import MBLMForSequenceClassification
 
 LANGUAGES = ("en", "fr", "zh")

@@ -10,9 +10,8 @@ import pytest
 from analysis import reference
 from analysis.report import make
 from analysis.tables import Cell, Row, Table, embolden
-from mbkd import paper
-from mbkd.config import Config
-from mbkd.measure import metrics
+from mbkd.config import Config, paper
+from mbkd.evaluate import metrics
 from tests.synthetic import write_run
 
 NAMES = {"MonoKD": "monokd", "MultiTrain": "multitrain", "MultiKD": "multikd", "MultiKD + MBLM": "mblm"}

@@ -10,12 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from mbkd import config as configuration
-from mbkd import paper, runs
+from mbkd import distributed, runs
 from mbkd.cli import app
-from mbkd.config import Config, changed
+from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
-from mbkd.measure import cost, machine, plan
-from mbkd.train import engine, rehearsal
+from mbkd.estimate import cost, dry_run, machine, plan
 
 EVEN = machine.Machine(1e12, 1e12, "bf16", True, "a TFLOP/s")  # teacher and student as fast: ratios are those of FLOPs
 
@@ -39,7 +38,7 @@ def test_steps_and_lengths_are_those_of_the_data_at_hand(toy: Config, tmp_path: 
     assert {x: len(rows) for x, rows in read.lengths.items()} == {"en": 60, "fr": 60, "zh": 60}
     assert read.heldout == {"dev": 6 * 20, "test": 6 * 20}
     found = plan.estimate([toy], tmp_path, EVEN)
-    assert found["runs"][0]["steps"] == rehearsal.plan(toy, read.lengths).steps == 3 * (60 // 8)
+    assert found["runs"][0]["steps"] == dry_run.plan(toy, read.lengths).steps == 3 * (60 // 8)
     assert "real rows, mean tokens en" in found["text"][0]
 
 
@@ -105,18 +104,18 @@ def test_runs_with_a_cache_share_one_pass_of_the_teachers(tmp_path: Path):
 
 
 def test_the_rehearsed_step_is_the_one_that_is_counted(toy: Config, tmp_path: Path):
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     lengths = plan.text(toy, tmp_path).lengths
-    trainer = rehearsal.trainer(toy, lengths, ranks)
-    trainer.source = rehearsal.sources(toy, lengths, ranks)["online"]
-    width = rehearsal.width(trainer.plan, 0, lengths)
+    trainer = dry_run.trainer(toy, lengths, ranks)
+    trainer.source = dry_run.sources(toy, lengths, ranks)["online"]
+    width = dry_run.width(trainer.plan, 0, lengths)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.step(0, False)
     counted = cost.student_flops(toy, 8, width) + cost.teacher_flops(toy, 8, width)
     assert counter.get_total_flops() == pytest.approx(counted, rel=1e-4)
     assert torch.stack(trainer.finite).all()
-    engine.stop()
+    distributed.stop()
 
 
 def test_plan_measures_this_machine_and_shows_teachers_and_student(toy_yaml: Path, tmp_path: Path):

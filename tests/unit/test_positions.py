@@ -18,7 +18,7 @@ from transformers import (
 
 from mbkd import config as configuration
 from mbkd.errors import UserError
-from mbkd.measure.folder import evaluate_folder
+from mbkd.evaluate.folder import evaluate_folder
 from mbkd.model import positions, saved
 from mbkd.model.configuration import EnsembleConfig, MBLMConfig
 from mbkd.model.mblm import MBLMForSequenceClassification

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from mbkd.data import toy
+from mbkd.demo import toy
 from mbkd.errors import UserError
-from mbkd.measure import predict as module
-from mbkd.measure.predict import predict
 from mbkd.model import saved
+from mbkd.predict import stream as module
+from mbkd.predict.stream import predict
 
 LABELS = ("bad", "fair", "good")
 

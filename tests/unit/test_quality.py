@@ -9,8 +9,9 @@ import pytest
 import transformers
 
 from mbkd.config import Config
-from mbkd.data import languages, toy
-from mbkd.data.quality import inspect
+from mbkd.demo import toy
+from mbkd.onboarding import languages
+from mbkd.onboarding.quality import inspect
 
 LABELS = ("bad", "good")
 

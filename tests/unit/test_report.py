@@ -13,8 +13,7 @@ import pytest
 from analysis import render, report
 from analysis.claims import Claim
 from analysis.tables import Cell, Table
-from mbkd import paper
-from mbkd.config import Config, changed
+from mbkd.config import Config, changed, paper
 from tests.conftest import run as command
 from tests.synthetic import Rights, write_ensemble, write_run
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mbkd.errors import UserError
-from mbkd.measure.selection import Candidate, choose, mean_score
+from mbkd.evaluate.selection import Candidate, choose, mean_score
 
 
 def result(seed: int, a: float | None, s: float = 0.5, steps: int = 100) -> dict:

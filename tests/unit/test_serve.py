@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from mbkd.data import toy
+from mbkd.demo import toy
+from mbkd.ensemble.model import save
 from mbkd.errors import UserError
-from mbkd.measure.classifier import Classifier, length_of
-from mbkd.model import ensemble
+from mbkd.predict.classifier import Classifier, length_of
 from mbkd.serve.batching import Full, Worker
 from mbkd.serve.requests import Limits, Refused, parse
 from tests.conftest import random_student
@@ -208,7 +208,7 @@ def test_models_without_mixers_answer_without_branches(world, tmp_path):
     BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
     AutoTokenizer.from_pretrained(backbone).save_pretrained(tmp_path / "teacher")
     members = [random_student(tmp_path / f"member-{seed}", world, seed) for seed in (1, 2)]
-    ensemble.save(members, tmp_path / "ensemble")
+    save(members, tmp_path / "ensemble")
     for name in ("plain", "teacher", "ensemble"):
         model = Classifier(tmp_path / name)
         rows = model.encode([("好", None), ("好", "不好")])

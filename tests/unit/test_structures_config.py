@@ -16,14 +16,17 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, XLMRobertaConfig
 
 from mbkd import config as configuration
-from mbkd import paper, structures
-from mbkd.config import Student
+from mbkd import distributed
+from mbkd.config import Student, paper, structures
 from mbkd.errors import Stopped, UserError
-from mbkd.measure.folder import evaluate_folder
-from mbkd.model import card, publish
+from mbkd.estimate import dry_run
+from mbkd.evaluate.folder import evaluate_folder
+from mbkd.model import card
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
-from mbkd.train import engine, rehearsal
-from mbkd.train.loop import Trainer, build_student, run
+from mbkd.predict import push
+from mbkd.train.run import run
+from mbkd.train.student import build_student
+from mbkd.train.trainer import Trainer
 from tests.conftest import ENVIRONMENT
 
 TABLE_5 = {
@@ -134,12 +137,12 @@ def test_one_training_without_mixers_is_measured_in_both_ways(without_mixers, tm
 
 
 def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(toy_yaml: Path, tmp_path: Path):
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.3"]
     trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, 10**9)
     single = run(configuration.read(toy_yaml, [*overrides, "student.inference=single"]), tmp_path, ranks, 10**9)
-    engine.stop()
+    distributed.stop()
     results = [json.loads((folder / "result.json").read_text()) for folder in (trained, single)]
     assert results[1]["trained_as"] == trained.name
     assert results[1]["system"] == "MultiTrain + MBLM - all mixers (single)"
@@ -163,8 +166,8 @@ def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infe
             os.kill(os.getpid(), signal.SIGTERM)  # as Slurm sends it
         return step(trainer, number, stop)
 
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.5"]
     single = configuration.read(toy_yaml, [*overrides, "student.inference=single"])
     with monkeypatch.context() as during, pytest.raises(Stopped):
@@ -172,7 +175,7 @@ def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infe
         run(single, tmp_path, ranks, 10**9)
     trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, 10**9)
     stopped = run(single, tmp_path, ranks, 10**9)
-    engine.stop()
+    distributed.stop()
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (trained, stopped)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -182,19 +185,19 @@ def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infe
 @pytest.mark.parametrize("structure", [{"mixers": "none"}, {"heads": "per_language", "branch_position": "top"}, {}])
 def test_without_detaching_the_same_is_learned_where_deepspeed_fills_zeros_in_and_where_not(structure, toy_yaml: Path):
     """At stage 1 DeepSpeed makes zeros of missing gradients; at stage 0 with one rank a gradient may be missing."""
-    engine.quiet()
-    ranks = engine.start()
+    distributed.quiet()
+    ranks = distributed.start()
     found = []
     for stage in (0, 1):
         values = {"student": {"detach": False, **structure}, "train": {"zero_stage": stage, "eps": 1e-5}}
         config = configuration.changed(configuration.read(toy_yaml), values)
         torch.manual_seed(0)
-        trainer = rehearsal.trainer(config, {x: np.full(80, 12) for x in config.languages}, ranks)
+        trainer = dry_run.trainer(config, {x: np.full(80, 12) for x in config.languages}, ranks)
         for step in range(6):
             trainer.step(step, False)
         found.append([p.detach().clone() for p in trainer.engine.module.parameters()])
         assert len({trainer.plan.language(step) for step in range(6)}) > 1
-    engine.stop()
+    distributed.stop()
     torch.testing.assert_close(*found, rtol=0, atol=2e-6)
 
 
@@ -295,11 +298,11 @@ def test_the_card_says_languages_scores_configuration_and_a_licence(carded, worl
 def test_what_is_uploaded_is_the_folder_with_the_licence_in_its_card(carded):
     (carded / ".cache").mkdir()
     (carded / ".cache" / "secret").write_text("x")
-    files = publish.push(carded, "me/my-model", private=True, licence="apache-2.0", dry_run=True)
+    files = push.push(carded, "me/my-model", private=True, licence="apache-2.0", dry_run=True)
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
     assert files["model.safetensors"] == (carded / "model.safetensors").stat().st_size
     assert not any("secret" in name for name in files)
-    readme = next(x for x in publish.additions(carded, "apache-2.0") if x.path_in_repo == "README.md")
+    readme = next(x for x in push.additions(carded, "apache-2.0") if x.path_in_repo == "README.md")
     with readme.as_file() as stream:
         assert yaml.safe_load(stream.read().decode().split("---\n")[1])["license"] == "apache-2.0"
     assert "unknown" in (carded / "README.md").read_text()  # the folder itself stays
@@ -307,6 +310,6 @@ def test_what_is_uploaded_is_the_folder_with_the_licence_in_its_card(carded):
 
 def test_names_that_are_no_repository_and_folders_without_a_card_are_refused(carded, without_mixers):
     with pytest.raises(UserError, match="me/my/model"):
-        publish.push(carded, "me/my/model", private=False, licence=None, dry_run=True)
+        push.push(carded, "me/my/model", private=False, licence=None, dry_run=True)
     with pytest.raises(UserError, match=r"README\.md"):
-        publish.push(without_mixers, "me/my-model", private=False, licence=None, dry_run=True)
+        push.push(without_mixers, "me/my-model", private=False, licence=None, dry_run=True)

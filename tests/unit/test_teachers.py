@@ -13,25 +13,24 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from mbkd import paper
-from mbkd.config import Config, Task, parse
+from mbkd import distributed
+from mbkd.config import Config, Task, paper, parse
 from mbkd.data.classifiers import fingerprint
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.distill import checks, signals
 from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
-from mbkd.train import engine
-from mbkd.train.inputs import TeacherInput, prepare
+from mbkd.inputs import TeacherInput, prepare
 
 LABELS = ("1", "2", "3", "4", "5")
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[engine.Ranks]:
-    started = engine.start()
+def ranks() -> Iterator[distributed.Ranks]:
+    started = distributed.start()
     torch.set_num_threads(1)
     yield started
-    engine.stop()
+    distributed.stop()
 
 
 def classifier(world: Path, folder: Path, name: str = "teacher-en", seed: int = 3) -> Path:
@@ -130,7 +129,7 @@ def test_a_sound_engine_passes_and_is_measured_once(world: Path, folder: Path, r
 
 
 def test_an_engine_that_loses_the_answer_in_fp16_is_refused_with_the_numbers(world, folder, ranks, tmp_path):
-    if not engine.half_supported():
+    if not distributed.half_supported():
         pytest.skip("this device computes in fp32 only")
 
     def far_from_zero(weights):  # numbers around 3000 are two apart in fp16: all five classes become equal
@@ -145,7 +144,7 @@ def test_an_engine_that_loses_the_answer_in_fp16_is_refused_with_the_numbers(wor
 
 
 def test_an_engine_that_overflows_is_refused(world: Path, folder: Path, ranks, tmp_path: Path):
-    if not engine.half_supported():
+    if not distributed.half_supported():
         pytest.skip("this device computes in fp32 only")
     edit_weights(folder, lambda weights: weights["classifier.out_proj.bias"].add_(1e5))
     found = checks.examine(Teacher(str(folder), LABELS, ranks), "en", given(world, folder, tmp_path), tmp_path)

@@ -12,8 +12,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from mbkd.data import toy, toy_models
-from mbkd.data.lexicon import LANGUAGES, PATTERNS
+from mbkd.demo import toy, toy_models
+from mbkd.demo.lexicon import LANGUAGES, PATTERNS
 
 COLUMNS = [
     "review_id",
@@ -62,7 +62,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mbkd.data import toy;"
+        "import sys; from pathlib import Path; from mbkd.demo import toy;"
         "toy.write_reviews(Path(sys.argv[1]), train=20, dev=10, test=10, seed=int(sys.argv[2]))"
     )
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):  # a fresh process each: no hash() may leak in

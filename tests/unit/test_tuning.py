@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mbkd import paper, runs
-from mbkd.config import parse
+from mbkd import runs
+from mbkd.config import paper, parse
 from mbkd.errors import UserError
 from tuning import grids, protocols
 from tuning.experiments import EXPERIMENTS, base

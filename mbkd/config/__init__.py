@@ -1,0 +1,22 @@
+"""A run as a configuration: its fields, where they are read from, and the paper's experiments."""
+
+from mbkd.config.schema import SPLITS, Columns, Config, Distill, HiddenPair, Section, Student, Task, Teacher, Training
+from mbkd.config.yaml import changed, override, parse, read, read_values
+
+__all__ = [
+    "SPLITS",
+    "Columns",
+    "Config",
+    "Distill",
+    "HiddenPair",
+    "Section",
+    "Student",
+    "Task",
+    "Teacher",
+    "Training",
+    "changed",
+    "override",
+    "parse",
+    "read",
+    "read_values",
+]

@@ -1,0 +1,318 @@
+"""The fields of a configuration, frozen and validated, and its hash.
+
+One `Config` is one training run. Whatever is not written takes the paper's value; the decisions
+behind the defaults that the paper leaves open are listed in docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import date
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+
+from mbkd.config import structures
+from mbkd.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, an unknown key is an error, and every number is finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Columns(Section):
+    """Which columns of the user's own files hold what."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    language: str | None = "language"
+    id: str | None = None
+
+
+class Task(Section):
+    """What is classified, in which languages, and where the rows are.
+
+    kind xnli, marc: `path` is a folder with the official files, or a hub id (facebook/xnli).
+    kind own: `files` maps train, dev and test to a CSV, TSV, JSONL or parquet file; `{language}` in a
+    name stands for the language, or `path` is a hub id and `files` maps to the names of its splits.
+    """
+
+    kind: Literal["xnli", "marc", "own"]
+    path: str | None = None
+    files: dict[str, str] = {}
+    columns: Columns = Columns()
+    labels: tuple[str, ...] = ()
+    ordinal: bool = False
+    supervised: tuple[str, ...] = ("en", "fr", "zh")
+    zero_shot: tuple[str, ...] = ()
+    limit: int | None = Field(None, ge=1, description="first rows of every split and language only")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_as_text(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        # Only what is written again as it was: not True for `yes`, nor a time of day in another notation.
+        return tuple(str(label) if type(label) in (int, float, date) else label for label in value)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Task:
+        if not self.supervised:
+            raise ValueError("supervised needs at least one language")
+        seen = self.supervised + self.zero_shot
+        if repeated := sorted({x for x in seen if seen.count(x) > 1}):
+            raise ValueError(f"language named twice: {', '.join(repeated)}")
+        if unfit := [x for x in seen if "/" in x]:
+            raise ValueError(f"language {unfit[0]!r}: files are named after it, so it has no slash; zh-Hans would do")
+        if self.kind != "own":
+            if self.path is None:
+                raise ValueError(f"path is needed: a folder with the {self.kind.upper()} files, or a hub id")
+            if self.files or self.labels:
+                raise ValueError(f"files and labels belong to kind 'own'; {self.kind} knows its own")
+            return self
+        if unknown := sorted(set(self.files) - set(SPLITS)):
+            raise ValueError(f"files has the unknown split {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
+        if "train" not in self.files:
+            raise ValueError("files needs at least a 'train' entry")
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must list two or more different label names, in the order of the classes")
+        return self
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """All languages, the supervised ones first, in the order of the tables."""
+        return self.supervised + self.zero_shot
+
+
+class Student(Section):
+    """The model that learns: a backbone, and the branches that make it an MBLM (Eq. 5-12).
+
+    branch_depth K = 0 is the plain backbone. branch_position, mixers, heads, inference and detach are the paper's
+    ablations, described with MBLMConfig. head `linear` is dropout and one linear layer on the first
+    position; `own` is the backbone's own classification model, which has no branches.
+
+    grow names the one language that learns where `backbone` is the folder of a trained MBLM that gets a branch for it;
+    `mbkd grow` fills in the other fields as that model has them.
+    """
+
+    backbone: str
+    branch_depth: int = Field(0, ge=0)
+    branch_position: Literal["bottom", "top"] = "bottom"
+    mixers: Literal["all", "outer", "none"] = "all"
+    heads: Literal["shared", "per_language"] = "shared"
+    inference: Literal["all", "single"] = "all"
+    detach: bool = True
+    idle_dropout: bool = True
+    head: Literal["linear", "own"] = "linear"
+    grow: str | None = None
+
+    @model_validator(mode="after")
+    def _own_head_has_no_branches(self) -> Student:
+        if self.head == "own" and self.branch_depth > 0:
+            raise ValueError("head 'own' is the plain backbone: set branch_depth to 0 or head to linear")
+        return self
+
+    @model_validator(mode="after")
+    def _grows_among_branches(self) -> Student:
+        if self.grow is not None and not self.branch_depth:
+            raise ValueError("grow adds a branch to branches: branch_depth is that of the trained model, not 0")
+        return self
+
+    @model_validator(mode="after")
+    def _is_a_structure(self) -> Student:
+        try:
+            structures.check(self.branch_position, self.mixers, self.heads, self.inference)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class Training(Section):
+    """How a model learns (paper, Experimental Setup; the rest is TextBrewer's MNLI example)."""
+
+    lr: float = Field(2e-5, gt=0)
+    epochs: float = Field(3, gt=0)
+    batch_size: int = Field(32, ge=1, description="global batch, over all ranks and accumulation steps")
+    accumulation: int = Field(1, ge=1)
+    max_length: int = Field(128, ge=8)
+    warmup: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    eps: float = Field(1e-8, gt=0)
+    draw: Literal["uniform", "proportional", "shuffled"] = "uniform"
+    draw_alpha: float = Field(1.0, ge=0, description="draw=proportional: probability ~ rows ** alpha")
+    group_by_length: bool = True
+    idle_branches: Literal["still", "drift"] = "still"
+    zero_stage: Literal[0, 1, 2] = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @field_validator("zero_stage", mode="before")
+    @classmethod
+    def _stage_3_is_refused(cls, value: Any) -> Any:
+        if str(value) == "3":
+            raise ValueError("ZeRO stage 3 applies stale gradients to branches that got none in a step; use 0, 1 or 2")
+        return int(value) if str(value) in {"0", "1", "2"} else value
+
+    @model_validator(mode="after")
+    def _divides(self) -> Training:
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        return self
+
+
+class Teacher(Section):
+    """A teacher: a checkpoint to fine-tune with `mbkd teach`, or one that is fine-tuned already."""
+
+    model: str
+    fine_tuned: bool = False
+    weight: float = Field(1.0, gt=0, description="its share where a language has several teachers")
+
+
+class HiddenPair(Section):
+    """A layer of the student that follows a layer of the teacher, both counted from 1."""
+
+    student: int = Field(ge=1)
+    teacher: int = Field(ge=1)
+
+
+class Distill(Section):
+    """Where the signal comes from, and the loss (Eq. 1-4).
+
+    signal `labels` is MultiTrain: hard labels, no teacher; `online` asks the teachers in every step; `cache` asks each
+    once for all rows, and every run on the machine reads the answers. placement `on_demand` keeps the teachers in the
+    CPU's memory and moves each to the device for the batches that it is asked for.
+    """
+
+    signal: Literal["labels", "online", "cache"] = "online"
+    placement: Literal["device", "on_demand"] = "device"
+    temperature: float = Field(8.0, gt=0)
+    temperatures: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="by language, over temperature")
+    tau_squared: bool = False
+    hard_label_weight: float = Field(0.0, ge=0, le=1)
+    hidden: tuple[HiddenPair, ...] = ()
+    hidden_weight: float = Field(1.0, gt=0, description="of the hidden states' distance, where `hidden` names layers")
+    allow_chance_teachers: bool = False
+    languages: tuple[str, ...] = Field((), description="train on these only; empty: all supervised ones")
+
+    @model_validator(mode="after")
+    def _hidden_needs_running_teachers(self) -> Distill:
+        if self.hidden and self.signal != "online":
+            raise ValueError(f"hidden needs signal 'online': {self.signal!r} has no hidden states of the teachers")
+        return self
+
+    def temperature_of(self, language: str) -> float:
+        """The temperature of a language's batches."""
+        return self.temperatures.get(language, self.temperature)
+
+
+class Config(Section):
+    """One training run."""
+
+    role: Literal["student", "teacher"] = "student"
+    task: Task
+    student: Student
+    teachers: dict[str, tuple[Teacher, ...]] = {}  # in YAML one mapping, or a list of them
+    teaching: Training = Training()
+    distill: Distill = Distill()
+    train: Training = Training()
+    seed: int = Field(1, ge=0)
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_teacher_or_several(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {x: teacher if isinstance(teacher, (list, tuple)) else (teacher,) for x, teacher in value.items()}
+
+    @field_serializer("teachers", mode="wrap")
+    def _one_stays_a_mapping(self, value: Any, serialize: Any) -> Any:
+        return {x: several[0] if len(several) == 1 else several for x, several in serialize(value).items()}
+
+    @model_validator(mode="after")
+    def _teachers_fit(self) -> Config:
+        for language, teachers in self.teachers.items():
+            models = [teacher.model for teacher in teachers]
+            if not models:
+                raise ValueError(f"teachers.{language}: the list is empty")
+            if repeated := sorted({x for x in models if models.count(x) > 1}):
+                raise ValueError(f"teachers.{language}: {repeated[0]} is named twice")
+        if unknown := [x for x in self.distill.temperatures if x not in self.languages]:
+            raise ValueError(f"distill.temperatures: {unknown[0]!r} is not trained on ({', '.join(self.languages)})")
+        if self.distill.hidden and self.student.head == "own":
+            raise ValueError("distill.hidden needs student.head = linear")
+        return self
+
+    @model_validator(mode="after")
+    def _languages_fit(self) -> Config:
+        if unknown := [x for x in self.distill.languages if x not in self.task.supervised]:
+            raise ValueError(f"distill.languages: {unknown[0]!r} is not supervised ({', '.join(self.task.supervised)})")
+        if (new := self.student.grow) is not None and new not in self.task.supervised:
+            raise ValueError(f"student.grow: {new!r} is not supervised ({', '.join(self.task.supervised)})")
+        if unknown := [x for x in self.teachers if x not in self.task.supervised]:
+            raise ValueError(f"teachers: {unknown[0]!r} is not supervised ({', '.join(self.task.supervised)})")
+        if self.distill.signal != "labels" and (missing := [x for x in self.languages if x not in self.teachers]):
+            raise ValueError(
+                f"teachers: no teacher for {', '.join(missing)}; name one, or train with distill.signal=labels"
+            )
+        return self
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that are trained on, in the task's order; each has a branch."""
+        if self.student.grow is not None:
+            return (self.student.grow,)
+        return tuple(x for x in self.task.supervised if not self.distill.languages or x in self.distill.languages)
+
+    @property
+    def system(self) -> str:
+        """The system's name as the paper's tables have it."""
+        if self.role == "teacher":
+            return f"Teacher {self.languages[0]}"
+        student = self.student
+        structure = structures.name(
+            student.branch_position, student.mixers, student.heads, student.inference, student.detach
+        )
+        if student.grow is not None:
+            return f"MBLM{structure} + {student.grow} ({'labels' if self.distill.signal == 'labels' else 'teacher'})"
+        name = ("Multi" if len(self.languages) > 1 else "Mono") + ("Train" if self.distill.signal == "labels" else "KD")
+        return f"{name} + MBLM{structure}" if student.branch_depth else name
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits over everything that decides the result; teachers do where they are asked."""
+        unasked = {"teachers", "teaching"} if self.distill.signal == "labels" else None
+        text = json.dumps(self.model_dump(mode="json", exclude=unasked), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def slug(self) -> str:
+        """The system's name as a part of a directory's name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.system.lower()).strip("-")
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run's directory: readable first, unique by the hash."""
+        return f"{self.task.kind}-{self.slug}-s{self.seed}-{self.hash}"
+
+    def teacher_run(self, language: str, index: int = 0) -> Config:
+        """The run that fine-tunes one of a language's teachers: hard labels, its own head, its own language."""
+        return Config(
+            role="teacher",
+            task=self.task.model_copy(update={"supervised": (language,), "zero_shot": ()}),
+            student=Student(backbone=self.teachers[language][index].model, head="own"),
+            distill=Distill(signal="labels"),
+            train=self.teaching,
+            seed=1,  # the same teachers for all student seeds
+        )
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML; reading it back gives an equal `Config`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,81 @@
+"""Configurations from YAML files, `key.key=value` overrides, and other configurations."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mbkd.config.explain import explain
+from mbkd.config.schema import Config
+from mbkd.errors import UserError
+
+
+def parse(values: dict[str, Any], source: str) -> Config:
+    """Validate nested values. Raises UserError that names the source, the field, the value and what fits."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {explain(dict(e))}" for e in error.errors())
+        raise UserError(f"{source}: the configuration is not valid\n{problems}") from None
+
+
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The configuration with other values, nested by section, validated again. Raises UserError."""
+    values = config.model_dump(mode="json")
+    for section, value in changes.items():
+        values[section] = values[section] | value if isinstance(value, dict) else value
+    return parse(values, config.run_name)
+
+
+def read(file: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file and apply `key.key=value` overrides. Raises UserError."""
+    return parse(override(read_values(file), overrides or []), str(file))
+
+
+def read_values(file: str | Path) -> dict[str, Any]:
+    """The values of a YAML file, not validated yet. Raises UserError."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); give a YAML file or a name from `mbkd recipes`") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except ValueError as error:  # 2021-13-01
+        raise UserError(f"{file}: {error}; put what looks like a date or a number and is none in quotes") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: a configuration is a mapping of sections (task, student, ...), not {values!r}")
+    return values
+
+
+def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the nested values with each `a.b=value` set; the value is read as YAML. Raises UserError."""
+    values = _copy(values)
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        if not equals or not path:
+            raise UserError(f"override {item!r}: write it as key=value, for example train.lr=2e-5")
+        *parents, last = path.split(".")
+        node = values
+        for key in parents:
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+            if not isinstance(node, dict):
+                raise UserError(f"override {item!r}: {key} is a value, it has no fields")
+        try:
+            node[last] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"override {item!r}: the value is not valid YAML") from None
+    return values
+
+
+def _copy(value: Any) -> Any:
+    """Nested values again, each mapping and list once for every place, where YAML's aliases share one."""
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,47 @@
+"""`mbkd demo`: the whole path on toy reviews, without a GPU or a download, by the commands that a user would type."""
+
+import functools
+import time
+from pathlib import Path
+
+import transformers
+from rich.console import Console
+
+from mbkd import config as configuration
+from mbkd.config import paper
+from mbkd.demo import toy_models
+from mbkd.terminal.results import print_results
+from mbkd.train.launch import carry_out
+
+CHANCE = 0.2  # five stars
+
+
+def demo(root: Path, ranks: int) -> None:
+    """Make the toy world, train three teachers and three students, and print one table."""
+    began = time.monotonic()
+    say = functools.partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
+    say(f"[bold]1/3[/bold] toy reviews in six languages, four tokenizers, four small encoders -> {root}/world")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    toy_models.build(root / "world", progress=lambda line: say(f"      {line}"))
+    file = root / "toy.yaml"
+    file.write_text(paper.toy(root / "world").dump(), encoding="utf-8")
+
+    say("[bold]2/3[/bold] a teacher for each labelled language, fine-tuned on its own reviews")
+    say(f"      mbkd teach {file} --runs {root} --ranks {ranks}")
+    config = configuration.read(file)
+    teachers = list(paper.teacher_runs(config))
+    results = carry_out(teachers, [str(file), "--teach"], root, ranks)
+
+    say("[bold]3/3[/bold] three students: hard labels, distillation, distillation into branches")
+    for overrides in (["distill.signal=labels", "student.branch_depth=0"], ["student.branch_depth=0"], []):
+        say(f"      mbkd train {' '.join([str(file), *overrides])} --runs {root} --ranks {ranks}")
+        wanted = configuration.read(file, overrides)
+        results |= carry_out([wanted], [str(file), *overrides], root, ranks)
+
+    print_results(list(results.values()), "test")
+    task = config.task
+    print(f"trained on {', '.join(task.supervised)}; {', '.join(task.zero_shot)} had no labels; chance is {CHANCE:.0%}")
+    print(f"{time.monotonic() - began:.0f} s; configuration: {file}; runs:")
+    for directory in results:
+        print(f"  {directory}")

@@ -1,0 +1,143 @@
+"""Several finished runs as one classifier: the mean of their saved logits, nothing is trained (Table 6, Ens2).
+
+Raw logits are averaged, not probabilities (decision 26): what a model that holds the members answers, too.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbkd import config as configuration
+from mbkd import runs
+from mbkd.config import Config
+from mbkd.data import tasks
+from mbkd.ensemble.model import mean_logits, save
+from mbkd.errors import UserError
+from mbkd.evaluate import measure
+from mbkd.model import card
+
+# What members must have in common, and what a reader calls it.
+COMMON = {
+    "system": "system",
+    "task": "task",
+    "backbone": "backbone",
+    "labels": "labels, or another order of them",
+    "supervised": "supervised languages",
+    "zero_shot": "zero-shot languages",
+}
+KEPT = ("task", "backbone", "labels", "trained", "branches", "supervised", "zero_shot", "rows")
+Arrays = dict[str, dict[str, np.ndarray]]  # split -> language -> values
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run: what it measured, how it was made, its logits (rows, C) and its rows' classes (rows,)."""
+
+    run: Path
+    result: dict[str, Any]
+    config: Config
+    logits: Arrays
+    labels: Arrays
+
+
+def read(directories: Sequence[Path]) -> list[Member]:
+    """The runs of an ensemble. Raises UserError for one that is not finished or does not fit the first."""
+    if len(directories) < 2:
+        raise UserError("an ensemble needs two runs or more")
+    first, *others = [_member(run) for run in directories]
+    seen = {first.run.resolve()}
+    for other in others:
+        if other.run.resolve() in seen:
+            raise UserError(f"{other.run}: named twice; an ensemble needs different runs")
+        seen.add(other.run.resolve())
+        for field, name in COMMON.items():
+            if (mine := other.result[field]) != (wanted := first.result[field]):
+                raise UserError(f"{other.run}: has another {name} ({_said(mine)}) than {first.run} ({_said(wanted)})")
+        if (split := _other_rows(first, other)) is not None:
+            raise UserError(f"{other.run}: was measured on other rows of {split} than {first.run}")
+    return [first, *others]
+
+
+def combine(members: Sequence[Member]) -> tuple[dict[str, Any], Arrays]:
+    """What the members score together, as in result.json, and their logits.
+
+    Parameters and seconds are the sums of what the members measured.
+    """
+    first, results = members[0], [member.result for member in members]
+    logits = {
+        split: {language: mean_logits([member.logits[split][language] for member in members]) for language in each}
+        for split, each in first.logits.items()
+    }
+    task = first.config.task
+    ordinal = tasks.is_ordinal(task)
+    scores = {split: measure.scores(logits[split], first.labels[split], task, ordinal) for split in logits}
+    names = [member.run.name for member in members]
+    result = {
+        "system": f"Ens{len(members)}",
+        "role": "ensemble",
+        "members": names,
+        "seeds": [result["seed"] for result in results],
+        "branch_depth": first.config.student.branch_depth,
+        "hash": hashlib.sha256(" ".join(names).encode()).hexdigest()[:8],
+        **{field: first.result[field] for field in KEPT},
+        "accuracy": {split: found["accuracy"] for split, found in scores.items()},
+        "averages": {split: found["accuracy_averages"] for split, found in scores.items()},
+        "mae": {split: found["mae"] for split, found in scores.items() if ordinal},
+        "mae_averages": {split: found["mae_averages"] for split, found in scores.items() if ordinal},
+        "parameters": sum(result["parameters"] for result in results),
+        "train_seconds": sum(result["train_seconds"] for result in results),
+        "step_seconds": {
+            "median": sum(result["step_seconds"]["median"] for result in results),
+            "teacher": first.result["step_seconds"]["teacher"],
+        },
+    }
+    return result, logits
+
+
+def write_model(directories: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write one model that holds the runs' students, its tokenizer and its card to a folder that is not there yet.
+
+    Returns what the members score together. Raises UserError as `read` does.
+    """
+    if out.exists():
+        raise UserError(f"{out}: is there already; name another folder with --out")
+    members = read(directories)
+    result, _ = combine(members)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    save(directories, part)
+    card.write(part, members[0].config, result)
+    part.rename(out)
+    return result
+
+
+def _member(run: Path) -> Member:
+    result = runs.read_result(run)
+    config = configuration.read(run / "config.yaml")
+    languages = {split: list(scores) for split, scores in result["accuracy"].items()}
+
+    def arrays(kind: str) -> Arrays:
+        return {split: {x: np.load(run / kind / f"{split}.{x}.npy") for x in each} for split, each in languages.items()}
+
+    try:
+        return Member(run, result, config, arrays("logits"), arrays("labels"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run}: its saved logits cannot be read ({error}); train it again with --fresh") from None
+
+
+def _other_rows(a: Member, b: Member) -> str | None:
+    """The first split that is not of the same rows, or None."""
+    for split in {**a.labels, **b.labels}:
+        mine, other = a.labels.get(split, {}), b.labels.get(split, {})
+        if list(mine) != list(other) or not all(np.array_equal(mine[x], other[x]) for x in mine):
+            return split
+    return None
+
+
+def _said(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

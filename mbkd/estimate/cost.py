@@ -1,0 +1,275 @@
+"""What a system costs, counted from its configuration: parameters, FLOPs of a step, memory of a rank, disk of a run.
+
+No weights are made: shapes are read off models on torch's meta device. FLOPs are those of matrix products, as torch's
+FlopCounterMode counts them: a multiplication and an addition are two, a backward pass is two forward passes.
+
+Letters: B rows, n tokens, d width, N languages with a branch, K branch depth, L layers, C classes.
+"""
+
+import copy
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+
+from mbkd.config import Config, Student, changed, paper
+from mbkd.data.tasks import label_names
+from mbkd.model import backbones
+from mbkd.model.configuration import MBLMConfig
+from mbkd.model.mblm import MBLMForSequenceClassification
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+CHECKPOINTS = 3  # two are kept, and a third one is being written
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the cost of a classifier depends on.
+
+    parameters, embeddings   all of them, and those in tables that are looked up
+    layers, width, heads     L, d, and the attention's heads
+    layer_weights            in the linear maps of one layer, through which every token goes
+    head_weights             in the linear maps outside of the layers, through which one position goes
+    narrow                   whether its last layer computes only the first position where a head reads no other
+    """
+
+    parameters: int
+    embeddings: int
+    layers: int
+    width: int
+    heads: int
+    layer_weights: int
+    head_weights: int
+    narrow: bool
+
+    def layer(self, rows: float, tokens: float) -> float:
+        """FLOPs of one layer's forward pass over (B, n): its linear maps, and the attention's two products."""
+        return rows * tokens * (2 * self.layer_weights + 4 * tokens * self.width)
+
+    def last_layer(self, rows: float, tokens: float, whole: bool = False) -> float:
+        """The same for a last layer whose first position alone is read; whole: it is computed for all tokens."""
+        if whole or not self.narrow:
+            return self.layer(rows, tokens)
+        key_value = 2 * self.width**2  # keys and values are of all tokens
+        return rows * (2 * tokens * key_value + 2 * (self.layer_weights - key_value) + 4 * tokens * self.width)
+
+    def forward(self, rows: float, tokens: float, whole: bool = False) -> float:
+        """FLOPs of a plain classifier's answer for (B, n), such as a teacher's."""
+        layers = (self.layers - 1) * self.layer(rows, tokens) + self.last_layer(rows, tokens, whole)
+        return layers + 2 * rows * self.head_weights
+
+
+def shape(path: str) -> PreTrainedConfig:
+    """An encoder's configuration: of the paper's models without asking the hub. Raises UserError if there is none."""
+    if path in paper.SHAPES and not Path(path).exists():
+        return AutoConfig.for_model(**paper.SHAPES[path])
+    return backbones.configuration(path, {})
+
+
+def empty_student(config: Config) -> Any:
+    """The model that learns, on the current device and with random weights. Raises UserError."""
+    return _empty(config.student, config.languages, config.train.max_length, len(label_names(config.task)))
+
+
+def empty_teacher(config: Config, path: str) -> Any:
+    """A classifier of a teacher's shape, likewise."""
+    return _classifier(path, len(label_names(config.task)))
+
+
+def student_size(config: Config) -> Size:
+    """The size of the model that learns. Raises UserError for a backbone that is not there."""
+    return _student_size(config.student, config.languages, config.train.max_length, len(label_names(config.task)))
+
+
+def teacher_sizes(config: Config) -> dict[str, list[Size]]:
+    """The sizes of the teachers that are asked, by language; none for hard labels."""
+    if config.distill.signal == "labels":
+        return {}
+    classes = len(label_names(config.task))
+    return {x: [_teacher_size(teacher.model, classes) for teacher in config.teachers[x]] for x in config.languages}
+
+
+def student_flops(config: Config, rows: float, tokens: float, whole: bool = False) -> float:
+    """FLOPs of one optimizer step of the student, forward and backward, on a batch of B rows padded to n tokens.
+
+    whole: the last layer is computed for all tokens, as the paper's models do.
+    """
+    student, size = config.student, student_size(config)
+    N, K = len(config.languages), student.branch_depth
+    mixed, own_heads = K > 0 and student.mixers != "none", K > 0 and student.heads == "per_language"
+    others = N - 1 if mixed else 0  # without mixers a batch in training goes through its own branch alone
+    layer, mixer = size.layer(rows, tokens), _mixer(size, N, rows, tokens)
+    own = (size.layers - 1) * layer + _last(config, size, rows, tokens, whole)
+    # A branch that does not learn on the batch (Eq. 8) is run forward only, and so is its mixer.
+    idle = 1 if student.detach else 3
+    # The last layer of another language's branch, and the mixer before it, lead to no head of this batch.
+    inner = K - 1 if mixed and student.mixers == "all" else 0
+    unread, unread_mixer = (1, min(inner, 1)) if own_heads else (0, 0)
+    other = (idle * (K - unread) + unread) * layer + (idle * (inner - unread_mixer) + unread_mixer) * mixer
+    outer = 1 if mixed and not own_heads else 0
+    head = 2 * rows * size.head_weights / (N if own_heads else 1)
+    return 3 * (own + (inner + outer) * mixer + head) + others * other
+
+
+def answer_flops(config: Config, rows: float, tokens: float) -> float:
+    """FLOPs of the student's answer for (B, n) where no branch is chosen: all run, and are mixed."""
+    student, size = config.student, student_size(config)
+    N, K = len(config.languages), student.branch_depth
+    layers = (size.layers - 1 + (N - 1) * K if K else size.layers - 1) * size.layer(rows, tokens)
+    inner = (K - 1) * N if K and student.mixers == "all" else 0
+    outer = 1 if K and student.mixers != "none" and student.heads == "shared" else 0
+    mixers = (inner + outer) * _mixer(size, N, rows, tokens)
+    return layers + _last(config, size, rows, tokens) + mixers + 2 * rows * size.head_weights
+
+
+def teacher_flops(config: Config, rows: float, tokens: float, whole: bool = False) -> float:
+    """FLOPs of the teachers' answers for a batch, the mean over languages; 0 for hard labels."""
+    each = [sum(size.forward(rows, tokens, whole) for size in sizes) for sizes in teacher_sizes(config).values()]
+    return sum(each) / len(each) if each else 0.0
+
+
+def time_ratio(config: Config, rows: float, tokens: float, teacher: bool, whole: bool = False) -> float:
+    """Predicted time of a step / that of the same backbone without branches, at equal FLOPs per second.
+
+    teacher: whether it runs in every step, as with distill.signal = online, or its logits are read.
+    """
+    plain = changed(config, {"student": {"branch_depth": 0, "branch_position": "bottom", "heads": "shared"}})
+    asked = teacher_flops(config, rows, tokens, whole) if teacher else 0.0
+    with_branches, without = (student_flops(x, rows, tokens, whole) for x in (config, plain))
+    return (asked + with_branches) / (asked + without)
+
+
+def _mixer(size: Size, branches: int, rows: float, tokens: float) -> float:
+    return 2 * branches * rows * tokens * size.width  # Eq. 10
+
+
+def _last(config: Config, size: Size, rows: float, tokens: float, whole: bool = False) -> float:
+    """The forward pass of the last layer that a batch goes through; one that branches has a mixer after it."""
+    depth, bottom = config.student.branch_depth, config.student.branch_position == "bottom"
+    shared = depth == 0 or (bottom and depth < size.layers)
+    return size.last_layer(rows, tokens, whole or not shared)
+
+
+def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float) -> dict[str, int]:
+    """Bytes that one rank needs while it trains, by what they hold; the activations are an estimate.
+
+    precision: what the student trains in; half: whether teachers compute in fp16; tokens: n of the widest batch.
+    """
+    size, word, train = student_size(config), BYTES[precision], config.train
+    parts = ranks if train.zero_stage else 1
+    gradients = size.parameters * word // (ranks if train.zero_stage == 2 else 1)
+    rows = train.batch_size / (ranks * train.accumulation)
+    sizes = teacher_sizes(config)
+    # By folder or hub id: a teacher of several languages is loaded once.
+    loaded = {t.model: s for x in sizes for t, s in zip(config.teachers[x], sizes[x], strict=True)}
+    teachers = [each.parameters * (2 if half else 4) for each in loaded.values()]
+    one_at_a_time = config.distill.placement == "on_demand"
+    online = config.distill.signal == "online"
+    return {
+        "parameters": size.parameters * word,
+        "gradients": gradients,
+        "optimizer": size.parameters * _state(config, precision) // parts,
+        "activations": int(activations(config, word, rows, tokens)),
+        "teachers": (max(teachers, default=0) if one_at_a_time else sum(teachers)) if online else 0,
+    }
+
+
+def activations(config: Config, word: int, rows: float, tokens: float) -> float:
+    """Bytes that a training step keeps for its backward pass, in words of `word` bytes; an estimate from above.
+
+    Per layer 34 bytes of a token's feature and 5 of an attention weight in half precision, of which 2 and 1 are
+    dropout's masks (Korthikanti et al. 2022, "Reducing Activation Recomputation", Eq. 2); per mixer that learns the
+    states of all branches, twice.
+    """
+    student, size = config.student, student_size(config)
+    N, K = len(config.languages), student.branch_depth
+    layer = size.width * (16 * word + 2) + size.heads * tokens * (2 * word + 1)
+    mixed = K > 0 and student.mixers != "none"
+    kept = size.layers + (0 if student.detach or not mixed else (N - 1) * K)
+    mixers = ((K if student.mixers == "all" else 1) if mixed else 0) * 2 * N * size.width * word
+    return rows * tokens * (kept * layer + mixers)
+
+
+def disk(config: Config, precision: str, heldout_rows: int) -> dict[str, int]:
+    """Bytes of a run's directory: the model and logits that stay, and the checkpoints that go when it is finished.
+
+    heldout_rows: of all splits and languages that are measured.
+    """
+    size, classes = student_size(config), len(label_names(config.task))
+    word = BYTES[precision]
+    return {
+        "finished": size.parameters * word + heldout_rows * (4 * classes + 8),
+        "checkpoints": CHECKPOINTS * size.parameters * (word + _state(config, precision)),
+    }
+
+
+def _state(config: Config, precision: str) -> int:
+    """Bytes of the optimizer's state for a parameter: Adam's moments, and DeepSpeed's fp32 copy of what they move.
+
+    It keeps no copy only where the weights are fp32 and not divided.
+    """
+    return 8 if precision == "fp32" and config.train.zero_stage == 0 else 12
+
+
+@functools.cache
+def _student_size(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Size:
+    with torch.device("meta"):
+        model = _empty(student, languages, length, classes)
+    if student.head == "own":
+        return _classifier_size(model)
+    branches = len(model.branches)
+    path = [*(model.branches[0] if branches else []), *model.shared]  # the layers that a token goes through
+    layers = branches * student.branch_depth + len(model.shared)
+    return _size(model, model.encoder.config, path, layers)
+
+
+@functools.cache
+def _teacher_size(path: str, classes: int) -> Size:
+    with torch.device("meta"):
+        return _classifier_size(_classifier(path, classes))
+
+
+def _classifier_size(model: Any) -> Size:
+    """Any architecture of transformers: its layers are its longest list of modules."""
+    layers = max((each for each in model.modules() if isinstance(each, nn.ModuleList)), key=len)
+    return _size(model, model.config, list(layers), len(layers))
+
+
+def _size(model: Any, config: PreTrainedConfig, path: list[nn.Module], layers: int) -> Size:
+    """Count a model whose tokens go through the layers of `path`, out of `layers` that are all alike."""
+    each = _linear(path[0])
+    return Size(
+        parameters=sum(p.numel() for p in model.parameters()),
+        embeddings=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)),
+        layers=len(path),
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        layer_weights=each,
+        head_weights=_linear(model) - layers * each,
+        narrow=backbones.narrows(config),
+    )
+
+
+def _linear(module: nn.Module) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+def _empty(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Any:
+    if student.head == "own":
+        return _classifier(student.backbone, classes)
+    fields = student.model_dump(exclude={"backbone", "head"})
+    branches = languages if student.branch_depth else ()
+    config = MBLMConfig(shape(student.backbone).to_dict(), branches, mixer_length=length, num_labels=classes, **fields)
+    return MBLMForSequenceClassification(config)
+
+
+def _classifier(path: str, classes: int) -> Any:
+    config = copy.deepcopy(shape(path))
+    config.num_labels = classes
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    backbones.narrow_classifier(model)
+    return model

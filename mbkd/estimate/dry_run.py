@@ -1,0 +1,118 @@
+"""The real training step on made-up rows and random weights of the real shape: what it costs needs nothing else.
+
+No data, no download, no fine-tuned teacher. Time and memory of a step do not depend on what the numbers are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbkd import distributed
+from mbkd.config import Config
+from mbkd.data import tasks
+from mbkd.data.batches import Plan
+from mbkd.distill.signals import Signal, Source, hard_labels
+from mbkd.distill.teachers import dtype, inference_engine
+from mbkd.estimate import cost
+from mbkd.inputs import Inputs
+from mbkd.train.engine import training_engine
+from mbkd.train.optim import BranchAdamW, parameter_groups
+from mbkd.train.trainer import Trainer
+
+SMALLEST_VOCABULARY = 1000  # ids of made-up tokens stay below; any real vocabulary has them
+
+
+class MadeUp:
+    """Rows of random tokens with given lengths (rows,), in the shape of a token store."""
+
+    def __init__(self, lengths: np.ndarray, classes: int):
+        self.lengths, self.labels = lengths, np.arange(len(lengths)) % classes
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Input ids and mask (B, n) of some rows, padded to the longest."""
+        lengths = self.lengths[rows][:, None]
+        mask = (np.arange(lengths.max()) < lengths).astype(np.int64)
+        return {"input_ids": mask * (5 + rows[:, None] % SMALLEST_VOCABULARY), "attention_mask": mask}
+
+
+def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> Trainer:
+    """A trainer whose `step` can be called; its source is hard labels, see `sources`."""
+    classes = len(tasks.label_names(config.task))
+    with ranks.device:
+        model = cost.empty_student(config)
+    branches = list(config.languages) if config.student.branch_depth else []
+    optimizer = BranchAdamW(parameter_groups(model, branches, config.train.weight_decay), lr=1e-6, eps=config.train.eps)
+    rows: Any = {language: MadeUp(lengths[language], classes) for language in config.languages}
+    inputs = Inputs(rows, {}, {}, tasks.label_names(config.task), tasks.is_ordinal(config.task))
+    engine = training_engine(model, optimizer, config.train, ranks)
+    source = Source(hard_labels)
+    made = Trainer(config, Path(), inputs, plan(config, lengths), source, engine, optimizer, ranks, 10**9)
+    engine.train()
+    return made
+
+
+def plan(config: Config, lengths: Mapping[str, np.ndarray], rows: int | None = None) -> Plan:
+    """The steps of a configuration on rows of these lengths; rows: of a batch, the configuration's if not given."""
+    train = config.train
+    return Plan(
+        {language: lengths[language] for language in config.languages},
+        rows or train.batch_size,
+        epochs=train.epochs,
+        seed=config.seed,
+        draw=train.draw,
+        alpha=train.draw_alpha,
+        group_by_length=train.group_by_length,
+    )
+
+
+def width(made: Plan, step: int, lengths: Mapping[str, np.ndarray]) -> int:
+    """How many tokens wide the batch of a step is."""
+    return int(lengths[made.language(step)][made.rows(step)].max())
+
+
+def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> dict[str, Source]:
+    """Where the steps' teacher logits come from: `online`, running teachers; `cache`, arrays.
+
+    Teachers that differ in their vocabulary alone are one model here: a table is looked up, whatever its size.
+    """
+    classes = len(tasks.label_names(config.task))
+    made: dict[Any, Any] = {}
+    engines: dict[str, list[Any]] = {}
+    for language, sizes in cost.teacher_sizes(config).items():
+        engines[language] = []
+        for size, teacher in zip(sizes, config.teachers[language], strict=True):
+            key = (size.layers, size.width, size.heads, size.layer_weights)
+            if key not in made:
+                with ranks.device:
+                    made[key] = inference_engine(cost.empty_teacher(config, teacher.model).eval(), dtype())
+            engines[language].append(made[key])
+    rows = {language: MadeUp(lengths[language], classes) for language in config.languages}
+    cached = {x: np.zeros((len(rows[x]), classes), np.float32) for x in config.languages}
+
+    def ask(language: str, batch: np.ndarray) -> Tensor:
+        tensors = distributed.tensors(rows[language].batch(batch), ranks.device)
+        with torch.inference_mode():
+            each = [engine(**tensors).logits.float() for engine in engines[language]]
+        return torch.stack(each).mean(dim=0).clone()
+
+    def read(language: str, batch: np.ndarray) -> Tensor:
+        return torch.from_numpy(cached[language][batch]).to(ranks.device)
+
+    signals: dict[str, Signal] = {"online": ask, "cache": read}
+    return {name: Source(signal) for name, signal in signals.items()}
+
+
+def warm_up(made: Trainer, source: Source) -> None:
+    """Take a step in every language, so that none that is measured makes room for Adam's moments."""
+    made.source = source
+    steps = range(made.plan.steps)
+    first = {made.plan.language(step): step for step in reversed(steps)}  # of each language
+    for step in first.values():
+        made.step(step, False)

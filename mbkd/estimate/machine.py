@@ -1,0 +1,139 @@
+"""How fast a machine takes training steps: measured here with the real step, or a share of a GPU's published peak."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mbkd.config import Config, changed
+from mbkd.errors import UserError
+from mbkd.estimate import cost
+
+# Dense bf16 peaks (fp16 where the GPU has no bf16) in TFLOP/s, from the vendors' data sheets.
+PEAKS = {
+    "A100": (312, "bf16"),  # NVIDIA A100 data sheet
+    "A10": (125, "bf16"),  # NVIDIA A10 data sheet
+    "A30": (165, "bf16"),  # NVIDIA A30 data sheet
+    "H100": (989, "bf16"),  # NVIDIA H100 data sheet, SXM: 1,979 with sparsity
+    "H100-PCIe": (756, "bf16"),  # the same, PCIe: 1,513 with sparsity
+    "H200": (989, "bf16"),  # NVIDIA H200 data sheet: 1,979 with sparsity
+    "L4": (121, "bf16"),  # NVIDIA L4 data sheet: 242 with sparsity
+    "L40S": (362, "bf16"),  # NVIDIA L40S data sheet: 733 with sparsity
+    "T4": (65, "fp16"),  # NVIDIA T4 data sheet
+    "V100": (125, "fp16"),  # NVIDIA V100 data sheet, SXM2
+}
+# NVIDIA's fine-tuning of BERT-large reaches 26 % of an A100's peak and 31 % of a V100's, at 384 tokens.
+UTILISATION = 0.25
+Timed = tuple[float, float]  # seconds, and FLOPs
+SECONDS = 40.0  # that a calibration may take, the making of the models left out
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What turns FLOPs into hours.
+
+    student, teacher  FLOPs per second of optimizer steps, and of teachers' answers
+    precision         of a student with train.precision = auto; half: whether teachers compute in fp16
+    source            where the speed comes from, for a reader
+    """
+
+    student: float
+    teacher: float
+    precision: str
+    half: bool
+    source: str
+
+
+def on_gpu(name: str) -> Machine:
+    """A GPU of PEAKS at the assumed utilisation. Raises UserError for a name that is not there."""
+    known = {each.lower(): each for each in PEAKS}
+    if name.lower() not in known:
+        raise UserError(f"--gpu {name}: it can be {', '.join(PEAKS)}; without --gpu the speed is measured here")
+    name = known[name.lower()]
+    peak, precision = PEAKS[name]
+    source = f"one {name}: an assumed {UTILISATION:.0%} of its published {peak} TFLOP/s (dense {precision}); "
+    source += "small batches of short texts reach less, for they are bound by the launches of kernels"
+    return Machine(peak * 1e12 * UTILISATION, peak * 1e12 * UTILISATION, precision, True, source)
+
+
+def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
+    """Measure the real step of a configuration, and its teachers' answers, on this machine within a minute.
+
+    lengths: language -> (rows,) tokens of each training row. Where whole batches would take too long, fewer rows are
+    timed and the rest follows from them. Raises UserError where the memory is too small.
+    """
+    from mbkd import distributed
+    from mbkd.estimate import dry_run
+
+    distributed.quiet()
+    ranks = distributed.start()
+    precision, half = distributed.precision(config.train.precision), distributed.half_supported()
+    widest = max(int(each.max()) for each in lengths.values())
+    needed = sum(cost.memory(config, precision, half, 1, widest).values()) / 1e9
+    if needed > (free := free_bytes(ranks.device) / 1e9):
+        raise UserError(f"a step needs about {needed:.1f} GB, and {free:.1f} are free; --gpu NAME plans without a step")
+    whole = config.train.batch_size
+    config = changed(config, {"train": {"accumulation": 1, "draw": "uniform"}})
+    trainer = dry_run.trainer(config, lengths, ranks)
+
+    def step(rows: int) -> Timed:
+        """One optimizer step without its teacher, always of the same language."""
+        trainer.plan = dry_run.plan(config, lengths, rows)
+        flops = cost.student_flops(config, rows, dry_run.width(trainer.plan, 0, lengths))
+        began = time.perf_counter()
+        trainer.step(0, False)
+        distributed.synchronize()
+        return time.perf_counter() - began, flops
+
+    student, rows = _speed(step, whole, SECONDS * 0.6)
+    teacher = student
+    source = (
+        f"this machine ({distributed.device_name(ranks)}): {student / 1e9:,.0f} GFLOP/s in steps of {config.system}"
+    )
+    if config.distill.signal != "labels":
+        ask = dry_run.sources(config, lengths, ranks)["online"].signal
+
+        def answer(rows: int) -> Timed:
+            """The teacher's logits of a batch."""
+            plan = dry_run.plan(config, lengths, rows)
+            flops = cost.teacher_flops(config, rows, dry_run.width(plan, 0, lengths))
+            began = time.perf_counter()
+            ask(plan.language(0), plan.rows(0))
+            distributed.synchronize()
+            return time.perf_counter() - began, flops
+
+        teacher, _ = _speed(answer, whole, SECONDS * 0.4)
+        source += f", {teacher / 1e9:,.0f} in its teachers"
+    distributed.stop()
+    source += f"; {precision}, timed with {rows} of {whole} rows"
+    return Machine(student, teacher, precision, half, source)
+
+
+def free_bytes(device: Any) -> int:
+    """What is free of a torch device's memory."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _speed(timed: Callable[[int], Timed], whole: int, limit: float) -> tuple[float, int]:
+    """FLOPs per second of a batch of `whole` rows, and the rows that were timed, in about `limit` seconds."""
+    few = max(1, whole // 8)
+    timed(few)  # warm
+    seconds, _ = timed(few)
+    if seconds * whole / few * 4 < limit:
+        timed(whole)
+        found = [timed(whole)]
+        while len(found) < 20 and sum(seconds for seconds, _ in found) < limit / 2:
+            found.append(timed(whole))
+        return statistics.median(flops / seconds for seconds, flops in found), whole
+    # Two sizes tell what a row takes, and what a step takes whatever its rows are, which is the optimizer.
+    more = min(2 * few, whole)
+    small, large = [timed(few) for _ in range(3)], [timed(more) for _ in range(3)]
+    a, b = (statistics.median(seconds for seconds, _ in each) for each in (small, large))
+    row = max(b - a, b / 10) / max(more - few, 1)
+    return small[0][1] / few * whole / (a + (whole - few) * row), more

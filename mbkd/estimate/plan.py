@@ -1,0 +1,223 @@
+"""What runs will take before they are started: steps, FLOPs, memory, disk, hours, and what would save some.
+
+Nothing is trained: the hours are counted FLOPs over the speed of a machine.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbkd import runs
+from mbkd.config import Config, changed
+from mbkd.data import hub, tasks
+from mbkd.data.batches import Plan
+from mbkd.data.tokens import open_store, tokenizer_fingerprint
+from mbkd.errors import UserError
+from mbkd.estimate import cost
+from mbkd.estimate.machine import Machine
+
+ASSUMED_LENGTH = 64  # tokens of a row; pairs of XNLI have 58 (en) to 73 (zh) under a vocabulary of 16,000 pieces
+ROWS = {  # of each language, as published
+    "xnli": {"train": 392_702, "dev": 2_490, "test": 5_010},
+    "marc": {"train": 200_000, "dev": 5_000, "test": 5_000},
+}
+SAMPLE = 200  # steps whose batches are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """What a run reads, as far as it decides the cost.
+
+    lengths  language -> (rows,) tokens of each training row
+    heldout  split -> rows of all languages together
+    source   where they come from, for a reader
+    """
+
+    lengths: dict[str, np.ndarray]
+    heldout: dict[str, int]
+    source: str
+
+
+Left = tuple[Config, Text, dict[str, Any]]  # a run that is not finished, what it reads, what it takes
+
+
+def text(config: Config, root: Path) -> Text:
+    """The real lengths where the data is at hand (tokenised now if it was not), else assumed ones. Raises UserError."""
+    task, length = config.task, config.train.max_length
+    if not _at_hand(config):
+        rows = {split: min(count, task.limit or count) for split, count in ROWS[task.kind].items()}
+        assumed = min(ASSUMED_LENGTH, length)
+        lengths = {x: np.full(rows["train"], assumed) for x in config.languages}
+        heldout = {split: count * len(task.languages) for split, count in rows.items() if split != "train"}
+        return Text(
+            lengths, heldout, f"{task.kind}: no data at hand; assumed: as many rows as published, of {assumed} tokens"
+        )
+    splits = [split for split in tasks.splits(task) if split != "train"]
+    heldout = {split: sum(len(tasks.load(task, split, x)) for x in tasks.languages(task, split)) for split in splits}
+    try:
+        tokenizer_fingerprint(config.student.backbone)
+    except UserError:
+        assumed = min(ASSUMED_LENGTH, length)
+        lengths = {x: np.full(len(tasks.load(task, "train", x)), assumed) for x in config.languages}
+        return Text(lengths, heldout, f"{task.kind}: real rows; no tokenizer at hand, assumed: of {assumed} tokens")
+    backbone = config.student.backbone
+    lengths = {x: open_store(root / "store", task, "train", x, backbone, length).lengths for x in config.languages}
+    means = ", ".join(f"{x} {each.mean():.1f}" for x, each in lengths.items())
+    return Text(lengths, heldout, f"{task.kind}: real rows, mean tokens {means}")
+
+
+def _at_hand(config: Config) -> bool:
+    """Whether the rows are on this disk. The user's own are fetched if not: nobody published their number."""
+    task = config.task
+    return task.kind == "own" or (task.path is not None and hub.is_local(str(Path(task.path).expanduser())))
+
+
+def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int = 1) -> dict[str, Any]:
+    """What the runs of some configurations will take; those that are finished below `root` take nothing more.
+
+    ranks: of each run, which share its memory. Hours are of one device that does all the work.
+    Returns {"machine", "text": where speed and lengths come from, "runs": [{"name", "task", "backbone", "system",
+    "finished", "steps", "flops": {"student", "teacher", "answers"}, "hours", "memory": {part: bytes of a rank},
+    "disk": {"finished", "checkpoints"}}], "total": {"runs", "finished", "steps", "flops", "hours", "disk"} of what is
+    left, "cache": {"online", "cache"} and "confirm": {"full", "confirm"}: hours, or None where there is nothing to
+    save}. Raises UserError for data, a backbone or a teacher that is not there.
+    """
+    texts: dict[str, Text] = {}
+    found, left = [], []
+    for config in configs:
+        key = _key(config.task, config.languages, config.student.backbone, config.train.max_length)
+        if key not in texts:
+            texts[key] = text(config, root)
+        run = _run(config, texts[key], machine, ranks)
+        run["finished"] = runs.finished(runs.folder(root, config))
+        found.append(run)
+        if not run["finished"]:
+            left.append((config, texts[key], run))
+    passes = _passes((config, each) for config, each, _ in left if config.distill.signal == "cache")
+    flops = sum(sum(run["flops"].values()) for _, _, run in left) + passes
+    checkpoints = max((run["disk"]["checkpoints"] for _, _, run in left), default=0)
+    return {
+        "machine": machine.source,
+        "text": sorted({each.source for each in texts.values()}),
+        "runs": found,
+        "total": {
+            "runs": len(left),
+            "finished": len(found) - len(left),
+            "steps": sum(run["steps"] for _, _, run in left),
+            "flops": flops,
+            "hours": sum(run["hours"] for _, _, run in left) + passes / machine.teacher / 3600,
+            "disk": sum(run["disk"]["finished"] for _, _, run in left) + checkpoints,
+        },
+        "cache": _cache_saves(left, machine),
+        "confirm": _confirm_saves(left),
+    }
+
+
+def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, Any]:
+    """What one run takes."""
+    train = config.train
+    steps_per_epoch, widths = _batches_of(config, read)
+    steps = max(round(train.epochs * steps_per_epoch), 1)
+    flops = {
+        "student": steps * _mean(widths, lambda n: cost.student_flops(config, train.batch_size, n)),
+        "teacher": steps * _teacher_step(config, widths) if config.distill.signal == "online" else 0.0,
+        "answers": _answers(config, read),
+    }
+    precision = machine.precision if train.precision == "auto" else train.precision
+    return {
+        "name": config.run_name,
+        "task": config.task.kind,
+        "backbone": config.student.backbone,
+        "system": config.system,
+        "steps": steps,
+        "flops": flops,
+        "hours": ((flops["student"] + flops["answers"]) / machine.student + flops["teacher"] / machine.teacher) / 3600,
+        "memory": cost.memory(config, precision, machine.half, ranks, max(widths)),
+        "disk": cost.disk(config, precision, sum(read.heldout.values())),
+    }
+
+
+@functools.cache  # a grid asks for the same batches again and again
+def _batches(read: Text, batch_size: int, draw: Any, alpha: float, group_by_length: bool) -> tuple[int, Counter[int]]:
+    """Steps of an epoch, and how often a batch of each width comes among the first ones."""
+    lengths = read.lengths
+    plan = Plan(lengths, batch_size, epochs=1, seed=1, draw=draw, alpha=alpha, group_by_length=group_by_length)
+    steps = range(min(SAMPLE, plan.steps))
+    return plan.steps_per_epoch, Counter(int(lengths[plan.language(s)][plan.rows(s)].max()) for s in steps)
+
+
+def _batches_of(config: Config, read: Text) -> tuple[int, Counter[int]]:
+    train = config.train
+    return _batches(read, train.batch_size, train.draw, train.draw_alpha, train.group_by_length)
+
+
+def _mean(widths: Counter[int], flops: Callable[[int], float]) -> float:
+    return sum(count * flops(width) for width, count in widths.items()) / widths.total()
+
+
+def _teacher_step(config: Config, widths: Counter[int]) -> float:
+    # Teachers read their own tokens, which are about as many: each language's text under a vocabulary of its own.
+    return _mean(widths, lambda n: cost.teacher_flops(config, config.train.batch_size, n))
+
+
+def _answers(config: Config, read: Text) -> float:
+    """FLOPs of measuring: dev after every epoch, all splits at the end."""
+    epochs = math.ceil(config.train.epochs)
+    rows = sum(count * (epochs if split == "dev" else 1) for split, count in read.heldout.items())
+    mean = float(np.mean([each.mean() for each in read.lengths.values()]))
+    return rows * cost.answer_flops(config, 1, mean)
+
+
+def _passes(read: Iterable[tuple[Config, Text]]) -> float:
+    """FLOPs of asking every teacher once for all of its training rows, however many runs read the answers."""
+    asked = {}
+    for config, each in read:
+        for language, sizes in cost.teacher_sizes(config).items():
+            for size, teacher in zip(sizes, config.teachers[language], strict=True):
+                key = _key(config.task, language, teacher.model, config.train.max_length)
+                if key not in asked:
+                    lengths, counts = np.unique(each.lengths[language], return_counts=True)
+                    asked[key] = sum(c * size.forward(1, int(n)) for n, c in zip(lengths, counts, strict=True))
+    return float(sum(asked.values()))
+
+
+def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
+    """Hours of the runs that have teachers, with the teachers in every step, and with answers that are read."""
+    taught = [each for each in left if each[0].distill.signal != "labels"]
+    if not taught:
+        return None
+    students = sum((run["flops"]["student"] + run["flops"]["answers"]) / machine.student for _, _, run in taught)
+    online = sum(run["steps"] * _teacher_step(config, _batches_of(config, read)[1]) for config, read, run in taught)
+    passes = _passes((config, read) for config, read, _ in taught)
+    return {
+        "online": (students + online / machine.teacher) / 3600,
+        "cache": (students + passes / machine.teacher) / 3600,
+    }
+
+
+def _confirm_saves(left: list[Left]) -> dict[str, float] | None:
+    """Hours of a grid over seeds, and of one seed that searches and the others that confirm the longest training.
+
+    The longest, because which one will be chosen is not known: at least so much is saved.
+    """
+    grids: dict[str, dict[str, dict[int, float]]] = {}  # system -> point of the grid -> seed -> hours
+    for config, _, run in left:
+        alike = changed(config, {"seed": 0, "train": {"lr": 1.0, "epochs": 1.0}})
+        point = _key(config.train.lr, config.train.epochs)
+        grids.setdefault(alike.hash, {}).setdefault(point, {})[config.seed] = run["hours"]
+    full = confirm = 0.0
+    for points in grids.values():
+        each = [list(seeds.values()) for seeds in points.values()]
+        full += sum(map(sum, each))
+        confirm += sum(hours[0] for hours in each) + max(sum(hours[1:]) for hours in each)
+    return {"full": full, "confirm": confirm} if confirm < full else None
+
+
+def _key(*parts: Any) -> str:
+    return "|".join(map(str, parts))

@@ -1,0 +1,74 @@
+"""A trained model's folder, measured on a split of a task in every language."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbkd import config as configuration
+from mbkd import distributed
+from mbkd.config import Config, structures
+from mbkd.data import tasks
+from mbkd.data.classifiers import label_order
+from mbkd.data.tokens import open_store
+from mbkd.errors import UserError
+from mbkd.evaluate import measure
+from mbkd.model import saved
+from mbkd.terminal.progress import Report
+
+
+def evaluate_folder(path: Path, config: Config, split: str, root: Path, inference: str | None = None) -> dict[str, Any]:
+    """Scores of a model on a split of the configuration's task, as in result.json. Raises UserError.
+
+    inference: of a student without mixers, another way to infer than the one that it was trained with.
+    """
+    task = config.task
+    if split not in tasks.splits(task):
+        raise UserError(f"split {split!r}: the task has {', '.join(tasks.splits(task))}")
+    distributed.quiet()
+    ranks = distributed.start()
+    folder = saved.folder(path)
+    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    if inference is not None:
+        _infer(model, inference, path)
+    model.to(ranks.device)
+    labels = tasks.label_names(task)
+    length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
+    order = label_order(model.config.id2label, labels, str(folder))
+    languages = tasks.languages(task, split)
+    found, truth = {}, {}
+    with Report(f"measuring {split}", len(languages)) as report:
+        for language in languages:
+            tokens = open_store(root / "store", task, split, language, str(folder), length)
+            route = {"language": language} if saved.takes_language(model.config) else {}
+            found[language] = measure.logits(model, tokens, ranks, **route)[:, order]
+            truth[language] = np.asarray(tokens.labels)
+            report.advance()
+    distributed.stop()
+    scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
+    return {
+        "system": _system(path, inference),
+        "role": "student",
+        "task": task.kind,
+        "supervised": task.supervised,
+        "zero_shot": task.zero_shot,
+        "accuracy": {split: scores["accuracy"]},
+        "averages": {split: scores["accuracy_averages"]},
+        "mae": {split: scores["mae"]} if "mae" in scores else {},
+        "mae_averages": {split: scores["mae_averages"]} if "mae" in scores else {},
+    }
+
+
+def _infer(model: Any, inference: str, path: Path) -> None:
+    """Let a student without mixers infer in another way. Raises UserError for any other model."""
+    if getattr(model.config, "mixers", None) != "none":
+        raise UserError(f"{path}: only a student without mixers (student.mixers=none) has two ways to infer")
+    structures.check(model.config.branch_position, model.config.mixers, model.config.heads, inference)
+    model.config.inference = inference
+
+
+def _system(path: Path, inference: str | None) -> str:
+    """What the tables call the model: the run's system, or the folder's name where it is not a run's."""
+    if not (path / "config.yaml").is_file():
+        return path.name
+    return configuration.read(path / "config.yaml", [f"student.inference={inference}"] if inference else []).system

@@ -1,0 +1,57 @@
+"""Logits of every row of a split, spread over ranks, saved as arrays, and what they score."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mbkd.config import Task
+from mbkd.data.batches import evaluation_batches
+from mbkd.data.tokens import Tokens
+from mbkd.distributed import Ranks, sum_over_ranks, tensors
+from mbkd.evaluate import metrics
+
+TOKENS_PER_BATCH = 8192
+
+
+@torch.inference_mode()
+def logits(model: Any, tokens: Tokens, ranks: Ranks, **arguments: Any) -> np.ndarray:
+    """Logits (rows, C) in fp32, in the store's order, the same on every rank; dropout off.
+
+    arguments go to the model's forward, such as `language`.
+    """
+    training = model.training
+    model.eval()
+    found = None
+    for rows in evaluation_batches(tokens.lengths, TOKENS_PER_BATCH, ranks.rank, ranks.world):
+        out = model(**tensors(tokens.batch(rows), ranks.device), **arguments).logits.float()
+        if found is None:
+            found = torch.zeros(len(tokens), out.shape[1], device=ranks.device)
+        found[torch.from_numpy(rows).to(ranks.device)] = out
+    model.train(training)
+    if found is None:  # fewer batches than ranks
+        found = torch.zeros(len(tokens), model.config.num_labels, device=ranks.device)
+    # Every row was filled by one rank and is zero elsewhere, so the sum gathers them, exactly.
+    return sum_over_ranks(found).cpu().numpy()
+
+
+def scores(
+    found: dict[str, np.ndarray], labels: dict[str, np.ndarray], task: Task, ordinal: bool
+) -> dict[str, dict[str, Any]]:
+    """Accuracy (and MAE for ordinal labels) per language with the averages, from logits per language."""
+    result: dict[str, dict[str, Any]] = {}
+    for name, score in (("accuracy", metrics.accuracy), ("mae", metrics.mae)):
+        if name == "accuracy" or ordinal:
+            each = {language: score(found[language], labels[language]) for language in found}
+            result[name] = each
+            result[f"{name}_averages"] = metrics.averages(each, task.supervised, task.zero_shot)
+    return result
+
+
+def save(folder: Path, split: str, found: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
+    """Write logits/<split>.<language>.npy and labels/<split>.<language>.npy below a folder."""
+    for name, arrays in (("logits", found), ("labels", labels)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for language, values in arrays.items():
+            np.save(folder / name / f"{split}.{language}.npy", values)

@@ -1,0 +1,130 @@
+"""What a run reads before the first step: token stores of the student and of its teachers; no torch.
+
+The command line prepares them before it starts ranks, so that bad input ends in one message at once; the ranks then
+find them ready.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from mbkd import runs
+from mbkd.config import Config, grown
+from mbkd.data import tasks
+from mbkd.data.classifiers import fingerprint, layers
+from mbkd.data.tokens import Tokens, open_store
+from mbkd.errors import UserError
+from mbkd.model import positions
+
+
+@dataclass(frozen=True)
+class TeacherInput:
+    """One of a language's teachers: its folder or hub id, the hash of its weights, its share, its own tokens."""
+
+    path: str
+    fingerprint: str
+    weight: float
+    train: Tokens  # the same rows as the student's, by the teacher's tokenizer
+    dev: Tokens | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Token stores by language (and split), label names, and the teachers."""
+
+    train: dict[str, Tokens]
+    heldout: dict[str, dict[str, Tokens]]  # split -> language -> tokens; mbkd.data.tasks.languages says which
+    teachers: dict[str, tuple[TeacherInput, ...]]  # by language; none for hard labels
+    labels: tuple[str, ...]
+    ordinal: bool
+    grown_from: str | None = None  # the hash of the trained model that gets a branch
+
+    @property
+    def rows(self) -> dict[str, dict[str, int]]:
+        """How many rows each split has in each language: of training those that are trained on."""
+        return {
+            split: {x: len(tokens) for x, tokens in stores.items()}
+            for split, stores in {"train": self.train, **self.heldout}.items()
+        }
+
+
+def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
+    """A hub id or folder with a fine-tuned teacher of a language. Raises UserError if it is not made yet."""
+    teacher = config.teachers[language][index]
+    if teacher.fine_tuned:
+        return teacher.model
+    run = runs.folder(root, config.teacher_run(language, index))
+    if not runs.finished(run):
+        raise UserError(
+            f"the teacher of {language} is not fine-tuned yet ({run} has no result); run `mbkd teach` with the same "
+            f"configuration first, or set teachers.{language}.fine_tuned=true for one that is"
+        )
+    return str(run / "model")
+
+
+def _check_depth(config: Config) -> None:
+    """Refuse a backbone without the layers that the branches take, before any rank starts."""
+    depth, backbone = config.student.branch_depth, config.student.backbone
+    there = layers(backbone)
+    if there is not None and depth > there:
+        raise UserError(f"student.branch_depth = {depth}: {backbone} has {there} layers")
+
+
+def _check_length(config: Config, models: Iterable[str]) -> None:
+    """Refuse rows longer than one of the models takes: the first such row, or the padded ones of the check, would fail.
+
+    models: the backbone and the teachers, folders or hub ids.
+    """
+    length = config.train.max_length
+    takes = {model: positions.of_model(model) for model in models}
+    short = {model: there for model, there in takes.items() if there is not None and there < length}
+    if short:
+        each = ", ".join(f"{model} takes {there} tokens" for model, there in short.items())
+        raise UserError(f"train.max_length = {length}: {each}; set it to {min(short.values())} at most")
+
+
+def prepare(config: Config, root: Path) -> Inputs:
+    """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers."""
+    task, length = config.task, config.train.max_length
+    if config.student.grow is None:
+        _check_depth(config)
+    else:
+        grown.check(config, tasks.label_names(task))
+    taught = () if config.distill.signal == "labels" else config.languages
+    paths = {x: [teacher_path(config, x, i, root) for i in range(len(config.teachers[x]))] for x in taught}
+    _check_length(config, [config.student.backbone, *chain.from_iterable(paths.values())])
+
+    def tokens(split: str, language: str, tokenizer: str) -> Tokens:
+        return open_store(root / "store", task, split, language, tokenizer, length)
+
+    def teacher(language: str, index: int) -> TeacherInput:
+        path = paths[language][index]
+        return TeacherInput(
+            path,
+            fingerprint(path, root / "store"),
+            config.teachers[language][index].weight,
+            tokens("train", language, path),
+            tokens("dev", language, path) if "dev" in present else None,
+        )
+
+    backbone = config.student.backbone
+    present = tasks.splits(task)
+    if "train" not in present:
+        raise UserError(f"task.path = {task.path}: there is no training split here")
+    inputs = Inputs(
+        train={x: tokens("train", x, backbone) for x in config.languages},
+        heldout={
+            split: {x: tokens(split, x, backbone) for x in tasks.languages(task, split)}
+            for split in present
+            if split != "train"
+        },
+        teachers={x: tuple(teacher(x, i) for i in range(len(several))) for x, several in paths.items()},
+        labels=tasks.label_names(task),
+        ordinal=tasks.is_ordinal(task),
+        grown_from=fingerprint(backbone, root / "store") if config.student.grow is not None else None,
+    )
+    for language, teachers in inputs.teachers.items():
+        if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):
+            raise UserError(f"the teacher's training rows of {language} are not the student's")
+    return inputs

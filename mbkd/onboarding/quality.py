@@ -1,0 +1,192 @@
+"""What a task's rows are like before anything is trained on them: balance, lengths, unknown words, doubles, languages.
+
+Rows are counted and compared in full; lengths, unknown tokens and languages are measured on SAMPLE rows, evenly spread.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mbkd.config import Config
+from mbkd.data import tasks
+from mbkd.data.tokens import load_tokenizer
+from mbkd.errors import UserError
+from mbkd.onboarding import languages
+from mbkd.terminal.progress import Report
+
+SAMPLE = 1000  # rows of a split and language
+EXAMPLES = 2
+FEW_ROWS, FEW_OF_A_LABEL = 100, 20  # training rows
+TRUNCATED = 0.05  # rows
+UNKNOWN = 0.01  # tokens
+OWN_LANGUAGE = 0.8  # rows
+CONSTANT = 0.5  # rows with one and the same text
+
+
+def inspect(config: Config) -> dict[str, Any]:
+    """Everything that `mbkd data` shows, as plain values.
+
+    tokenizers: {name: {"model", "problem"}}, `student`, and `teacher en` (`teacher en 2`) by language; one that cannot
+    be loaded says why and is left out of the rest. splits: one entry for each split and language that can be read, see
+    `_measure`. problems: what would end a training at once. warnings: what it would suffer from.
+    """
+    task = config.task
+    tokenizers, loaded = _tokenizers(config)
+    found: list[dict[str, Any]] = []
+    problems: list[str] = []
+    before: dict[str, list[pa.Array]] = {}  # split -> the keys of its rows, all languages
+    languages = {s: config.languages if s == "train" else tasks.languages(task, s) for s in tasks.splits(task)}
+    wanted = [(split, language) for split, each in languages.items() for language in each]
+    with Report("looking at the rows", len(wanted)) as report:
+        for split, language in wanted:
+            try:
+                rows = tasks.load(task, split, language).data.table
+            except UserError as error:
+                problems.append(str(error))
+            else:
+                mine = {x: loaded[x] for x in loaded if x == "student" or x.split()[1] == language}
+                found.append(_measure(config, split, language, rows, mine, before))
+            report.advance()
+    return {
+        "task": task.kind,
+        "labels": tasks.label_names(task),
+        "max_length": config.train.max_length,
+        "tokenizers": tokenizers,
+        "splits": found,
+        "problems": list(dict.fromkeys(problems)),  # a file that is missing is missing for every language
+        "warnings": [warning for each in found for warning in _warnings(each, config.train.max_length)],
+    }
+
+
+def _tokenizers(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which tokenizers cut the text, and those of them that can be loaded here, by name."""
+    models = {"student": config.student.backbone}
+    for language in config.languages if config.distill.signal != "labels" else ():
+        for index, teacher in enumerate(config.teachers.get(language, ()), 1):
+            models[f"teacher {language}" + (f" {index}" if index > 1 else "")] = teacher.model
+    described, loaded = {}, {}
+    for name, model in models.items():
+        try:
+            loaded[name] = load_tokenizer(model)
+            described[name] = {"model": model, "problem": None}
+        except UserError as error:
+            described[name] = {"model": model, "problem": str(error).splitlines()[0]}
+    return described, loaded
+
+
+def _measure(
+    config: Config,
+    split: str,
+    language: str,
+    rows: pa.Table,
+    tokenizers: dict[str, Any],
+    before: dict[str, list[pa.Array]],
+) -> dict[str, Any]:
+    """One split of one language; `before` holds the splits that were read already and takes up this one.
+
+    duplicates: rows that repeat another one's texts; conflicts: of them, those that repeat it with another label;
+    also_in: {split: rows whose texts stand there, too}; constant: share of the most frequent first text.
+    """
+    count = rows.num_rows
+    text_a, text_b, labels = (rows.column(x).combine_chunks() for x in ("text_a", "text_b", "label"))
+    keys = pc.binary_join_element_wise(_key(text_a), _key(text_b.fill_null("")), "\x1f")
+    distinct = pc.count_distinct(keys).as_py()
+    with_labels = pc.binary_join_element_wise(keys, labels.cast(pa.string()), "\x1f")
+    also_in = {
+        other: int(pc.sum(pc.is_in(keys, value_set=pa.chunked_array(there).combine_chunks())).as_py())
+        for other, there in before.items()
+        if other != split
+    }
+    before.setdefault(split, []).append(keys)
+    sample = np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+    first, second = (x.take(pa.array(sample)).to_pylist() for x in (text_a, text_b))
+    names = tasks.label_names(config.task)
+    return {
+        "split": split,
+        "language": language,
+        "rows": count,
+        "labels": dict(zip(names, np.bincount(labels.to_numpy(), minlength=len(names)).tolist(), strict=True)),
+        "duplicates": count - distinct,
+        "conflicts": pc.count_distinct(with_labels).as_py() - distinct,
+        "also_in": also_in,
+        "constant": max(pc.value_counts(text_a).field("counts").to_pylist()) / count,
+        "looks_like": languages.looks_like(
+            (f"{a} {b}" if b else a for a, b in zip(first, second, strict=True)), language
+        ),
+        "tokens": {name: _tokens(x, first, second, config.train.max_length) for name, x in tokenizers.items()},
+        "examples": [
+            {"label": names[labels[i].as_py()], "text": text_a[i].as_py(), "text_pair": text_b[i].as_py()}
+            for i in range(min(EXAMPLES, count))
+        ],
+    }
+
+
+def _key(texts: pa.Array) -> pa.Array:
+    """Texts as they are compared: without case and outer space."""
+    return pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+
+
+def _tokens(tokenizer: Any, first: list[str], second: list[str | None], max_length: int) -> dict[str, Any]:
+    """Percentiles of the rows' tokens, special ones included, and the shares that max_length and `unk` make of them.
+
+    longer: rows longer than max_length; cut: tokens that it cuts off; unknown: tokens that the vocabulary lacks, None
+    where a tokenizer has no sign for them.
+    """
+    alone = second[0] is None  # a task has pairs in all of its rows or in none
+    encoded = tokenizer(first, None if alone else second, truncation=False, return_attention_mask=False)["input_ids"]
+    lengths = np.array([len(ids) for ids in encoded])
+    unknown = tokenizer.unk_token_id
+    if unknown in {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}:
+        unknown = None
+    p50, p90, p99 = np.percentile(lengths, [50, 90, 99]).round().astype(int).tolist()
+    return {
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "longer": float((lengths > max_length).mean()),
+        "cut": float(np.maximum(lengths - max_length, 0).sum() / lengths.sum()),
+        "unknown": None if unknown is None else sum(ids.count(unknown) for ids in encoded) / int(lengths.sum()),
+    }
+
+
+def _warnings(found: dict[str, Any], max_length: int) -> list[dict[str, str]]:
+    """What a training would suffer from in one split of one language."""
+    said: list[tuple[str, str]] = []
+    train, rows = found["split"] == "train", found["rows"]
+    if train and rows < FEW_ROWS:
+        said.append(("few rows", f"{_rows(rows)}: few to learn from"))
+    for label, count in found["labels"].items():
+        if not count:
+            said.append(("label missing", f"no row has the label {label!r}"))
+        elif train and count < FEW_OF_A_LABEL:
+            said.append(("tiny class", f"label {label!r}: {_rows(count)} only"))
+    if found["constant"] >= CONSTANT and rows > 1:
+        said.append(("constant text", f"{found['constant']:.0%} of the rows have one and the same text; wrong column?"))
+    for other, count in found["also_in"].items():
+        if count:
+            what = "its scores will flatter; remove the rows from one" if other == "train" else "measured twice"
+            said.append(("leakage", f"also in {other}: {_rows(count)} ({what})"))
+    if found["conflicts"]:
+        said.append(("conflicting labels", f"same text as another row's, other label: {_rows(found['conflicts'])}"))
+    if (look := found["looks_like"]) and look["own"] < OWN_LANGUAGE:
+        others = ", ".join(f"{share:.0%} {language}" for language, share in look["others"].items())
+        said.append(("wrong language", f"{look['own']:.0%} of the rows look like {found['language']} ({others})"))
+    for name, tokens in found["tokens"].items():
+        if tokens["longer"] > TRUNCATED:
+            said.append(
+                (
+                    "truncation",
+                    f"{tokens['longer']:.0%} of the rows have more than {max_length} tokens of {name}, "
+                    f"99 % up to {tokens['p99']}; raise train.max_length",
+                )
+            )
+        if tokens["unknown"] is not None and tokens["unknown"] > UNKNOWN:
+            said.append(("unknown tokens", f"{tokens['unknown']:.1%} of the tokens are unknown to {name}"))
+    where = {"split": found["split"], "language": found["language"]}
+    return [where | {"kind": kind, "message": message} for kind, message in said]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("" if count == 1 else "s")

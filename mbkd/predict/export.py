@@ -1,0 +1,290 @@
+"""A trained classifier as one ONNX graph: exported, checked against torch, measured.
+
+Letters: B rows, n tokens, C classes.
+"""
+
+import contextlib
+import copy
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mbkd.config import read
+from mbkd.data import tasks
+from mbkd.data.batches import evaluation_batches
+from mbkd.errors import UserError
+from mbkd.model import saved
+from mbkd.runs import write_json
+
+FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the hub calls them
+REPORT = "export.json"
+ROWS = 1000  # at most, on which a graph is checked and measured
+TOKENS_PER_BATCH = 2048
+TOLERANCE = 1e-4  # largest difference of fp32 logits
+PROTOBUF_BYTES = 1.8e9  # a graph in one file ends at 2 GB; larger weights lie beside it
+
+Batch = dict[str, np.ndarray]
+
+
+class Graph(nn.Module):
+    """The classifier as a function of tensors in a fixed order; its logits are fp32 whatever it computes in."""
+
+    def __init__(self, model: Any, names: list[str]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Logits (B, C) of tensors (B, n) as `names` has them."""
+        return self.model(**dict(zip(self.names, tensors, strict=True))).logits.float()
+
+
+def export(
+    path: Path, dtypes: list[str], out: Path | None, rows: Sequence[tuple[str, str | None]] = ()
+) -> tuple[dict[str, Any], Path]:
+    """Write a graph for each of `dtypes` (keys of FILES) and what was measured, as export.json.
+
+    The inputs are input_ids, attention_mask and, where the tokenizer gives them, token_type_ids, each (B, n) int64 with
+    any B and any n up to what the model was made for; no language id. out: a folder, by default `onnx` in the model's.
+    rows: texts, and the second texts of pairs, on which the graphs are checked and measured; the first ROWS are used.
+    Without rows, a run's own dev or test rows are used, and for any other folder random tokens.
+    Returns what export.json holds, and the folder. Raises UserError, also for an fp32 graph with other logits; what was
+    in the folder then stays as it was.
+    """
+    if unknown := [x for x in dtypes if x not in FILES]:
+        raise UserError(f"dtype {unknown[0]!r}: one of {', '.join(FILES)}")
+    dtypes = list(dict.fromkeys(dtypes))
+    _import_extra()
+    folder = saved.folder(path)
+    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    out = out or folder / "onnx"
+    rows, source = (list(rows)[:ROWS], "the given rows") if rows else _own_rows(path)
+    with _workshop(out) as part:
+        report = _export(model, tokenizer, dtypes, part, rows) | {"rows_from": source}
+        write_json(part / REPORT, report)
+        for dtype in dtypes:
+            _put_in_place(part, FILES[dtype], out)
+        (part / REPORT).replace(out / REPORT)
+    return report, out
+
+
+@contextlib.contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """A folder for what is not checked yet, in `out`: surely on its disk, and hidden, so that no push takes it along.
+
+    Nothing of it stays, nor does an `out` that is empty in the end.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / ".part"
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    part.mkdir()
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            out.rmdir()
+
+
+def _put_in_place(part: Path, name: str, out: Path) -> None:
+    """Move a graph to `out`, weights beside it first: what is there at any time is whole, if anything is."""
+    for old in (out / name, *out.glob(f"{name}.*")):
+        old.unlink(missing_ok=True)
+    for new in (*part.glob(f"{name}.*"), part / name):
+        new.replace(out / new.name)
+
+
+def _export(
+    model: Any, tokenizer: Any, dtypes: list[str], out: Path, texts: Sequence[tuple[str, str | None]]
+) -> dict[str, Any]:
+    """Write the graphs to a folder; returns what export.json holds. Raises UserError as `export`."""
+    length = saved.max_tokens(model.config, tokenizer)
+    names = [x for x in ("input_ids", "attention_mask", "token_type_ids") if x in tokenizer.model_input_names]
+    batches = _batches(tokenizer, names, length, texts)
+
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    engines: dict[str, Callable[..., Tensor]] = {"torch fp32": Graph(model, names).eval()}
+    with _quietly():
+        if {"fp32", "int8"} & set(dtypes):
+            _write(model, names, batches, length, out / FILES["fp32"], weights > PROTOBUF_BYTES)
+        for dtype in dtypes:
+            file = out / FILES[dtype]
+            if dtype == "fp16":
+                _write(copy.deepcopy(model).half(), names, batches, length, file, weights / 2 > PROTOBUF_BYTES)
+            if dtype == "int8":
+                _quantise(out / FILES["fp32"], file, weights > PROTOBUF_BYTES)
+            engines[f"onnx {dtype}"] = _session(file, names)
+    logits, speeds = _run(engines, batches)
+
+    expected = logits["torch fp32"]
+    found: dict[str, Any] = {"torch fp32": {"bytes": weights, "rows_per_second": speeds["torch fp32"]}}
+    for dtype in dtypes:
+        file, answer = out / FILES[dtype], logits[f"onnx {dtype}"]
+        difference = float(np.abs(answer - expected).max())
+        if dtype == "fp32" and not difference <= TOLERANCE:
+            raise UserError(f"{file.name}: its logits differ from the model's by {difference:.2g}; it is not kept")
+        found[f"onnx {dtype}"] = {
+            "file": file.name,
+            "bytes": sum(x.stat().st_size for x in out.glob(f"{file.name}*")),
+            "rows_per_second": speeds[f"onnx {dtype}"],
+            "agreement": float((answer.argmax(1) == expected.argmax(1)).mean()),
+            "largest_difference": difference,
+        }
+    return {
+        "rows": len(expected),
+        "tokens_per_batch": TOKENS_PER_BATCH,
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "versions": {x: version(x) for x in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")},
+        "engines": found,
+    }
+
+
+def _import_extra() -> None:
+    """Raise UserError unless all that is needed is installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'mbkd[export]'") from None
+
+
+def _own_rows(path: Path) -> tuple[list[tuple[str, str | None]], str]:
+    """Rows of a run's own task, the same number of every language, and their name for export.json.
+
+    No rows where the folder is not a run, or its data is no longer there.
+    """
+    with contextlib.suppress(UserError):
+        if (path / "config.yaml").is_file():
+            task = read(path / "config.yaml").task
+            split = next(x for x in ("dev", "test", "train") if x in tasks.splits(task))
+            languages = tasks.languages(task, split)
+            found: list[tuple[str, str | None]] = []
+            for language in languages:
+                there = tasks.load(task, split, language)
+                found += [(row["text_a"], row["text_b"] or None) for row in islice(there, -(-ROWS // len(languages)))]
+            return found[:ROWS], f"the run's {split} rows in {len(languages)} languages"
+    return [], "random tokens"
+
+
+def _processor() -> str:
+    """The processor's name, and whether it has VNNI, on which the speed of 8-bit graphs depends."""
+    from cpuinfo import get_cpu_info
+
+    info = get_cpu_info()
+    vnni = {"avx512_vnni", "avx_vnni"} & set(info.get("flags", ()))
+    return f"{info.get('brand_raw', 'unknown')}, {'with' if vnni else 'without'} VNNI"
+
+
+def _batches(tokenizer: Any, names: list[str], length: int, texts: Sequence[tuple[str, str | None]]) -> list[Batch]:
+    """Rows as padded batches of many shapes: the widest possible and a row alone among them.
+
+    texts: the rows; without any, ROWS rows of random tokens.
+    """
+    texts = texts or [(text, None) for text in _random_texts(tokenizer, min(length, 128))]
+    encoded = [tokenizer(text, pair, truncation="longest_first", max_length=length) for text, pair in texts]
+    rows = evaluation_batches(np.array([len(row["input_ids"]) for row in encoded]), TOKENS_PER_BATCH, 0, 1)
+    rows = [rows[0][:1], rows[0][1:], *rows[1:]]
+    found = []
+    for i, batch in enumerate(x for x in rows if len(x)):
+        part = {name: [encoded[row][name] for row in batch] for name in names}
+        wide = {"padding": "max_length", "max_length": min(length, 512)} if i == 1 else {}
+        padded = tokenizer.pad(part, return_tensors="np", **wide)
+        found.append({name: padded[name] for name in names})
+    return found
+
+
+def _random_texts(tokenizer: Any, longest: int) -> list[str]:
+    """ROWS texts of 1 to `longest` random tokens, none of them special."""
+    draw = np.random.default_rng(0)
+    ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+    return [tokenizer.decode(draw.choice(ordinary, tokens)) for tokens in draw.integers(1, longest + 1, ROWS)]
+
+
+def _write(model: Any, names: list[str], batches: list[Batch], length: int, file: Path, external: bool) -> None:
+    """Export a graph with any number of rows and of tokens up to `length`."""
+    # Rows of different length: an attention mask without zeros could be taken for a constant.
+    example = min((b for b in batches if not b["attention_mask"].all()), key=lambda b: b["input_ids"].size)
+    rows = tuple(torch.from_numpy(example[name]) for name in names)
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length)}
+    torch.onnx.export(
+        Graph(model, names).eval(),
+        rows,
+        file,
+        input_names=names,
+        output_names=["logits"],
+        dynamic_shapes=(tuple(free for _ in names),),
+        dynamo=True,
+        external_data=external,
+        verbose=False,
+    )
+
+
+def _quantise(source: Path, file: Path, external: bool) -> None:
+    """Weights as unsigned 8-bit integers, activations quantised as they come.
+
+    Signed weights saturate in onnxruntime's kernels for processors without VNNI ("Quantize ONNX Models" in its
+    documentation, U8S8); unsigned ones give the same labels on every processor.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, file, weight_type=QuantType.QUInt8, use_external_data_format=external)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporters say of packages that are not there and of steps that only convolutions need."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _session(file: Path, names: list[str]) -> Callable[..., Tensor]:
+    """The graph in onnxruntime on the CPU, with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def run(*tensors: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {n: x.numpy() for n, x in zip(names, tensors, strict=True)})[0])
+
+    return run
+
+
+@torch.inference_mode()
+def _run(
+    engines: dict[str, Callable[..., Tensor]], batches: list[Batch]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Each engine's logits (rows, C), and its rows per second.
+
+    They take turns at every batch, so that whatever else the machine does slows all of them.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in engines}
+    seconds = dict.fromkeys(engines, 0.0)
+    inputs = [tuple(torch.from_numpy(values) for values in batch.values()) for batch in batches]
+    for engine in engines.values():
+        engine(*inputs[0])  # the first call also prepares
+    for tensors in inputs:
+        for name, engine in engines.items():
+            began = time.perf_counter()
+            found[name].append(engine(*tensors).numpy())
+            seconds[name] += time.perf_counter() - began
+    logits = {name: np.concatenate(parts) for name, parts in found.items()}
+    return logits, {name: len(logits[name]) / seconds[name] for name in engines}

@@ -1,0 +1,147 @@
+"""One run from its configuration to its result: read, build, train, measure, save.
+
+docs/run-directory.md describes everything that a run writes.
+"""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from mbkd import distributed, runs
+from mbkd.config import Config, changed
+from mbkd.data.batches import Plan
+from mbkd.distill import hidden, signals
+from mbkd.inputs import prepare
+from mbkd.model import card, grow, saved
+from mbkd.model.mblm import MBLMForSequenceClassification
+from mbkd.train.engine import training_engine
+from mbkd.train.optim import BranchAdamW, parameter_groups
+from mbkd.train.student import build_student
+from mbkd.train.trainer import Trainer
+
+WARM_STEPS = 5  # first steps that step_seconds leaves out
+# What a run that only infers in another way takes from the result of the run that trained.
+OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "fingerprints")
+
+
+def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoint_steps: int, log: str = "none") -> Path:
+    """Train, measure and save one run, on every rank; one that was stopped goes on, a finished one is left as it is.
+
+    checkpoint_steps: a checkpoint every so many steps, and at the end of an epoch. log: a key of tracking.PACKAGES.
+    Returns the run's directory.
+    Raises UserError, and Stopped after a signal.
+    """
+    directory = runs.folder(root, config)
+    if distributed.everyones(runs.finished(directory))[0]:  # the first rank decides for all
+        return directory
+    lock = runs.lock(root, config) if ranks.first else None
+    inputs = prepare(config, root)
+    plan = Plan(
+        {x: tokens.lengths for x, tokens in inputs.train.items()},
+        config.train.batch_size,
+        epochs=config.train.epochs,
+        seed=config.seed,
+        draw=config.train.draw,
+        alpha=config.train.draw_alpha,
+        group_by_length=config.train.group_by_length,
+    )
+    twin = distributed.everyones(_twin(config, root))[0]
+    if twin is None:
+        model = build_student(config, inputs.labels)
+        source = signals.open_source(config, inputs, root, ranks)
+    else:  # trained before: only the way to infer differs
+        model = MBLMForSequenceClassification.from_pretrained(twin / "model", inference=config.student.inference)
+        source = signals.Source(signals.hard_labels)
+    branches = list(getattr(model.config, "branch_languages", ()))
+    groups = parameter_groups(model, branches, config.train.weight_decay)
+    parameters = sum(p.numel() for p in model.parameters())
+    if config.distill.hidden and twin is None:
+        weights = {x: [teacher.weight for teacher in several] for x, several in inputs.teachers.items()}
+        # A part of the student while it learns, so that its gradients are summed over the ranks with the others.
+        model.matching = hidden.Matching(model, source.teachers, weights, config.distill)
+        groups += model.matching.groups(config.train.weight_decay)
+    optimizer = BranchAdamW(groups, lr=config.train.lr, eps=config.train.eps)
+    engine = training_engine(model, optimizer, config.train, ranks)
+    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps, log)
+    trainer.begin_or_go_on()
+    if twin is None:
+        trainer.train()
+    before: dict[str, dict[str, Any]] = {}
+    if config.student.grow is not None:
+        engine.module.opening = 0.0  # with its new branch closed it still is the model that it was
+        before = {split: trainer.measure(split, epoch=0) for split in inputs.heldout}
+        engine.module.opening = 1.0
+    found = {split: trainer.measure(split) for split in inputs.heldout}
+    if ranks.first:
+        result = {
+            "system": config.system,
+            "role": config.role,
+            "task": config.task.kind,
+            "backbone": config.student.backbone,
+            "seed": config.seed,
+            "hash": config.hash,
+            "labels": inputs.labels,
+            "trained": config.languages,
+            "branches": branches,
+            "supervised": config.task.supervised,
+            "zero_shot": config.task.zero_shot,
+            **_scores(found),
+            "teacher_accuracy": source.accuracy,
+            "parameters": parameters,
+            "steps": plan.steps,
+            "steps_per_language": plan.steps_per_language,
+            "train_seconds": sum(trainer.seconds),
+            "step_seconds": {
+                "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds or [0.0]),
+                "teacher": config.distill.signal,
+            },
+            "rows": inputs.rows,
+            "fingerprints": trainer.fingerprints(),
+        }
+        if twin is not None:
+            trained = runs.read_result(twin)
+            result |= {name: trained[name] for name in OF_THE_TRAINING} | {"trained_as": twin.name}
+        if config.student.grow is not None:
+            result["before"] = _scores(before)
+            if trainer.precision != "fp32":
+                grow.restore(engine.module, build_student(config, inputs.labels))
+        if config.distill.hidden and twin is None:
+            del model.matching
+        _save(config, directory, engine.module, result)
+        trainer.finish(result)
+    distributed.wait_for_all()
+    if lock is not None:
+        lock.release()
+    return directory
+
+
+def _twin(config: Config, root: Path) -> Path | None:
+    """The finished run of the same training whose student infers in the other way; None where there is none.
+
+    Nor is it asked where this run has steps of its own: it goes on from its checkpoint.
+    """
+    if config.student.mixers != "none" or not config.student.branch_depth:
+        return None
+    if any((runs.folder(root, config) / "checkpoints").glob("step-*")):
+        return None
+    other = {"all": "single", "single": "all"}[config.student.inference]
+    twin = runs.folder(root, changed(config, {"student": {"inference": other}}))
+    return twin if runs.finished(twin) else None
+
+
+def _scores(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What result.json holds of the scores by split."""
+    return {
+        "accuracy": {split: scores["accuracy"] for split, scores in found.items()},
+        "averages": {split: scores["accuracy_averages"] for split, scores in found.items()},
+        "mae": {split: scores["mae"] for split, scores in found.items() if "mae" in scores},
+        "mae_averages": {split: scores["mae_averages"] for split, scores in found.items() if "mae" in scores},
+    }
+
+
+def _save(config: Config, directory: Path, model: PreTrainedModel, result: dict[str, Any]) -> None:
+    """The trained model with its tokenizer and its card, as a transformers folder."""
+    saved.save(model, saved.load_tokenizer(config.student.backbone), directory / "model")
+    card.write(directory / "model", config, result)

@@ -1,0 +1,38 @@
+"""The model that learns in a run, from its backbone's weights."""
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from mbkd.config import Config
+from mbkd.model import backbones, grow, saved
+from mbkd.model.mblm import MBLMForSequenceClassification
+
+
+def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
+    """The model that learns, from its backbone's weights; its head's weights follow the seed."""
+    torch.manual_seed(config.seed)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    student = config.student
+    if student.grow is not None:
+        with saved.refusing(f"{student.backbone}: cannot be loaded"):
+            trained = MBLMForSequenceClassification.from_pretrained(student.backbone, dtype=torch.float32)
+        return grow.grow(trained, student.grow)
+    if student.head == "own":
+        with saved.refusing(backbones.no_encoder(student.backbone)):
+            # A checkpoint's own head may have other labels: it is new then.
+            model = AutoModelForSequenceClassification.from_pretrained(
+                student.backbone,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,
+                **names,
+            )
+        backbones.narrow_classifier(model)
+        return model
+    return MBLMForSequenceClassification.from_pretrained(
+        student.backbone,
+        branch_languages=config.languages if student.branch_depth else (),
+        mixer_length=config.train.max_length,
+        **student.model_dump(exclude={"backbone", "head", "grow"}),
+        **names,
+    )
