@@ -4,7 +4,7 @@ usage: python -m benchmarks.steps [--tables mix levers fixed measuring] [--round
 
 One process; the variants take turns on the same steps, spread over three epochs of XNLI's text (or of toy text of its
 length). Student: mBERT's shape, K = 4, three branches; teachers: 24 layers x 1024; random weights and token ids, which
-change no time; fp32 on a CPU. FLOPs are counted (mbkd/measure/cost.py).
+change no time; fp32 on a CPU. FLOPs are counted (mbkd/estimate/cost.py).
 
 mix        the reference (benchmarks/reference.py), our loop with the teacher online and with its logits cached. The
            bound is what text and FLOPs allow: padding (all rows at 128 against no padding at all) x cache (student and
@@ -35,10 +35,9 @@ from benchmarks import common, levers, text
 from benchmarks.reference import LENGTH, PlainMBLM, Reference, padded
 from mbkd import distributed
 from mbkd.config import Config, changed, paper
-from mbkd.data.batches import evaluation_batches
+from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import open_store
 from mbkd.estimate import cost, dry_run
-from mbkd.evaluate import measure
 from mbkd.train.trainer import Trainer
 
 TABLES = ("mix", "levers", "fixed", "measuring")
@@ -278,9 +277,7 @@ def measuring(
     model = cost.empty_student(config).eval()
     rows = {language: dry_run.MadeUp(each, 3) for language, each in lengths.items()}
     batches = [
-        (language, each)
-        for language in rows
-        for each in evaluation_batches(lengths[language], measure.TOKENS_PER_BATCH, 0, 1)
+        (language, each) for language in rows for each in evaluation_batches(lengths[language], TOKENS_PER_BATCH, 0, 1)
     ]
     chosen = [batches[i] for i in np.linspace(0, len(batches) - 1, min(EVALUATED, len(batches))).astype(int)]
     flops = sum(cost.answer_flops(config, 1, n) for language, each in chosen for n in lengths[language][each].tolist())
@@ -296,7 +293,7 @@ def measuring(
     expected = flops / 1e9 / speed
     ratio = [second / expected for second in took]
     common.print_table(
-        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, {measure.TOKENS_PER_BATCH}"
+        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, {TOKENS_PER_BATCH}"
         " tokens each at most",
         ("seconds", "of its FLOPs at the training step's share", "ratio"),
         [(common.spread(took), f"{expected:.3f}", common.spread(ratio))],

@@ -12,6 +12,8 @@ from mbkd.errors import UserError
 WINDOW = 50  # batches that are sorted by length together: little padding, yet the rows still mix
 LANGUAGE, ROWS, ORDER = range(3)  # what a stream of draws is for: no two purposes share one
 
+TOKENS_PER_BATCH = 8192  # rows times the longest row, of a batch that is only measured
+
 
 class Plan:
     """The steps of a run (decisions 13, 14, 15): one language per step, its rows without replacement.

@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mbkd import distributed
-from mbkd.data.batches import evaluation_batches
+from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens
 from mbkd.distill import checks
 from mbkd.distill.teachers import Teacher, dtype
@@ -28,7 +28,6 @@ from mbkd.runs import write_json, write_whole
 from mbkd.terminal.progress import Report
 
 FORMAT = 1  # raise it when the files of a cache change their meaning
-TOKENS_PER_BATCH = 8192
 BATCHES_PER_CHUNK = 8
 PATIENCE = 2.0  # seconds between two looks at another builder's lock
 

@@ -7,12 +7,10 @@ import numpy as np
 import torch
 
 from mbkd.config import Task
-from mbkd.data.batches import evaluation_batches
+from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens
 from mbkd.distributed import Ranks, sum_over_ranks, tensors
 from mbkd.evaluate import metrics
-
-TOKENS_PER_BATCH = 8192
 
 
 @torch.inference_mode()

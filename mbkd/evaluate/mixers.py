@@ -12,14 +12,12 @@ from torch import Tensor
 
 from mbkd.config import Config
 from mbkd.data import tasks
-from mbkd.data.batches import evaluation_batches
+from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.runs import write_json
 from mbkd.terminal.progress import Report
-
-TOKENS_PER_BATCH = 8192
 
 
 class Weights:
