@@ -1,0 +1,120 @@
+"""Commands around the data and the configuration: init, data, plan, recipes, doctor."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mbkd.cli.options import ConfigArgument, Json, Overrides, Ranks, Runs, print_json, quiet
+from mbkd.errors import UserError
+
+
+def init(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A file, names such as reviews.{language}.csv, or a hub dataset's id or folder."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The YAML file; named like the source if not given.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column with the second text of a pair; - for none.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the label.")] = None,
+    language: Annotated[str | None, typer.Option(help="Column with the language, or the language of all rows.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The labels in the order of the classes: low,middle,high.")] = None,
+    ordinal: Annotated[bool | None, typer.Option(help="The labels are steps of one scale.")] = None,
+    supervised: Annotated[str | None, typer.Option(help="Languages to train on: en,fr.")] = None,
+    zero_shot: Annotated[str | None, typer.Option(help="Languages to measure only: de,es.")] = None,
+    split: Annotated[bool | None, typer.Option(help="Write train, dev and test files where there is one only.")] = None,
+    teachers: Annotated[bool | None, typer.Option(help="Distil teachers, or learn from the labels alone.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The student's encoder: a folder or hub id.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take the guesses; so without a terminal.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+) -> None:
+    """Look at your rows, ask what they do not say, and write a configuration that runs."""
+    from mbkd.onboarding.init import Wishes, write
+
+    lists = [
+        tuple(x.strip() for x in (given or "").split(",") if x.strip()) for given in (labels, supervised, zero_shot)
+    ]
+    wishes = Wishes(text, text_pair, label, language, lists[0], ordinal, lists[1], lists[2], split, teachers, backbone)
+    print(write(source, out, wishes, force, interactive=not yes and sys.stdin.isatty()))
+
+
+def data(config: ConfigArgument, overrides: Overrides = None, json: Json = False) -> None:
+    """Show what a configuration reads, and what a training would suffer from; exit code 2 if it would not start."""
+    from mbkd.config import paper
+    from mbkd.data import offline
+
+    found = paper.find(config, overrides or [])
+    teachers = [teacher.model for several in found.teachers.values() for teacher in several]
+    offline.if_unreachable([found.student.backbone, *teachers])
+    quiet()
+    from mbkd.onboarding.quality import inspect
+    from mbkd.terminal.data import print_data
+
+    report = inspect(found)
+    if json:
+        print_json(report)
+    else:
+        print_data(report)
+    if report["problems"]:
+        raise UserError("; ".join(report["problems"]))
+
+
+def plan(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    ranks: Ranks = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Hours on A100, H100, L4, ... by its published peak; measured here if not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a student and its teachers will take: steps, FLOPs, memory, disk, hours, and what would save some."""
+    from mbkd.config import paper
+
+    found = paper.find(config, overrides or [])
+    quiet()
+    from mbkd.estimate import machine, plan
+    from mbkd.terminal.results import print_plan
+    from mbkd.train.launch import default_ranks
+
+    text = plan.text(found, runs)
+    device = machine.on_gpu(gpu) if gpu else machine.calibrate(found, text.lengths)
+    estimate = plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks())
+    if json:
+        print_json(estimate)
+        return
+    print_plan(estimate)
+
+
+def recipes(json: Json = False) -> None:
+    """List the paper's experiments by name."""
+    from rich.table import Table
+
+    from mbkd.config import paper
+    from mbkd.terminal.console import make_console
+
+    found = paper.recipes()
+    if json:
+        print_json({name: {"system": x.system, **x.model_dump(mode="json")} for name, x in found.items()})
+        return
+    table = Table("name", "system", "backbone", "task", "languages")
+    for name, config in found.items():
+        languages = f"{' '.join(config.languages)} -> {len(config.task.languages)} languages"
+        table.add_row(name, config.system, config.student.backbone, str(config.task.path), languages)
+    make_console().print(table)
+
+
+def doctor(json: Json = False) -> None:
+    """Show devices, compilers, disk and versions; exit code 1 if something would fail."""
+    from mbkd.onboarding.doctor import findings, show
+
+    found = list(findings())
+    if json:
+        print_json([{"what": what, "found": value, "problem": problem or None} for what, value, problem in found])
+    else:
+        show(found)
+    if any(problem for _, _, problem in found):
+        raise typer.Exit(1)

@@ -1,0 +1,33 @@
+"""What the commands share: arguments, options, and the way they print."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigArgument = Annotated[str, typer.Argument(help="a YAML file, or a name from `mbkd recipes`", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="for example train.lr=2e-5 seed=3", metavar="[KEY=VALUE]...")
+]
+Runs = Annotated[Path, typer.Option(help="Where run directories and token stores go.")]
+Ranks = Annotated[int | None, typer.Option(help="Processes; one per GPU if not given, one without a GPU.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, also where a run is finished.")]
+CheckpointSteps = Annotated[int, typer.Option(min=1, help="Steps between checkpoints; one at every epoch's end, too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Log = Annotated[str, typer.Option(help="Where the metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, none.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
+
+
+def print_json(value: Any) -> None:
+    """What a command found, as one JSON document on standard output."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def quiet() -> None:
+    """Keep transformers' notes and bars about loading off the screen; errors still show."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,170 @@
+"""Commands that use a trained model: evaluate, mixers, predict, serve, export, push."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mbkd.cli.options import ConfigArgument, Json, Overrides, Runs, print_json, quiet
+from mbkd.errors import UserError
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    inference: Annotated[
+        str | None, typer.Option(help="Of a student without mixers: single or all, whatever it was trained with.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the scores go, as JSON.")] = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Measure a trained model on a split of a task, in every language."""
+    from mbkd.config import paper
+
+    found = paper.find(config, overrides or [])
+    from mbkd.evaluate.folder import evaluate_folder
+    from mbkd.runs import write_json
+    from mbkd.terminal.results import print_results
+
+    result = evaluate_folder(model, found, split, runs, inference)
+    out = out or model / f"evaluation-{split}{'-' + inference if inference else ''}-{found.hash}.json"
+    write_json(out, result)
+    if json:
+        print_json(result)
+        return
+    print_results([result], split)
+    print(out)
+
+
+def mixers(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
+    out: Annotated[Path | None, typer.Option(help="A .json or .csv file; the heat map lies beside it.")] = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Show how much weight each branch gets in each language, mixer by mixer."""
+    from mbkd.config import paper
+
+    found = paper.find(config, overrides or [])
+    quiet()
+    from mbkd.evaluate.heat_map import heat_map
+    from mbkd.evaluate.mixers import measure, write
+    from mbkd.terminal.results import print_mixers
+
+    weights = measure(model, found, split, runs)
+    out = out or model / f"mixers-{split}-{found.hash}.json"
+    write(weights, out)
+    files = [out]
+    try:
+        heat_map(weights, out.with_suffix(".png"))
+        files.insert(0, out.with_suffix(".png"))
+    except UserError as error:  # the numbers are there without it
+        print(error, file=sys.stderr)
+    if json:
+        print_json(weights)
+        return
+    print_mixers(weights)
+    print(*files, sep="\n")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    file: Annotated[Path | None, typer.Argument(help="JSONL, CSV, TSV, or TXT with a text a line.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .jsonl or .csv file instead of standard output.")] = None,
+    text: Annotated[str, typer.Option(help="Column or field with the text.")] = "text",
+    text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Rows times longest row of a batch.")] = 8192,
+) -> None:
+    """Classify the rows of a file or of standard input (JSONL, or a text a line); exit code 1 if one was bad."""
+    quiet()
+    from mbkd.predict.stream import predict as classify
+
+    if classify(model, file, out, text, text_pair, batch_tokens):
+        raise typer.Exit(1)
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; the address is printed.")] = 8000,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Rows times longest row of a batch; 8192, or 1024 without a GPU.")
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
+    max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 20_000,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 1_000_000,
+    queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are sent away with 503.")] = 1024,
+) -> None:
+    """Answer texts over HTTP (POST /classify), with a page to try one at /; stops on SIGTERM or Ctrl-C."""
+    from mbkd.serve.requests import Limits
+    from mbkd.serve.server import serve as answer
+
+    answer(model, host, port, batch_tokens, Limits(max_body, max_texts, max_characters, queue))
+
+
+def export(
+    model: Annotated[list[Path], typer.Argument(help="A run directory, or a model's folder; runs with --ensemble.")],
+    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; may be repeated.")] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Write one transformers model that averages the logits of several runs.")
+    ] = False,
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Rows to check the graphs on, in a file that `mbkd predict` reads."),
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column or field of --rows with the text.")] = "text",
+    text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder; `onnx` in the model's if not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the whole model as one graph, checked against torch on up to 1,000 rows, with size and speed measured."""
+    if format != "onnx":
+        raise UserError(f"--format {format}: there is onnx")
+    if ensemble and out is None:
+        raise UserError("--ensemble: name the new model's folder with --out")
+    if len(model) > 1 and not ensemble:
+        raise UserError(f"{model[1]}: one model at a time; --ensemble makes one of several runs")
+    quiet()
+    if ensemble and out is not None:
+        from mbkd.ensemble.runs import write_model
+        from mbkd.terminal.results import print_results
+
+        result = write_model(model, out)
+        for split in result["accuracy"]:
+            print_results([result], split)
+        print(out)
+        return
+    from mbkd.predict.export import export as write
+    from mbkd.predict.stream import pairs
+    from mbkd.terminal.results import print_export
+
+    report, folder = write(model[0], dtype or ["fp32"], out, pairs(rows, text, text_pair) if rows else ())
+    if json:
+        print_json({"directory": str(folder), **report})
+        return
+    print_export(report)
+    print(folder)
+
+
+def push(
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    repo_id: Annotated[str, typer.Argument(help="Where it goes on the hub, such as me/my-model.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    licence: Annotated[str | None, typer.Option("--license", help="For the card, such as apache-2.0.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+) -> None:
+    """Upload a trained model, its tokenizer and its card to the Hugging Face hub."""
+    from mbkd.predict.push import push as upload
+
+    files = upload(model, repo_id, private, licence, dry_run)
+    for name, size in files.items():
+        print(f"{size:>13,}  {name}")
+    print(f"{'would go' if dry_run else 'went'} to https://huggingface.co/{repo_id}")
