@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis import render
 from analysis.claims import Claim, checklist
 from analysis.collect import Collection, Problem, collect
@@ -25,7 +23,8 @@ from analysis.main_tables import main_tables
 from analysis.structure_tables import structure_tables
 from analysis.tables import Table
 from mbkd.errors import UserError
-from mbkd.terminal.progress import Report
+from mbkd.terminal.console import make_console
+from mbkd.terminal.progress import ProgressBar
 
 BESIDE = ("-intervals", "-paper")  # tables that stand behind their own
 
@@ -36,20 +35,20 @@ def make(
     """Everything that a report shows, of the runs below a folder. Raises UserError."""
     if draws < 1000:
         raise UserError(f"--draws {draws}: an interval from fewer than 1000 is noise")
-    with Report("report", 4) as report:
+    with ProgressBar("report", 4) as progress:
         collection = collect(root)
         groups = choose(collection)
-        report.advance({"runs": len(collection.runs)})
+        progress.advance({"runs": len(collection.runs)})
         context = Context(collection, groups, split, paper, draws)
         if split and not any(context.splits(task) for task in context.tasks):
             raise UserError(f"--split {split}: no run was measured on it")
         collection.problems.extend(missing(context))
         tables = data_tables(context)
-        report.advance()
+        progress.advance()
         main, claims = main_tables(context)
-        report.advance()
+        progress.advance()
         structures, others = structure_tables(context)
-        report.advance()
+        progress.advance()
     tables = sorted([*tables, *main, *structures], key=_place)
     claims = sorted([*claims, *others], key=lambda claim: [table.key for table in tables].index(claim.table))
     return collection, groups, tables, claims
@@ -124,7 +123,7 @@ def _page(
 
 def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim]) -> None:
     """Print what is missing, the tables, and the checklist; intervals are in the files."""
-    console = Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     problems = [(problem.where, problem.what) for problem in dict.fromkeys(collection.problems)]
     shown: list[Table] = [render.problems(problems)] if problems else []
     shown += [table for table in tables if not table.key.endswith("-intervals")]

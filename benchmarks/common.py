@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mbkd import runs
+from mbkd.terminal.console import make_console
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -56,8 +56,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
-    terminal = Console(stderr=True).is_terminal
-    Console(stderr=True, width=None if terminal else 140).print(table)
+    make_console(stderr=True).print(table)
 
 
 def record(module: str, out: Path | None, found: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ import argparse
 import sys
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from analysis import bootstrap
-from mbkd.terminal.progress import Report
+from mbkd.terminal.console import make_console
+from mbkd.terminal.progress import ProgressBar
 
 DRAWS = 1000
 # (spread over seeds, spread over rows, spread of both together) of a score x[s, i] whose mean is 0
@@ -52,16 +52,16 @@ def main() -> None:
     for spread in SPREADS:
         by_seed, by_row, both = spread
         hits = np.zeros(2)
-        with Report(f"spreads {spread}", asked.trials) as report:
+        with ProgressBar(f"spreads {spread}", asked.trials) as progress:
             for _ in range(asked.trials):
                 x = by_seed * rng.normal(size=(asked.seeds, 1)) + by_row * rng.normal(size=asked.rows)
                 x = (x + both * rng.normal(size=(asked.seeds, asked.rows))).astype(np.float32)
                 for i, draw in enumerate((ours, crosswise)):
                     low, high = np.quantile(draw(x, rng), [0.025, 0.975])
                     hits[i] += low <= 0 <= high
-                report.advance()
+                progress.advance()
         table.add_row(*map(str, spread), *[f"{100 * share:.1f} %" for share in hits / asked.trials])
-    Console(width=None if Console().is_terminal else 120).print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

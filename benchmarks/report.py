@@ -19,7 +19,7 @@ from benchmarks import common
 from mbkd import runs
 from mbkd.config import Config, changed, paper
 from mbkd.evaluate import metrics
-from mbkd.terminal.progress import Report
+from mbkd.terminal.progress import ProgressBar
 
 TARGET_SECONDS, TARGET_GB = 120, 2
 
@@ -29,11 +29,11 @@ def make_runs(root: Path, count: int, rows: int) -> None:
     full = [paper.base(paper.xnli(), backbone) for backbone in paper.BACKBONES.values()]
     systems = [paper.system(each, name) for each in full for name in paper.SYSTEMS]
     labels = np.arange(rows) % 3
-    with Report("making runs", count) as report:
+    with ProgressBar("making runs", count) as progress:
         for number in range(count):
             config = systems[number % len(systems)]
             _make_run(root, changed(config, {"seed": number // len(systems) + 1}), labels)
-            report.advance()
+            progress.advance()
 
 
 def _make_run(root: Path, config: Config, labels: np.ndarray) -> None:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console, RenderableType
 from rich.console import Group as Stack
+from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mbkd.terminal.console import make_console
 from mbkd.terminal.progress import clock
 from tuning.protocols import Group
 
@@ -22,7 +23,7 @@ class Board:
 
     def __init__(self, title: str, groups: list[Group], best: Callable[[Group], tuple[float | None, int]]):
         self.title, self.groups, self.best = title, groups, best
-        self.console = Console(stderr=True)
+        self.console = make_console(stderr=True)
         self.stage, self.at_once = "", 1
         self.weights: dict[str, float] = {}  # of the runs of this stage that are left or running
         self.started: dict[str, float] = {}

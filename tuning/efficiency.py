@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from mbkd import distributed
@@ -24,7 +23,8 @@ from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
 from mbkd.estimate import cost, dry_run, machine, plan
 from mbkd.runs import environment, write_json
-from mbkd.terminal.progress import Report
+from mbkd.terminal.console import make_console
+from mbkd.terminal.progress import ProgressBar
 from mbkd.train.trainer import Trainer
 
 SIGNALS = ("online", "cache")
@@ -47,7 +47,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
     for trainer in made:
         dry_run.warm_up(trainer, sources["cache"])
     _step(made[0], sources["online"], 0)
-    with Report("steps in turn", rounds) as report:
+    with ProgressBar("steps in turn", rounds) as progress:
         seconds, answers, widths = [], [], []
         for number in range(rounds):
             step = number % made[0].plan.steps
@@ -60,7 +60,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
             told = {trainer: _answer(trainer, step) for trainer in turns}
             answers.append({s: sum(told[t] for t in members) / rows for s, members in systems.items()})
             widths.append(dry_run.width(made[0].plan, step, read.lengths))
-            report.advance()
+            progress.advance()
     peaks = {trainer: _peak_bytes(trainer, 0) for trainer in made}
     distributed.stop()
 
@@ -194,9 +194,9 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high}
 
 
-def show(found: dict[str, Any], console: Console | None = None) -> None:
+def show(found: dict[str, Any]) -> None:
     """Print the systems, and the ratios measured, predicted and at the paper's sizes."""
-    console = console or Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     title = (
         f"{found['task']}, {found['backbone']}, {found['batch_size']} rows of {statistics.mean(found['widths']):.0f} "
         f"tokens, {found['precision']}; {found['machine']}; median of {found['rounds']} rounds (quartiles)"

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mbkd.ensemble import runs
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.runs import write_json
+from mbkd.terminal.console import make_console
 
 
 def ensembles(directories: Sequence[Path], root: Path, size: int = 2) -> dict[Path, dict[str, Any]]:
@@ -67,7 +67,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = ensembles(asked.run, asked.runs, asked.size)
     results = list(found.values())
-    console = Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     for split in results[0]["accuracy"]:
         for metric in ("accuracy", "mae"):
             if split in results[0][metric]:

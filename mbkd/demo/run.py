@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import transformers
-from rich.console import Console
 
 from mbkd import config as configuration
 from mbkd.config import paper
 from mbkd.demo import toy_models
+from mbkd.terminal.console import make_console
 from mbkd.terminal.results import print_results
 from mbkd.train.launch import carry_out
 
@@ -19,7 +19,7 @@ CHANCE = 0.2  # five stars
 def demo(root: Path, ranks: int) -> None:
     """Make the toy world, train three teachers and three students, and print one table."""
     began = time.monotonic()
-    say = functools.partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
+    say = functools.partial(make_console(stderr=True).print, soft_wrap=True, highlight=False)
     say(f"[bold]1/3[/bold] toy reviews in six languages, four tokenizers, four small encoders -> {root}/world")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -25,7 +25,7 @@ from mbkd.distill.teachers import Teacher, dtype
 from mbkd.errors import UserError
 from mbkd.inputs import TeacherInput
 from mbkd.runs import write_json, write_whole
-from mbkd.terminal.progress import Report
+from mbkd.terminal.progress import ProgressBar
 
 FORMAT = 1  # raise it when the files of a cache change their meaning
 BATCHES_PER_CHUNK = 8
@@ -144,7 +144,7 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
         parts.mkdir(exist_ok=True)
     distributed.wait_for_all()
     chunks = _plan(tokens)
-    with Report(f"asking the teacher of {language}", len(chunks), ranks.first) as report, teacher.here():
+    with ProgressBar(f"asking the teacher of {language}", len(chunks), ranks.first) as progress, teacher.here():
         for start in range(0, len(chunks), ranks.world):
             number = start + ranks.rank
             if number < len(chunks) and _part(parts, number, sum(map(len, chunks[number]))) is None:
@@ -153,7 +153,7 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
                 np.save(buffer, np.concatenate(answers))
                 write_whole(parts / f"{number}.npy", buffer.getvalue())
             distributed.wait_for_all()  # a rank that finds its chunks done does not wait long for the others
-            report.advance(steps=min(ranks.world, len(chunks) - start))
+            progress.advance(steps=min(ranks.world, len(chunks) - start))
 
 
 def _assemble(folder: Path, manifest: dict[str, Any], tokens: Tokens) -> str:

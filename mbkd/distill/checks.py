@@ -8,7 +8,6 @@ for a teacher, its tokens and the device, and kept in the store.
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -26,6 +24,7 @@ from mbkd.distill.teachers import Teacher, dtype, load
 from mbkd.errors import UserError
 from mbkd.evaluate import measure, metrics
 from mbkd.inputs import TeacherInput
+from mbkd.terminal.console import make_console
 
 SAMPLE = 1024  # rows of the parity check; one that disagrees is 0.1 %
 PADDED_EVERY = 4  # of them, the padded ones: wide batches cost the most, and a wrong mask shows in every row
@@ -130,8 +129,7 @@ def show(found: list[tuple[str, dict[str, Any]]]) -> None:
             largest = "not finite" if difference is None else f"{difference:.1e}"
             cells.append(f"{largest}, {each[name]['agreement']:.2%} the same")
         table.add_row(language, accuracy, chance, *cells)
-    terminal = Console(stderr=True).is_terminal
-    Console(file=sys.stderr, width=None if terminal else 120).print(table)
+    make_console(stderr=True).print(table)
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.model import saved
-from mbkd.terminal.progress import Report
+from mbkd.terminal.progress import ProgressBar
 
 
 def evaluate_folder(path: Path, config: Config, split: str, root: Path, inference: str | None = None) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     order = label_order(model.config.id2label, labels, str(folder))
     languages = tasks.languages(task, split)
     found, truth = {}, {}
-    with Report(f"measuring {split}", len(languages)) as report:
+    with ProgressBar(f"measuring {split}", len(languages)) as progress:
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), length)
             route = {"language": language} if saved.takes_language(model.config) else {}
             found[language] = measure.logits(model, tokens, ranks, **route)[:, order]
             truth[language] = np.asarray(tokens.labels)
-            report.advance()
+            progress.advance()
     distributed.stop()
     scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
     return {

@@ -17,7 +17,7 @@ from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.runs import write_json
-from mbkd.terminal.progress import Report
+from mbkd.terminal.progress import ProgressBar
 
 
 class Weights:
@@ -61,7 +61,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
     languages = tasks.languages(task, split)
     branches, rows = model.config.branch_languages, []
-    with Report(f"mixers on {split}", len(languages)) as report:
+    with ProgressBar(f"mixers on {split}", len(languages)) as progress:
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), length)
             seen = Weights()
@@ -74,7 +74,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
                     {"language": language, "mixer": mixer, "branch": branch, "mean": mean, "std": std}
                     for branch, (mean, std) in zip(branches, found, strict=True)
                 ]
-            report.advance()
+            progress.advance()
     model.watch = None
     return {"split": split, "branches": branches, "rows": rows}
 

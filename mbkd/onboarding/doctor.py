@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from mbkd.terminal.console import make_console
 
 MIN_FREE_GB = 5
 
@@ -18,7 +19,7 @@ def show(found: Iterable[tuple[str, str, str]]) -> None:
     table = Table("what", "found", "verdict")
     for what, value, problem in found:
         table.add_row(what, value, f"[red]{problem}[/red]" if problem else "[green]good[/green]")
-    Console().print(table)
+    make_console().print(table)
 
 
 def findings() -> Iterator[tuple[str, str, str]]:

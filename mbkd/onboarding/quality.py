@@ -14,7 +14,7 @@ from mbkd.data import tasks
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.onboarding import languages
-from mbkd.terminal.progress import Report
+from mbkd.terminal.progress import ProgressBar
 
 SAMPLE = 1000  # rows of a split and language
 EXAMPLES = 2
@@ -39,7 +39,7 @@ def inspect(config: Config) -> dict[str, Any]:
     before: dict[str, list[pa.Array]] = {}  # split -> the keys of its rows, all languages
     languages = {s: config.languages if s == "train" else tasks.languages(task, s) for s in tasks.splits(task)}
     wanted = [(split, language) for split, each in languages.items() for language in each]
-    with Report("looking at the rows", len(wanted)) as report:
+    with ProgressBar("looking at the rows", len(wanted)) as progress:
         for split, language in wanted:
             try:
                 rows = tasks.load(task, split, language).data.table
@@ -48,7 +48,7 @@ def inspect(config: Config) -> dict[str, Any]:
             else:
                 mine = {x: loaded[x] for x in loaded if x == "student" or x.split()[1] == language}
                 found.append(_measure(config, split, language, rows, mine, before))
-            report.advance()
+            progress.advance()
     return {
         "task": task.kind,
         "labels": tasks.label_names(task),

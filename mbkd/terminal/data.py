@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mbkd.terminal.console import make_console
 
-def print_data(found: dict[str, Any], console: Console | None = None) -> None:
+
+def print_data(found: dict[str, Any]) -> None:
     """Print what `mbkd.data.quality.inspect` found: rows, tokens, some rows, warnings."""
-    console = console or Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     splits = found["splits"]
     others = list(dict.fromkeys(x for each in splits for x in each["also_in"]))
     rows = Table(title="rows", title_justify="left")

@@ -5,13 +5,14 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mbkd.terminal.console import make_console
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Report:
+class ProgressBar:
     """Counts steps of one piece of work and shows what it is told about them.
 
     title: what is done; total: steps; show: False on every rank but the first; done: steps from before.
@@ -23,8 +24,8 @@ class Report:
         self.bar: Progress | None = None
         self.values: dict[str, Any] = {}
 
-    def __enter__(self) -> "Report":
-        console = Console(stderr=True)
+    def __enter__(self) -> "ProgressBar":
+        console = make_console(stderr=True)
         if self.show and console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),

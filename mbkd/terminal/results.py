@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from mbkd.terminal.console import make_console
 
 
 def results_table(results: Sequence[dict[str, Any]], split: str, metric: str = "accuracy") -> Table:
@@ -32,18 +33,17 @@ def results_table(results: Sequence[dict[str, Any]], split: str, metric: str = "
     return table
 
 
-def print_results(results: Sequence[dict[str, Any]], split: str, console: Console | None = None) -> None:
+def print_results(results: Sequence[dict[str, Any]], split: str) -> None:
     """Print the tables of a split: accuracy, and MAE where the labels are ordinal."""
-    # Wide enough for the table where output is a file: a cut column is a lost number.
-    console = console or Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     console.print(results_table(results, split))
     if any(r["mae"].get(split) for r in results):
         console.print(results_table(results, split, "mae"))
 
 
-def print_export(report: dict[str, Any], console: Console | None = None) -> None:
+def print_export(report: dict[str, Any]) -> None:
     """Print what export.json holds: size, speed and agreement of every graph beside torch's."""
-    console = console or Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     title = f"{report['rows']:,} rows ({report['rows_from']}) on the CPU, threads: {report['threads']}"
     table = Table("", "MB", "rows/s", "same label %", "largest difference", title=title, title_justify="left")
     for name, found in report["engines"].items():
@@ -53,9 +53,9 @@ def print_export(report: dict[str, Any], console: Console | None = None) -> None
     console.print(table)
 
 
-def print_mixers(found: dict[str, Any], console: Console | None = None) -> None:
+def print_mixers(found: dict[str, Any]) -> None:
     """Print the weights of the branches, mean and spread x100, by language and mixer."""
-    console = console or Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     title = f"{found['split']}: weight of each branch x100, mean ± standard deviation over features and examples"
     table = Table("language", "mixer", *found["branches"], title=title, title_justify="left")
     cells: dict[tuple[str, str], list[str]] = {}
@@ -71,9 +71,9 @@ def print_mixers(found: dict[str, Any], console: Console | None = None) -> None:
     console.print(table)
 
 
-def print_plan(found: dict[str, Any], console: Console | None = None) -> None:
+def print_plan(found: dict[str, Any]) -> None:
     """Print what `mbkd.measure.plan.estimate` returns: a line per system, the sum, the assumptions, the savings."""
-    console = console or Console(width=None if Console().is_terminal else 200)
+    console = make_console()
     table = Table("task", "backbone", "system", title="what is left to run", title_justify="left")
     for name in ("runs", "steps", "PFLOP", "hours", "GB a rank", "GB on disk", "GB of checkpoints"):
         table.add_column(name, justify="right")

@@ -22,7 +22,7 @@ from mbkd.errors import Stopped, UserError
 from mbkd.evaluate import measure
 from mbkd.inputs import Inputs
 from mbkd.model import grow
-from mbkd.terminal.progress import Report
+from mbkd.terminal.progress import ProgressBar
 from mbkd.train import checkpoint
 from mbkd.train.engine import one_branch_learns
 from mbkd.train.optim import BranchAdamW, lr_factor
@@ -67,7 +67,7 @@ class Trainer:
         self.engine.train()
         with (
             StopSignal() as stop,
-            Report(f"{config.system}, seed {config.seed}", plan.steps, self.ranks.first, self.done) as report,
+            ProgressBar(f"{config.system}, seed {config.seed}", plan.steps, self.ranks.first, self.done) as progress,
         ):
             while self.done < plan.steps:
                 began = time.perf_counter()
@@ -77,7 +77,7 @@ class Trainer:
                 self.done += 1
                 epoch = epoch_ends.get(self.done)
                 recorded = self.done % STEPS_PER_RECORD == 0 or self.done == plan.steps
-                report.advance(self.record() if recorded else {})
+                progress.advance(self.record() if recorded else {})
                 if epoch is not None and self.done < plan.steps and "dev" in self.inputs.heldout:
                     self.measure("dev", epoch)
                 if stopping or epoch is not None or self.done % self.checkpoint_steps == 0:
@@ -194,11 +194,11 @@ class Trainer:
         """Logits and scores of a split in every language; in between (epoch given) only the scores are kept."""
         stores = self.inputs.heldout[split]
         found, labels = {}, {}
-        with Report(f"measuring {split}", len(stores), self.ranks.first and epoch is None) as report:
+        with ProgressBar(f"measuring {split}", len(stores), self.ranks.first and epoch is None) as progress:
             for language, tokens in stores.items():
                 found[language] = measure.logits(self.engine.module, tokens, self.ranks, **self._route(language))
                 labels[language] = np.asarray(tokens.labels)
-                report.advance()
+                progress.advance()
         scores = measure.scores(found, labels, self.config.task, self.inputs.ordinal)
         if self.ranks.first:
             at = self.config.train.epochs if epoch is None else epoch
