@@ -55,7 +55,7 @@ def start() -> Ranks:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
     if "RANK" not in os.environ:  # started by hand: one rank
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         if "OMP_NUM_THREADS" not in os.environ:
@@ -68,6 +68,9 @@ def start() -> Ranks:
     else:
         accelerator.set_device(local)
         device = torch.device(accelerator.device_name(local))
+    if os.environ["WORLD_SIZE"] == "1":  # nobody to meet: no port is taken, so none can be taken already
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(verbose=False)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
@@ -86,6 +89,7 @@ def _keep_memory() -> None:
 
 def stop() -> None:
     """Leave the process group, so that torch has nothing to warn of at exit."""
+    _cpu_group.cache_clear()  # the next process group has other ones
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()  # DeepSpeed's own: it forgets the groups that it keeps, too
 

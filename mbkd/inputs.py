@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mbkd import runs
 from mbkd.config import Config, grown
-from mbkd.data import tasks
+from mbkd.data import hub, tasks
 from mbkd.data.classifiers import fingerprint, layers
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
@@ -87,6 +87,7 @@ def _check_length(config: Config, models: Iterable[str]) -> None:
 def prepare(config: Config, root: Path) -> Inputs:
     """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers."""
     task, length = config.task, config.train.max_length
+    hub.keep(root / "store")
     if config.student.grow is None:
         _check_depth(config)
     else:

@@ -16,7 +16,7 @@ import psutil
 import mbkd
 from mbkd import runs
 from mbkd.config import Config
-from mbkd.errors import UserError
+from mbkd.errors import UNAVAILABLE, UserError, waits
 from mbkd.train.launch import die_with_parent
 
 LOOK = 0.5  # seconds between two looks at a process
@@ -104,12 +104,16 @@ def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) 
     report: gets the dev averages of each epoch while the run writes them.
     """
     seen = _Epochs(runs.folder(given.root, job.config))
+    left = waits()  # after faults of a moment
     while not job.finished(given.root):
         if job.command == "train" and _taken(given.root, job.config):
             time.sleep(LOOK)
         else:
             code, lines = _attempt(job, given, lambda: seen.tell(report))
             if code == USER_ERROR and any("another process is working on this run" in line for line in lines):
+                continue
+            if code == UNAVAILABLE and (wait := next(left, None)) is not None:
+                time.sleep(wait)
                 continue
             if code != 0 or not (job.command == "cache" or job.finished(given.root)):
                 raise TrialFailed(_fail(job, given.root, code, lines))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mbkd.cli import data, train, use
-from mbkd.errors import UserError
+from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
 
 app = typer.Typer(
     help="Cross-lingual text classifiers: monolingual teachers distilled into one multi-branch student.",
@@ -36,7 +36,7 @@ for command in (  # in the order of `mbkd --help`
 
 
 def main() -> None:
-    """Entry point: errors that the user can mend end in one message and exit code 2."""
+    """Entry point: errors end in one message and exit code 2, or UNAVAILABLE where the same command may do later."""
     # Threads that spin for each other are 4 to 16 times slower where something else uses a core, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -44,9 +44,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (UserError, OSError) as error:  # a file that cannot be read or written names itself
+    except (UserError, TransientError, OSError) as error:  # a file that cannot be read or written names itself
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(UNAVAILABLE if is_transient(error) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
 

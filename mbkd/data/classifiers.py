@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mbkd.data.readers import one_line
-from mbkd.errors import UserError
+from mbkd.errors import UserError, patiently
 from mbkd.runs import write_json
 
 
@@ -20,7 +20,7 @@ def fingerprint(path: str, store: Path) -> str:
         from transformers import AutoConfig
 
         try:
-            return f"{path}@{AutoConfig.from_pretrained(path)._commit_hash}"
+            return f"{path}@{patiently(lambda: AutoConfig.from_pretrained(path))._commit_hash}"
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no classifier here ({one_line(error)})") from None
     weights, config = [*folder.glob("*.safetensors"), *folder.glob("*.bin")], [*folder.glob("config.json")]
@@ -49,7 +49,7 @@ def configuration(path: str) -> dict[str, Any]:
         else:
             from transformers import AutoConfig
 
-            values = AutoConfig.from_pretrained(path).to_dict()
+            values = patiently(lambda: AutoConfig.from_pretrained(path)).to_dict()
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no model here ({one_line(error)})") from None
     if not isinstance(values, dict):

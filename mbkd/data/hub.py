@@ -1,20 +1,37 @@
-"""Datasets of the hub, or local folders in its layout, as the `datasets` library opens them."""
+"""Datasets of the hub, or local folders in its layout, as the `datasets` library opens them.
+
+A process asks the hub once which revision of a dataset is the newest; processes that it starts take the same one. What
+a revision holds never changes, so it is kept in the store.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mbkd.data.readers import Rows, from_arrow, one_line
-from mbkd.errors import UserError
+from mbkd.errors import UserError, is_transient, patiently
+from mbkd.runs import write_json
 
 if TYPE_CHECKING:  # a second that local files do not pay for
     import datasets
+
+REVISIONS = "MBKD_HUB_REVISIONS"  # in the environment: JSON, the revision of each dataset
+PATIENCE = 10.0  # seconds for the hub's answer
+_store: list[Path] = []  # where what is known of revisions is kept; nowhere before `keep`
+
+
+def keep(store: Path) -> None:
+    """Keep what the hub says of a revision in a store, and read there what it said before."""
+    _store[:] = [store / "hub"]
 
 
 def read(path: str, language: str, split: str) -> Rows:
@@ -36,21 +53,85 @@ def load(path: str, language: str, split: str, scratch: str | None = None) -> da
     import datasets
 
     try:
-        where = keywords(path, language)
-        return datasets.load_dataset(path, split=split, cache_dir=scratch, keep_in_memory=scratch is not None, **where)
+        where: dict[str, Any] = keywords(path, language) | {"revision": revision(path)}
+        return patiently(
+            lambda: datasets.load_dataset(
+                path, split=split, cache_dir=scratch, keep_in_memory=scratch is not None, **where
+            )
+        )
     except UserError:
         raise
     except Exception as error:  # the hub, the network and the readers raise dozens of kinds
         raise UserError(f"{path}: split {split!r} for {language!r} cannot be loaded: {one_line(error)}") from None
 
 
-@cache  # asked for every split and language, and each time over the network
+def fingerprint(path: str, language: str, split: str) -> list[Any]:
+    """What decides the rows of a dataset on the hub: its revision, and where the language lies. Raises UserError."""
+    if (known := revision(path)) is None:
+        return [load(path, language, split)._fingerprint]
+    return [path, known, keywords(path, language), split]
+
+
+def revision(path: str) -> str | None:
+    """The revision of a hub dataset that this process reads, the newest when first asked for.
+
+    Where the hub cannot be reached it is the one that the store has seen last. None for a local folder, and where
+    nothing is known: `datasets` then looks into its own cache. Raises UserError while the hub is too busy.
+    """
+    if is_local(path):
+        return None
+    known: dict[str, str | None] = json.loads(os.environ.get(REVISIONS, "{}"))
+    if path not in known:
+        from huggingface_hub import HfApi
+
+        try:
+            known[path] = patiently(lambda: HfApi().dataset_info(path, timeout=PATIENCE)).sha
+        except Exception as error:  # as in `load`
+            if is_transient(error):
+                raise UserError(f"{path}: the hub does not say what is there: {one_line(error)}") from None
+            known[path] = _last_seen(path)
+        os.environ[REVISIONS] = json.dumps(known)
+    return known[path]
+
+
+def _last_seen(path: str) -> str | None:
+    files = [file for store in _store for file in store.glob(f"{_slug(path)}@*.json")]
+    last = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    return last.stem.rpartition("@")[2] if last else None
+
+
+def _slug(path: str) -> str:
+    return re.sub(r"[^\w-]", "_", path)
+
+
+def _kept(path: str, what: str, ask: Any) -> Any:
+    """What is known of a dataset's revision by the name `what`; asked for, and kept, where it is not known yet."""
+    known = revision(path)
+    if known is None or not _store:
+        return ask()
+    file = _store[0] / f"{_slug(path)}@{known}.json"
+    there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if what not in there:
+        there[what] = ask()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, there)
+    return there[what]
+
+
+@cache  # asked for every split and language
 def configurations(path: str) -> list[str]:
     """The names of a hub dataset's configurations. Raises UserError."""
-    import datasets
+
+    def ask() -> list[str]:
+        import datasets
+
+        return list(patiently(lambda: datasets.get_dataset_config_names(path, revision=revision(path))))
 
     try:
-        return list(datasets.get_dataset_config_names(path))
+        found: list[str] = _kept(path, "configurations", ask)
+        return found
+    except UserError:
+        raise
     except Exception as error:  # as above
         if is_local(path):
             raise UserError(f"{path}: cannot be opened in the hub's layout: {one_line(error)}") from None
@@ -72,15 +153,21 @@ def keywords(path: str, language: str) -> dict[str, str]:
 
 def files(path: str, language: str) -> dict[str, list[str]]:
     """The splits of a hub dataset, each with its files. Raises UserError."""
-    import datasets
+    where: dict[str, Any] = keywords(path, language) | {"revision": revision(path)}
 
-    where = keywords(path, language)
-    try:
+    def ask() -> dict[str, list[str]]:
+        import datasets
+
         with tempfile.TemporaryDirectory() as scratch:
-            builder = datasets.load_dataset_builder(path, cache_dir=scratch if is_local(path) else None, **where)
+            cache_dir = scratch if is_local(path) else None
+            builder = patiently(lambda: datasets.load_dataset_builder(path, cache_dir=cache_dir, **where))
+        return {str(split): [str(file) for file in found] for split, found in (builder.config.data_files or {}).items()}
+
+    try:
+        found: dict[str, list[str]] = _kept(path, f"files of {language}", ask)
+        return found
     except Exception as error:  # as above
         raise UserError(f"{path}: cannot be opened: {one_line(error)}") from None
-    return {str(split): [str(file) for file in found] for split, found in (builder.config.data_files or {}).items()}
 
 
 def is_local(path: str) -> bool:

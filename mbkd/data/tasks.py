@@ -115,7 +115,7 @@ def fingerprint(task: Task, split: str, language: str) -> str:
             raise UserError(f"{path}: no split {name!r} for {language!r}; there are {', '.join(there)}")
         sources = [readers.digest(Path(file)) for file in there[name]]
     else:
-        sources = [hub.load(path, language, _hub_split(task, split))._fingerprint]
+        sources = hub.fingerprint(path, language, _hub_split(task, split))
     parts = [task.kind, task.columns.model_dump(), task.labels, task.limit, split, language, sources]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

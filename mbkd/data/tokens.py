@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from mbkd.config import Task
 from mbkd.data import tasks
-from mbkd.errors import UserError
+from mbkd.errors import UserError, patiently
 
 FORMAT = 1  # raise it when the files of a store change their meaning
 CHUNK = 2048  # rows per call of the tokenizer; memory is bounded by this, not by the size of the data
@@ -176,7 +176,7 @@ def _load(tokenizer: str, fingerprint: str) -> Any:
     from transformers import AutoTokenizer  # seconds of imports that an opened store does not pay for
 
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
+        loaded = patiently(lambda: AutoTokenizer.from_pretrained(tokenizer))
     except Exception as error:  # OSError, ValueError, ImportError and the tokenizer library's bare Exception
         raise UserError(f"{tokenizer}: the tokenizer cannot be loaded: {error}") from error
     if loaded.pad_token_id is None:

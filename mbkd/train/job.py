@@ -3,12 +3,13 @@
 import argparse
 import gc
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
 from mbkd.config import paper
-from mbkd.errors import STOPPED, Stopped, UserError
+from mbkd.errors import STOPPED, UNAVAILABLE, Stopped, TransientError, UserError, is_transient
 from mbkd.train import tracking
 
 
@@ -30,7 +31,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Path]:
     """Run the job on this rank. Returns the run directories on the first rank, and nothing on the others.
 
-    Exit codes: 2 and one message for an error that the user can mend, STOPPED after a signal, 1 if another rank died.
+    Exit codes: 2 and one message for an error that the user can mend, UNAVAILABLE and one message after a fault of a
+    moment, STOPPED after a signal, 1 if another rank died.
     """
     asked = arguments(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in mbkd.cli, for a job that the launcher starts by hand
@@ -65,39 +67,58 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if first:
             print(stopped, file=sys.stderr, flush=True)
         sys.exit(STOPPED)
-    except (UserError, OSError) as error:
-        if not first:
-            time.sleep(3)  # if the first rank has the same to say, the launcher ends this one before it speaks, too
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except RuntimeError as error:
-        if message := mendable(error):
-            print(f"error: {message}", file=sys.stderr, flush=True)
-            sys.exit(2)
-        if "closed by peer" in str(error) or "reset by peer" in str(error):
+    except (UserError, TransientError, OSError, RuntimeError) as error:
+        if lost_rank(error):
             print("error: another rank is gone, so this one stops", file=sys.stderr, flush=True)
             time.sleep(5)  # the launcher should see the other's exit code first: that one says why
             os._exit(1)  # no clean-up that would wait for the rank that is gone
-        raise
+        named = of_torch(error) if isinstance(error, RuntimeError) else error
+        if named is None:
+            raise
+        if not first:
+            time.sleep(3)  # if the first rank has the same to say, the launcher ends this one before it speaks, too
+        print(f"error: {named}", file=sys.stderr, flush=True)
+        sys.exit(UNAVAILABLE if is_transient(named) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def mendable(error: RuntimeError) -> str:
-    """What a user can do about an error of torch, whose message alone tells the cause; empty where it is none."""
+def lost_rank(error: Exception) -> bool:
+    """Whether an error says that another rank is gone: gloo's words, then NCCL's."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in said
+        for words in (
+            "closed by peer",
+            "reset by peer",
+            "ncclRemoteError",
+            "NCCL communicator was aborted",
+            "collective operation timeout",
+        )
+    )
+
+
+def of_torch(error: RuntimeError) -> UserError | TransientError | None:
+    """What a user can do about an error of torch, whose message alone tells the cause; None where nothing is known."""
     said = str(error).strip() or type(error).__name__
     if "out of memory" in said or "can't allocate memory" in said:  # a GPU's; the system's
-        return (
-            f"the memory does not suffice ({said.splitlines()[0]}); raise train.accumulation, which takes a batch in "
+        first = said.splitlines()[0]
+        if others := re.findall(r"Process (\d+) has ([\d.]+ \w+) memory in use", said):
+            each = ", ".join(f"process {number} has {size}" for number, size in others)
+            return TransientError(
+                f"the GPU's memory does not suffice beside other processes ({each}): {first.split('. ')[0]}"
+            )
+        return UserError(
+            f"the memory does not suffice ({first}); raise train.accumulation, which takes a batch in "
             "parts, or lower train.max_length; `mbkd plan` says what is needed"
         )
-    if "EADDRINUSE" in said:
+    if "EADDRINUSE" in said:  # `mbkd` chooses another port at its next try
         here = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        return (
-            f"the ranks cannot meet at {here}: the port is in use, perhaps by another job on this machine; name a free "
-            "one with --master_port"
+        return TransientError(
+            f"the ranks cannot meet at {here}: the port is in use, perhaps by another job on this machine; where you "
+            "start the launcher yourself, name a free one with --master_port"
         )
-    return ""
+    return None
 
 
 if __name__ == "__main__":

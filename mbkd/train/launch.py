@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 from mbkd.config import Config
-from mbkd.errors import STOPPED, UserError
+from mbkd.errors import STOPPED, UNAVAILABLE, TransientError, UserError, patiently
 from mbkd.runs import finished, folder, lock, read_result
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -51,8 +52,8 @@ def carry_out(
         for config in wanted:
             # Refuses a batch that does not divide, before any process starts.
             micro_batch(np.arange(config.train.batch_size), 0, ranks, config.train.accumulation, 0)
-            prepare(config, root)
-        launch([*arguments, "--runs", str(root)], ranks, verbose)
+            patiently(partial(prepare, config, root))
+        patiently(partial(launch, [*arguments, "--runs", str(root)], ranks, verbose))
     return {directory: read_result(directory) for directory in directories}
 
 
@@ -66,8 +67,8 @@ def build_cache(config: Config, arguments: list[str], root: Path, ranks: int | N
     ranks = default_ranks() if ranks is None else ranks
     if ranks < 1:
         raise UserError(f"--ranks {ranks}: at least one rank is needed")
-    prepare(config, root)
-    launch([*arguments, "--cache", "--runs", str(root)], ranks, verbose)
+    patiently(lambda: prepare(config, root))
+    patiently(lambda: launch([*arguments, "--cache", "--runs", str(root)], ranks, verbose))
 
 
 def default_ranks() -> int:
@@ -85,7 +86,7 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
 
     One rank is a process like any other: the launcher would import torch and DeepSpeed, for seconds and 300 MB, before
     the rank may do so. SIGTERM and Ctrl-C reach the ranks, which write a checkpoint and leave; so they do where this
-    process is killed. Exits with the job's code if it is not 0.
+    process is killed. Exits with the job's code if it is not 0. Raises TransientError where the job ended in one.
     """
     environment = os.environ | {
         "LOCAL_SIZE": str(ranks),  # on a CPU the launcher would count NUMA nodes
@@ -94,8 +95,7 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
     }
     job = ["mbkd.train.job", *arguments, *(["--verbose"] if verbose else [])]
     if ranks == 1:
-        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        environment["MASTER_PORT"] = free_port()
+        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         command = [sys.executable, "-u", "-m", *job]
     else:
         # The launcher's part for one node, without the part that looks for other nodes: a third of the start.
@@ -131,6 +131,8 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
             "the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
+    if code == UNAVAILABLE and not stopped:
+        raise TransientError("the job did not come to its end, for the reason above")
     if code or stopped:
         sys.exit(STOPPED if stopped else code)
 

@@ -310,9 +310,29 @@ def test_port_that_another_job_holds_is_named(config: Path, tmp_path: Path):
         port = str(other.getsockname()[1])
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
         done = run(sys.executable, "-m", "mbkd.train.job", config, "--runs", tmp_path, **meeting)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 69, done.stderr
     assert f"cannot meet at 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_port_that_is_taken_after_it_was_chosen_is_exchanged_for_another(config: Path, tmp_path: Path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import socket, sys\n"
+        "from mbkd import cli\n"
+        "from mbkd.train import launch\n"
+        "free_port, taken = launch.free_port, []\n"
+        "def first_a_taken_one():\n"
+        "    if not taken:\n"
+        "        taken.append(socket.create_server(('127.0.0.1', 0)))\n"
+        "        return str(taken[0].getsockname()[1])\n"
+        "    return free_port()\n"
+        "launch.free_port = first_a_taken_one\n"
+        "cli.main()\n"
+    )
+    done = run(sys.executable, script, *command(config, tmp_path, "train.epochs=0.1", ranks=2)[3:])
+    assert done.returncode == 0, done.stderr
+    assert "the port is in use" in done.stderr and "trying again in" in done.stderr
 
 
 def test_two_nodes_by_hand_give_the_result_of_one(config: Path, tmp_path: Path):

@@ -1,11 +1,17 @@
 """How a job starts and ends on one machine: the devices of its ranks, and errors of torch that a user can mend."""
 
+import errno
+import sys
+import urllib.error
+from email.message import Message
+
 import pytest
 import torch
 
-from mbkd.errors import UserError
-from mbkd.train.job import mendable
+from mbkd.errors import UserError, is_transient
+from mbkd.train.job import lost_rank, of_torch
 from mbkd.train.launch import _devices
+from tests.conftest import run
 
 
 def test_ranks_take_the_visible_devices_in_turn(monkeypatch: pytest.MonkeyPatch):
@@ -33,7 +39,73 @@ def test_devices_that_are_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch, na
 def test_memory_that_does_not_suffice_ends_in_what_to_change():
     with pytest.raises(RuntimeError) as of_the_system:
         torch.empty(2**60)
-    of_a_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
-    for error in (of_the_system.value, of_a_gpu):
-        assert "raise train.accumulation" in mendable(error)
-    assert not mendable(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+    alone = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    for error in (of_the_system.value, alone):
+        assert isinstance(of_torch(error), UserError) and "raise train.accumulation" in str(of_torch(error))
+    assert not of_torch(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+
+
+def test_memory_of_a_gpu_that_another_process_holds_is_a_fault_of_a_moment():
+    said = (
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which 9.12 MiB is "
+        "free. Process 4711 has 61.50 GiB memory in use. Including non-PyTorch memory, this process has 17.59 GiB "
+        "memory in use. Of the allocated memory 17.1 GiB is allocated by PyTorch."
+    )
+    found = of_torch(torch.OutOfMemoryError(said))
+    assert is_transient(found) and "process 4711 has 61.50 GiB" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), True),
+        (urllib.error.HTTPError("https://hub", 503, "Service Unavailable", Message(), None), True),
+        (urllib.error.HTTPError("https://hub", 404, "Not Found", Message(), None), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (UserError("train.lr = 0"), False),
+    ],
+)
+def test_an_error_made_of_a_fault_of_a_moment_is_one_too(error: Exception, passes: bool):
+    def named() -> None:
+        try:
+            raise error
+        except Exception as reason:
+            raise UserError(f"a file cannot be read ({reason})") from None
+
+    with pytest.raises(UserError) as raised:
+        named()
+    assert is_transient(error) == is_transient(raised.value) == passes
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:51716",
+        "NCCL error in: ProcessGroupNCCL.cpp:3356, remote process exited or there was a network error, NCCL version "
+        "2.27.5 ncclRemoteError: A call failed possibly due to a network error or a remote process exiting.",
+        "NCCL communicator was aborted on rank 0.",
+        "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE) ran",
+    ],
+)
+def test_a_rank_that_is_gone_is_known_by_the_words_of_gloo_and_nccl(said: str):
+    assert lost_rank(RuntimeError(said))
+    assert not lost_rank(ValueError(said)) and not lost_rank(RuntimeError("out of memory"))
+
+
+def test_one_rank_takes_no_port():
+    code = """
+import psutil
+from mbkd import distributed
+for _ in range(2):  # a process may leave and join again
+    ranks = distributed.start()
+    assert ranks.world == 1 and distributed.everyones(7) == [7]
+    print([x for x in psutil.Process().net_connections("inet") if x.status == "LISTEN" and x.laddr.port == 29500])
+    print(sorted({"MASTER_PORT", "MASTER_ADDR"} & set(__import__("os").environ)))
+    distributed.stop()
+"""
+    done = run(sys.executable, "-c", code)
+    assert done.stdout.split() == ["[]"] * 4, done.stdout + done.stderr

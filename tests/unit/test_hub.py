@@ -1,0 +1,93 @@
+"""What the hub is asked, how often, and what happens while it is too busy: a hub on this machine counts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run
+from tests.hub import Hub, serving
+from tests.unit.test_tasks import hub_folder
+
+# What a run asks of its rows before the first step, twice, and then in a process that it starts, as a rank is.
+ASK = """
+import subprocess, sys
+from pathlib import Path
+from mbkd import errors
+from mbkd.config import Task
+from mbkd.data import hub, tasks
+hub.keep(Path(sys.argv[1]))
+task = Task(kind="xnli", path="someone/xnli", supervised=("en", "fr"), zero_shot=("zh",))
+for _ in range(2):
+    for split in tasks.splits(task):
+        for language in tasks.languages(task, split):
+            print(split, language, tasks.fingerprint(task, split, language))
+if len(sys.argv) == 2:
+    sys.exit(subprocess.run([sys.executable, "-c", sys.argv[0] or CODE, sys.argv[1], "child"]).returncode)
+"""
+ASK = f"CODE = {ASK!r}\n{ASK}".replace("sys.argv[0] or CODE", "CODE")
+
+
+@pytest.fixture
+def hub(tmp_path: Path):
+    hub_folder(tmp_path / "repository", "en", "fr", "zh")
+    with serving(Hub(tmp_path / "repository")) as served:
+        yield served
+
+
+def ask(hub: Hub, folder: Path, code: str = ASK, home: str = "home"):
+    """Run code against the hub; `home`: where the hub's own libraries keep what they have read."""
+    online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_HOME": str(folder / home)}
+    return run(sys.executable, "-c", code, folder / "store", **online, HF_HUB_DISABLE_XET="1", timeout=60)
+
+
+def about_the_dataset(hub: Hub) -> list[str]:
+    return [path for path in hub.asked if "someone/xnli" in path]
+
+
+def test_a_process_asks_once_for_the_revision_and_those_that_it_starts_do_not_ask(hub: Hub, tmp_path: Path):
+    first = ask(hub, tmp_path)
+    assert first.returncode == 0, first.stderr
+    hub.asked.clear()
+    second = ask(hub, tmp_path, home="another machine's")
+    assert second.returncode == 0, second.stderr
+    assert about_the_dataset(hub) == ["GET /api/datasets/someone/xnli"]
+    assert second.stdout == first.stdout
+    lines = second.stdout.splitlines()
+    assert len(lines) == 4 * 5 and len(set(lines)) == 5  # two processes, twice each; zh has no training rows
+
+
+def test_a_new_revision_is_another_dataset_and_the_last_one_serves_without_a_hub(hub: Hub, tmp_path: Path):
+    before = ask(hub, tmp_path).stdout
+    hub.revision = "f" * 40
+    after = ask(hub, tmp_path).stdout
+    assert after and not set(before.splitlines()) & set(after.splitlines())
+    hub.url = "http://127.0.0.1:9"  # the port that discards
+    assert ask(hub, tmp_path, home="empty").stdout == after
+
+
+def test_a_hub_that_is_too_busy_twice_is_asked_again(hub: Hub, tmp_path: Path):
+    hub.busy = 3  # the first is the client's own, before any data set
+    done = ask(hub, tmp_path, ASK.replace("errors\n", "errors\nerrors.WAITS = (0.1, 0.2)\n", 2))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("429") == done.stderr.count("trying again in") == 2
+
+
+def test_a_hub_that_stays_too_busy_ends_in_a_code_of_its_own(hub: Hub, tmp_path: Path):
+    hub.busy = 1000
+    file = tmp_path / "config.yaml"
+    backbone = tmp_path / "repository"
+    file.write_text(f"task: {{kind: xnli, path: someone/xnli}}\nstudent: {{backbone: {backbone}}}\n", encoding="utf-8")
+    code = f"""
+import sys
+from mbkd import cli, errors
+errors.WAITS = (0.1, 0.2)
+sys.argv = ["mbkd", "data", {str(file)!r}, "distill.signal=labels"]
+cli.main()
+"""
+    done = ask(hub, tmp_path, code)
+    assert done.returncode == 69, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: someone/xnli: ") and "tried 3 times" in done.stderr
+    assert done.stderr.count("trying again in") == 2
+    hub.busy = 0
+    assert ask(hub, tmp_path, code).returncode == 0
