@@ -25,6 +25,7 @@ from benchmarks.levers import LEVERS
 from mbkd import distributed, runs
 from mbkd.config import Config, changed, paper, parse
 from mbkd.demo import toy, toy_models
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 from mbkd.train.trainer import Trainer
 
@@ -73,7 +74,7 @@ def train(config: Config, root: Path, ranks: distributed.Ranks, off: bool) -> di
             whole(trainer)
 
     with patch.object(Trainer, "train", slowly if off else whole):
-        result = runs.read_result(run(config, root, ranks, checkpoint_steps=10**9))
+        result = runs.read_result(run(config, root, ranks, Schedule()))
     return {name: 100 * value for name, value in result["averages"]["test"].items()}
 
 
@@ -90,7 +91,7 @@ def main() -> None:
         with contextlib.redirect_stderr(output):
             config = make_world(root, wanted.rows)
             for teacher in paper.teacher_runs(config):
-                run(teacher, root, ranks, checkpoint_steps=10**9)
+                run(teacher, root, ranks, Schedule())
             for seed in range(1, wanted.seeds + 1):
                 for side, signal in (("on", "cache"), ("off", "online")):
                     mine = changed(config, {"distill": {"signal": signal}, "seed": seed})

@@ -22,6 +22,7 @@ from mbkd.config import Config, parse
 from mbkd.demo import toy, toy_models
 from mbkd.distill.signals import open_source
 from mbkd.inputs import prepare
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 
 LANGUAGES = ("en", "fr", "zh")
@@ -69,7 +70,7 @@ def seconds(config: Config, signal: str, seed: int, root: Path, ranks: distribut
         open_source(asked, prepare(asked, root), root, ranks)
     began = time.perf_counter()
     with (root / "output.txt").open("a") as output, contextlib.redirect_stderr(output):
-        run(config, root, ranks, checkpoint_steps=10**9)
+        run(config, root, ranks, Schedule())
     return time.perf_counter() - began
 
 

@@ -11,7 +11,7 @@
 #SBATCH --output=mbkd-%j.log
 #SBATCH --open-mode=append
 # --signal: two minutes before the time is up every rank writes a checkpoint and leaves. DeepSpeed's launcher hears the
-# signal, too, and kills ranks that took longer than 30 s: then what was saved every --checkpoint-steps counts.
+# signal, too, and kills ranks that took longer than 30 s: then the last checkpoint counts: one is written every 10 minutes.
 # --requeue: after a preemption the same job starts again and goes on from that checkpoint.
 set -euo pipefail
 

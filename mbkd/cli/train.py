@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mbkd.cli.options import (
+    CheckpointMinutes,
     CheckpointSteps,
     ConfigArgument,
     Fresh,
@@ -36,7 +37,8 @@ def teach(
     runs: Runs = Path("runs"),
     ranks: Ranks = None,
     fresh: Fresh = False,
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_steps: CheckpointSteps = None,
     log: Log = "tensorboard",
     json: Json = False,
     verbose: Verbose = False,
@@ -49,7 +51,7 @@ def teach(
     wanted = list(paper.teacher_runs(found))
     if not wanted:
         raise UserError(f"{config}: names no teacher to fine-tune (teachers.<language>.model)")
-    arguments = [config, *(overrides or []), "--teach", *_job(checkpoint_steps, log)]
+    arguments = [config, *(overrides or []), "--teach", *_job(checkpoint_minutes, checkpoint_steps, log)]
     _show(carry_out(wanted, arguments, runs, ranks, fresh, verbose), json, several=True)
 
 
@@ -77,7 +79,8 @@ def train(
     runs: Runs = Path("runs"),
     ranks: Ranks = None,
     fresh: Fresh = False,
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_steps: CheckpointSteps = None,
     log: Log = "tensorboard",
     json: Json = False,
     verbose: Verbose = False,
@@ -87,7 +90,7 @@ def train(
     from mbkd.train.launch import carry_out
 
     found = paper.find(config, overrides or [])
-    arguments = [config, *(overrides or []), *_job(checkpoint_steps, log)]
+    arguments = [config, *(overrides or []), *_job(checkpoint_minutes, checkpoint_steps, log)]
     _show(carry_out([found], arguments, runs, ranks, fresh, verbose), json)
 
 
@@ -100,7 +103,8 @@ def grow(
     runs: Runs = Path("runs"),
     ranks: Ranks = None,
     fresh: Fresh = False,
-    checkpoint_steps: CheckpointSteps = 500,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_steps: CheckpointSteps = None,
     log: Log = "tensorboard",
     json: Json = False,
     verbose: Verbose = False,
@@ -113,18 +117,19 @@ def grow(
     values = override(paper.values(config), overrides or [])
     overrides = [*(overrides or []), *grown.overrides(saved.folder(model), values, language)]
     found = paper.find(config, overrides)
-    arguments = [config, *overrides, *_job(checkpoint_steps, log)]
+    arguments = [config, *overrides, *_job(checkpoint_minutes, checkpoint_steps, log)]
     results = carry_out([found], arguments, runs, ranks, fresh, verbose)
     (result,) = results.values()
     _show(results, json, above=[result | result["before"] | {"system": "before"}])
 
 
-def _job(checkpoint_steps: int, log: str) -> list[str]:
+def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> list[str]:
     """Options that the job takes as they are. Raises UserError for a tracker that is not installed."""
     from mbkd.train import tracking
 
     tracking.refuse_missing(log)
-    return ["--checkpoint-steps", str(checkpoint_steps), "--log", log]
+    steps = [] if checkpoint_steps is None else ["--checkpoint-steps", str(checkpoint_steps)]
+    return ["--checkpoint-minutes", str(checkpoint_minutes), *steps, "--log", log]
 
 
 def _show(

@@ -19,6 +19,7 @@ from mbkd.distill.signals import Signal, Source, hard_labels
 from mbkd.distill.teachers import dtype, inference_engine
 from mbkd.estimate import cost
 from mbkd.inputs import Inputs
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from mbkd.train.trainer import Trainer
@@ -53,7 +54,7 @@ def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
     inputs = Inputs(rows, {}, {}, tasks.label_names(config.task), tasks.is_ordinal(config.task))
     engine = training_engine(model, optimizer, config.train, ranks)
     source = Source(hard_labels)
-    made = Trainer(config, Path(), inputs, plan(config, lengths), source, engine, optimizer, ranks, 10**9)
+    made = Trainer(config, Path(), inputs, plan(config, lengths), source, engine, optimizer, ranks, Schedule())
     engine.train()
     return made
 

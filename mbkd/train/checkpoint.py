@@ -9,17 +9,51 @@ the manifest's checksums tell damage, not malice, so resume only from run direct
 import json
 import shutil
 import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mbkd.data.readers import one_line
 from mbkd.data.tokens import sha256
-from mbkd.distributed import Ranks, wait_for_all
+from mbkd.distributed import Ranks, everyones, wait_for_all
 from mbkd.errors import UserError
 from mbkd.runs import write_json
 
 KEPT = 2
 DEEPSPEED = "deepspeed"  # the tag, which is the name of DeepSpeed's folder
+SHARE = 0.01  # of a run's time that writing checkpoints may take
+
+
+@dataclass
+class Schedule:
+    """When a run writes checkpoints: by the clock of its first rank, and every so many steps where these are given.
+
+    minutes: from the end of one checkpoint to the next, and the length of an epoch at whose end there is one, too; more
+    where writing them would take longer than SHARE of the time.
+    """
+
+    minutes: float = 10.0
+    steps: int | None = None
+    took: float = 0.0  # seconds, the last one's writing
+    written: float = field(default_factory=time.monotonic)  # when that was
+    epoch: float = field(default_factory=time.monotonic)  # when this epoch began
+
+    def due(self, step: int, epoch_ends: bool) -> bool:
+        """Whether to write one after this step. Collective: all ranks must call."""
+        now, interval = time.monotonic(), max(60 * self.minutes, 2 * self.took / SHARE)  # 2: epochs' ends
+        mine = now - self.written >= interval or (epoch_ends and now - self.epoch >= interval)
+        if epoch_ends:
+            self.epoch = now
+        return everyones(mine)[0] or self.at(step)
+
+    def at(self, step: int) -> bool:
+        """Whether the number of the step alone asks for one."""
+        return self.steps is not None and step % self.steps == 0
+
+    def wrote(self, took: float) -> None:
+        """Take note of a checkpoint that was just written, in so many seconds."""
+        self.took, self.written = took, time.monotonic()
 
 
 def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: dict[str, Any], ranks: Ranks) -> None:

@@ -21,7 +21,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go (default: runs)")
     parser.add_argument("--teach", action="store_true", help="fine-tune the teachers instead of the student")
     parser.add_argument("--cache", action="store_true", help="only build the cache of teacher logits")
-    parser.add_argument("--checkpoint-steps", type=int, default=500, help="steps between checkpoints (default: 500)")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=10.0, help="minutes between checkpoints (default: 10)"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, help="steps between checkpoints, besides (default: none)")
     parser.add_argument("--log", default="tensorboard", help="tensorboard (default), wandb, mlflow or none")
     parser.add_argument("--verbose", action="store_true", help="show what DeepSpeed and transformers print")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher passes it
@@ -44,6 +47,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         # no collection of garbage looks at it: a sixth of the imports' time, and a second at the process's end.
         gc.disable()
         from mbkd import distributed
+        from mbkd.train.checkpoint import Schedule
         from mbkd.train.run import run
 
         gc.freeze()
@@ -60,7 +64,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
             distributed.stop()
             return []
         wanted = paper.teacher_runs(config) if asked.teach else [config]
-        directories = [run(each, asked.runs, ranks, asked.checkpoint_steps, asked.log) for each in wanted]
+        every = (asked.checkpoint_minutes, asked.checkpoint_steps)
+        directories = [run(each, asked.runs, ranks, Schedule(*every), asked.log) for each in wanted]
         distributed.stop()
         return directories if first else []
     except Stopped as stopped:

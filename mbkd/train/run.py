@@ -16,6 +16,7 @@ from mbkd.distill import hidden, signals
 from mbkd.inputs import prepare
 from mbkd.model import card, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from mbkd.train.student import build_student
@@ -26,10 +27,10 @@ WARM_STEPS = 5  # first steps that step_seconds leaves out
 OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "fingerprints")
 
 
-def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoint_steps: int, log: str = "none") -> Path:
+def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Schedule, log: str = "none") -> Path:
     """Train, measure and save one run, on every rank; one that was stopped goes on, a finished one is left as it is.
 
-    checkpoint_steps: a checkpoint every so many steps, and at the end of an epoch. log: a key of tracking.PACKAGES.
+    checkpoints: when they are written. log: a key of tracking.PACKAGES.
     Returns the run's directory.
     Raises UserError, and Stopped after a signal.
     """
@@ -64,7 +65,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoint_steps: 
         groups += model.matching.groups(config.train.weight_decay)
     optimizer = BranchAdamW(groups, lr=config.train.lr, eps=config.train.eps)
     engine = training_engine(model, optimizer, config.train, ranks)
-    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoint_steps, log)
+    trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoints, log)
     trainer.begin_or_go_on()
     if twin is None:
         trainer.train()

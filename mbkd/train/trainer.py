@@ -44,12 +44,12 @@ class Trainer:
         engine: Any,
         optimizer: BranchAdamW,
         ranks: distributed.Ranks,
-        checkpoint_steps: int,
+        checkpoints: checkpoint.Schedule,
         log: str = "none",
     ):
         self.config, self.directory, self.inputs, self.plan = config, directory, inputs, plan
         self.engine, self.optimizer, self.ranks = engine, optimizer, ranks
-        self.source, self.checkpoint_steps, self.log = source, checkpoint_steps, log
+        self.source, self.checkpoints, self.log = source, checkpoints, log
         # Without Eq. 8 every branch learns from every batch; K = 0 has shared groups only.
         self.still = config.train.idle_branches == "still" and one_branch_learns(engine.module)
         self.precision = distributed.precision(config.train.precision)
@@ -80,7 +80,9 @@ class Trainer:
                 progress.advance(self.record() if recorded else {})
                 if epoch is not None and self.done < plan.steps and "dev" in self.inputs.heldout:
                     self.measure("dev", epoch)
-                if stopping or epoch is not None or self.done % self.checkpoint_steps == 0:
+                looked = recorded or epoch is not None
+                due = self.checkpoints.due(self.done, epoch is not None) if looked else self.checkpoints.at(self.done)
+                if stopping or due:
                     self.checkpoint()
                 if stopping and self.done < plan.steps:
                     raise Stopped(
@@ -268,6 +270,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Write what the run needs to go on after this step."""
+        began = time.monotonic()
         self.refuse_not_finite()
         state = {
             "done": self.done,
@@ -276,6 +279,7 @@ class Trainer:
             "metrics_bytes": (self.directory / "metrics.jsonl").stat().st_size,
         }
         checkpoint.save(self.engine, self.directory, self.done, state, self._made_from(), self.ranks)
+        self.checkpoints.wrote(time.monotonic() - began)
 
 
 class StopSignal:

@@ -16,6 +16,8 @@ import psutil
 import pytest
 import yaml
 
+from mbkd import distributed
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.launch import free_port
 from tests.conftest import ENVIRONMENT, ROOT, deepspeed, mbkd, run, scalars
 
@@ -154,6 +156,43 @@ def test_sigterm_writes_a_checkpoint_and_leaves_with_the_documented_code(config:
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stderr
     assert_same(outcome(tmp_path), undisturbed)
+
+
+def test_checkpoints_follow_the_clock_where_no_steps_are_given(config: Path, tmp_path: Path):
+    def started(runs: Path, *more: str) -> subprocess.Popen[str]:
+        by_time = command(config, runs, "train.epochs=40")[:-2]
+        return subprocess.Popen([*by_time, *more], env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
+
+    quick = started(tmp_path / "quick", "--checkpoint-minutes", "0")
+    wait_for_step(tmp_path / "quick", 1, quick)
+    assert step_reached(tmp_path / "quick") == 20  # the first look, which one record of metrics apart, not every step
+    kill_everything(quick)
+
+    process = started(tmp_path / "default")
+    lines = tmp_path / "default"
+    while process.poll() is None and sum(x.read_text().count("dev") for x in lines.glob("*/metrics.jsonl")) < 3:
+        time.sleep(0.01)
+    assert step_reached(tmp_path / "default") == 0  # three epochs are done, in less than ten minutes
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    assert process.returncode == 75 and step_reached(tmp_path / "default") > 60
+
+
+def test_checkpoints_take_a_hundredth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    schedule, took, spent = Schedule(minutes=10.0), 30.0, 0.0
+    distributed.start()
+    try:
+        while now[0] < 24 * 3600:
+            now[0] += 20.0
+            if schedule.due(1, epoch_ends=now[0] % 5000 < 20):
+                now[0], spent = now[0] + took, spent + took
+                schedule.wrote(took)
+    finally:
+        distributed.stop()
+    assert 0.005 < spent / now[0] < 0.01
+    assert Schedule(minutes=10.0, steps=3).at(6) and not Schedule(minutes=10.0, steps=3).at(7)
 
 
 def test_ctrl_c_leaves_no_orphan(config: Path, tmp_path: Path):
