@@ -5,11 +5,12 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table as RichTable
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from analysis.tables import Cell, Row, Table
+from mbkd.terminal import grid
 
 CSV_COLUMNS = (
     "table", "block", "row", "column", "value", "text", "bold", "std", "n", "low", "high", "reference", "difference",
@@ -19,6 +20,7 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
     "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--",
 }  # fmt: skip
+OF_WORDS = ("problems", "claims")  # keys of tables whose cells are not all numbers
 WIDE = 12  # columns: more of them are shrunk to the width of the page
 
 
@@ -111,20 +113,34 @@ def as_json(table: Table) -> dict[str, Any]:
     return asdict(table)
 
 
-def on_terminal(table: Table) -> Group:
-    """The numbers as they are printed, without deviations, between the title and the notes."""
-    shown = RichTable()
-    shown.add_column("")
-    for column in table.columns:
-        shown.add_column(column, justify="right")
-    for number, (block, rows) in enumerate(groupby(table.rows, key=lambda row: row.block)):
-        if number:
-            shown.add_section()
+def on_terminal(table: Table, console: Console) -> Group:
+    """The numbers as they are printed, without deviations, between the title and the notes, in the console's width."""
+    rows = [
+        grid.Row(row.label, [Text(cell.text, "bold" if cell.bold else "") for cell in row.cells], row.block)
+        for row in table.rows
+    ]
+    shown: list[RenderableType]
+    if table.key in OF_WORDS:
+        whole = grid.across(rows, table.columns)
+        shown = [whole] if grid.fits(whole, console) else list(_lines(table))
+    else:
+        columns, left = [], list(table.columns)
+        for heading, count in table.spans:
+            columns.append((heading, left[:count]))
+            del left[:count]
+        shown = list(grid.fitting(rows, [*columns, ("", left)], console))
+    return Group(Text(f"\n{table.title}", "bold"), *shown, *map(Text, table.notes))
+
+
+def _lines(table: Table) -> Iterator[RenderableType]:
+    """A table of words that does not fit: a paragraph for each row."""
+    for block, rows in groupby(table.rows, key=lambda row: row.block):
         if block:
-            shown.add_row(Text(block, "italic"))
+            yield Text(block, "italic")
         for row in rows:
-            shown.add_row(Text(row.label), *[Text(cell.text, "bold" if cell.bold else "") for cell in row.cells])
-    return Group(Text(f"\n{table.title}", "bold"), shown, *map(Text, table.notes))
+            cells = (f"{name} {cell.text}" for name, cell in zip(table.columns, row.cells, strict=True))
+            yield Padding(Text(row.label), (0, 0, 0, 2))
+            yield Padding(Text(", ".join(cells)), (0, 0, 0, 4))
 
 
 def problems(found: Sequence[tuple[str, str]]) -> Table:

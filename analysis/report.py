@@ -128,7 +128,7 @@ def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim
     shown: list[Table] = [render.problems(problems)] if problems else []
     shown += [table for table in tables if not table.key.endswith("-intervals")]
     for table in [*shown, checklist(claims)]:
-        console.print(render.on_terminal(table))
+        console.print(render.on_terminal(table, console))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

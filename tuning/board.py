@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mbkd.terminal.console import make_console
@@ -81,12 +81,14 @@ class Board:
         return f"{count} left, about {clock(max(0.0, rest) / min(self.at_once, count))}"
 
     def picture(self) -> RenderableType:
-        """The table: a row per group with what is done, and what runs now."""
-        table = Table("task", "system", "backbone", "finished", "best dev x100", title=self.title, title_justify="left")
+        """What runs now, and the table: a row per group with what is done."""
+        names = (Column(x, overflow="fold") for x in ("task", "system", "backbone", "finished", "best dev x100"))
+        table = Table(*names, title=self.title, title_justify="left")
         for group in self.groups:
             score, finished = self.best(group)
             shown = "-" if score is None else f"{100 * score:.2f}"
             table.add_row(group.task, group.label, group.backbone, str(finished), shown)
         now = [f"  {name}  {clock(time.monotonic() - began)}" for name, began in self.started.items()]
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return Stack(table, Text(f"{self.stage}: {self.left()}{failed}"), *map(Text, now))
+        # A window that is too low cuts off the end.
+        return Stack(Text(f"{self.stage}: {self.left()}{failed}"), *map(Text, now), table)

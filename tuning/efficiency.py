@@ -24,6 +24,7 @@ from mbkd.errors import UserError
 from mbkd.estimate import cost, dry_run, machine, plan
 from mbkd.runs import environment, write_json
 from mbkd.terminal.console import make_console
+from mbkd.terminal.grid import Row, fitting
 from mbkd.terminal.progress import ProgressBar
 from mbkd.train.trainer import Trainer
 
@@ -201,21 +202,21 @@ def show(found: dict[str, Any]) -> None:
         f"{found['task']}, {found['backbone']}, {found['batch_size']} rows of {statistics.mean(found['widths']):.0f} "
         f"tokens, {found['precision']}; {found['machine']}; median of {found['rounds']} rounds (quartiles)"
     )
-    table = Table("system", title=title, title_justify="left")
-    for name in ("M parameters", "without tables", "GFLOP a step", "cached", "ms a step", "cached", "ms a row", "MB"):
-        table.add_column(name, justify="right")
+    names = ("M parameters", "without tables", "GFLOP a step", "cached", "ms a step", "cached", "ms a row", "MB")
+    rows = []
     for system, each in found["systems"].items():
         times = [each["step_seconds"][x] for x in SIGNALS]
-        table.add_row(
-            system,
+        cells = [
             f"{each['parameters'] / 1e6:,.1f}",
             f"{each['parameters_without_embeddings'] / 1e6:,.1f}",
             *(f"{each['flops_per_step'][x] / 1e9:,.1f}" for x in SIGNALS),
             *(f"{1e3 * t['median']:,.1f} ({1e3 * t['low']:,.1f} - {1e3 * t['high']:,.1f})" for t in times),
             f"{1e3 * each['inference_seconds_per_row']:,.2f}",
             f"{each['inference_memory_bytes'] / 1e6:,.0f}",
-        )
-    console.print(table)
+        ]
+        rows.append(Row(system, cells))
+    for table in fitting(rows, [("", names)], console, title):
+        console.print(table)
     ratios = Table("MBLM / Single, time of a step", *SIGNALS, "online, - detaching")
     for name, title in (
         ("measured", "measured: median over rounds"),

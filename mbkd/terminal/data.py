@@ -1,49 +1,141 @@
 """What `mbkd data` found, on the terminal: rows, tokens, some rows, warnings."""
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from mbkd.terminal.console import make_console
+from mbkd.terminal.grid import LABEL, fits
+
+LONGEST = 500  # characters of an example: more than a window is wide
+QUOTED_OR_NUMBER = re.compile(r"('[^']*'|[\d,]*\d(?:\.\d+)?)")
 
 
 def print_data(found: dict[str, Any]) -> None:
-    """Print what `mbkd.data.quality.inspect` found: rows, tokens, some rows, warnings."""
+    """Print what `mbkd.onboarding.quality.inspect` found: rows, tokens, some rows, warnings."""
     console = make_console()
     splits = found["splits"]
-    others = list(dict.fromkeys(x for each in splits for x in each["also_in"]))
-    rows = Table(title="rows", title_justify="left")
-    for name in ("split", "language", "rows", *found["labels"], "doubles", *(f"also in {x}" for x in others)):
-        rows.add_column(name, justify="left" if name in ("split", "language") else "right")
-    rows.add_column("looks like")
-    for each in splits:
-        counts = [each["rows"], *each["labels"].values(), each["duplicates"], *(each["also_in"].get(x) for x in others)]
-        cells = ["" if x is None else f"{x:,}" for x in counts]
-        rows.add_row(each["split"], each["language"], *cells, _languages(each["language"], each["looks_like"]))
-    console.print(rows)
-    columns = ("split", "language", "tokenizer", "p50", "p90", "p99", f"rows over {found['max_length']} %", "cut %")
-    tokens = Table(*columns, "unknown %", title="tokens a row, special ones included", title_justify="left")
-    for each in splits:
-        for name, one in each["tokens"].items():
-            unknown = "-" if one["unknown"] is None else f"{100 * one['unknown']:.2f}"
-            shares = [f"{100 * one['longer']:.1f}", f"{100 * one['cut']:.1f}", unknown]
-            lengths = [str(one[x]) for x in ("p50", "p90", "p99")]
-            tokens.add_row(each["split"], each["language"], name.split()[0], *lengths, *shares)
-    if tokens.rows:
-        console.print(tokens)
-    examples = Table("split", "language", "label", "text", "second text", title="some rows", title_justify="left")
-    for each in {each["language"]: each for each in reversed(splits)}.values():  # of a language's first split
-        for row in each["examples"]:
-            texts = [escape(_short(row[x] or "")) for x in ("text", "text_pair")]
-            examples.add_row(each["split"], each["language"], escape(row["label"]), *texts)
-    console.print(examples)
+    rows = _rows(splits, found["labels"])
+    console.print(rows if fits(rows, console) else _rows(splits, ()))
+    tokens = [(each, *item) for each in splits for item in each["tokens"].items()]
+    if tokens:
+        console.print(_tokens(tokens, found["max_length"]))
+    console.print(_examples(splits, console))
     for name, tokenizer in found["tokenizers"].items():
         if tokenizer["problem"]:
-            console.print(f"not looked at: tokens of {name}: {escape(tokenizer['problem'])}", soft_wrap=True)
-    for each in found["warnings"]:
-        where = f"{each['split']} {each['language']}"
-        console.print(f"[yellow]warning[/yellow] {where}: {escape(each['message'])}", soft_wrap=True)
+            _line(console, f"not looked at: tokens of {name}: {tokenizer['problem']}")
+    for fact in facts(found["warnings"]):
+        _line(console, Text.assemble(("warning", "yellow"), f" {fact}"))
+
+
+def facts(warnings: Sequence[dict[str, str]]) -> Iterator[str]:
+    """Each fact once, with the splits and languages that it holds for, and its numbers from the least to the greatest.
+
+    warnings: {"split", "language", "kind", "message"} as `inspect` gives them.
+    """
+    groups: dict[str, list[tuple[dict[str, str], list[str]]]] = {}
+    for each in warnings:
+        message = each["message"]
+        if each["kind"] == "wrong language":  # what else they look like stands in the table of rows
+            message = message.partition(" (")[0]
+            message = message.replace(f"like {each['language']}", "like their own language")
+        parts = QUOTED_OR_NUMBER.split(message)  # every second one is a number, or a quoted name
+        fact = "".join("#" if number % 2 and part[0] != "'" else part for number, part in enumerate(parts))
+        groups.setdefault(fact, []).append((each, parts))
+    for group in groups.values():
+        if len(group) == 1:
+            (each, _) = group[0]
+            yield f"{each['split']} {each['language']}: {each['message']}"
+            continue
+        splits: dict[str, list[str]] = {}  # by language
+        for each, _ in group:
+            splits.setdefault(each["language"], []).append(each["split"])
+        together: dict[tuple[str, ...], list[str]] = {}  # languages of the same splits
+        for language, names in splits.items():
+            together.setdefault(tuple(names), []).append(language)
+        where = "; ".join(f"{' '.join(names)}: {', '.join(languages)}" for names, languages in together.items())
+        yield f"{''.join(_range(same) for same in zip(*(parts for _, parts in group), strict=True))}; {where}"
+
+
+def _range(parts: Sequence[str]) -> str:
+    """The same place of several messages."""
+    if len(set(parts)) == 1:
+        return parts[0]
+    low, *_, high = sorted(parts, key=lambda part: float(part.replace(",", "")))
+    return f"{low}-{high}"
+
+
+def _rows(splits: Sequence[dict[str, Any]], labels: Iterable[str]) -> Table:
+    """Rows of each label; without `labels`, of the rarest and of the most frequent one."""
+    others = list(dict.fromkeys(x for each in splits for x in each["also_in"]))
+    cells = {
+        "rows": [_count(each["rows"]) for each in splits],
+        **{x: [_count(each["labels"][x]) for each in splits] for x in labels},
+        "doubles": [_count(each["duplicates"]) for each in splits],
+        **{f"also in {x}": [_count(each["also_in"].get(x)) for each in splits] for x in others},
+    }
+    if not labels:
+        ends = ((min(each["labels"].values()), max(each["labels"].values())) for each in splits)
+        cells["rows of a label"] = [f"{low:,}-{high:,}" for low, high in ends]
+    names = (Column(name, no_wrap=True) for name in ("split", "language"))
+    looks = Column("looks like", overflow="fold", max_width=LABEL)
+    table = Table(*names, *map(_narrow, cells, cells.values()), looks, title="rows", title_justify="left")
+    for number, each in enumerate(splits):
+        mine = [values[number] for values in cells.values()]
+        table.add_row(each["split"], each["language"], *mine, _languages(each["language"], each["looks_like"]))
+    return table
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _tokens(found: Sequence[tuple[dict[str, Any], str, dict[str, Any]]], max_length: int) -> Table:
+    """(split and language, tokenizer, its lengths) of each line."""
+    cells: dict[str, list[str]] = {
+        **{x: [str(one[x]) for _, _, one in found] for x in ("p50", "p90", "p99")},
+        f"rows over {max_length} %": [f"{100 * one['longer']:.1f}" for _, _, one in found],
+        "cut %": [f"{100 * one['cut']:.1f}" for _, _, one in found],
+        "unknown %": ["-" if one["unknown"] is None else f"{100 * one['unknown']:.2f}" for _, _, one in found],
+    }
+    columns = map(_narrow, cells, cells.values())
+    title = "tokens a row, special ones included"
+    table = Table("split", "language", "tokenizer", *columns, title=title, title_justify="left")
+    for number, (each, name, _) in enumerate(found):
+        mine = [values[number] for values in cells.values()]
+        table.add_row(each["split"], each["language"], name.split()[0], *mine)
+    return table
+
+
+def _examples(splits: Sequence[dict[str, Any]], console: Console) -> Table:
+    """The first rows of each language, of its first split, a line each, as much of the texts as the window is wide."""
+    first = {each["language"]: each for each in reversed(splits)}.values()
+    pairs = any(row["text_pair"] for each in first for row in each["examples"])
+    names = {"text": "text"} | ({"text_pair": "second text"} if pairs else {})
+    texts = (Column(name, no_wrap=True, overflow="ellipsis", ratio=1) for name in names.values())
+    label = Column("label", overflow="fold", max_width=LABEL)
+    table = Table("split", "language", label, *texts, title="some rows", title_justify="left")
+    for each in first:
+        for row in each["examples"]:
+            shown = [Text(" ".join((row[x] or "").split())[:LONGEST]) for x in names]
+            table.add_row(each["split"], each["language"], Text(row["label"]), *shown)
+    table.expand = not fits(table, console)
+    return table
+
+
+def _narrow(name: str, cells: Sequence[str]) -> Column:
+    """A column of numbers, its name wrapped between words."""
+    return Column(Text(name), justify="right", overflow="fold", width=max(map(cell_len, [*name.split(), *cells])))
+
+
+def _line(console: Console, text: str | Text) -> None:
+    # A whole line in a file, where a program may look for it.
+    console.print(text, soft_wrap=not console.is_terminal, markup=False, highlight=False)
 
 
 def _languages(own: str, found: dict[str, Any] | None) -> str:
@@ -52,8 +144,3 @@ def _languages(own: str, found: dict[str, Any] | None) -> str:
         return "-"
     others = [f"{language} {share:.0%}" for language, share in found["others"].items() if share >= 0.005]
     return ", ".join([f"{own} {found['own']:.0%}", *others])
-
-
-def _short(text: str, width: int = 60) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,44 +1,55 @@
-"""Results on the terminal: one row per run, languages as columns, the averages behind."""
+"""What commands found, on the terminal: scores by language, sizes, weights of branches, costs."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
-from rich.table import Table
+from rich.cells import cell_len
+from rich.table import Column, Table
+from rich.text import Text
 
 from mbkd.terminal.console import make_console
+from mbkd.terminal.grid import FRAME, Columns, Row, beside, fitting
+
+AVERAGES = {"AVG(S)": "S", "AVG(Z)": "Z", "AVG(A)": "A"}
+METRICS = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}
 
 
-def results_table(results: Sequence[dict[str, Any]], split: str, metric: str = "accuracy") -> Table:
+def print_results(results: Sequence[dict[str, Any]], split: str) -> None:
+    """Print the scores of a split: accuracy, and MAE where the labels are ordinal."""
+    console = make_console()
+    for metric, title in METRICS.items():
+        if metric == "accuracy" or any(r[metric].get(split) for r in results):
+            rows, columns = results_grid(results, split, metric)
+            for table in fitting(rows, columns, console, f"{split}: {title}"):
+                console.print(table)
+
+
+def results_grid(results: Sequence[dict[str, Any]], split: str, metric: str = "accuracy") -> tuple[list[Row], Columns]:
     """Scores x100 of a split for results as in result.json; `-` where a run did not measure a language.
 
     metric: accuracy, or mae (lower is better).
     """
-    languages = list(dict.fromkeys(x for r in results for x in [*r["supervised"], *r["zero_shot"]]))
-    title = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}[metric]
-    table = Table(title=f"{split}: {title}", title_justify="left")
-    table.add_column("system")
-    for language in languages:
-        table.add_column(language, justify="right")
+    scores = [r[metric].get(split, {}) for r in results]
+    teachers = [r["role"] == "teacher" for r in results]
+    if all(teachers) and all(len(each) == 1 for each in scores):
+        rows = [Row(r["system"], [_score(*each.values())]) for r, each in zip(results, scores, strict=True)]
+        return rows, [("", ["own language"])]
+    supervised = list(dict.fromkeys(x for r in results for x in r["supervised"]))
+    zero_shot = list(dict.fromkeys(x for r in results for x in r["zero_shot"] if x not in supervised))
     # A teacher knows one language: an average over it would say nothing.
-    with_means = [r for r in results if r["role"] != "teacher"]
-    for name in ("AVG(S)", "AVG(Z)", "AVG(A)") if with_means else ():
-        table.add_column(name, justify="right", style="bold")
-    for result in results:
-        scores = result[metric].get(split, {})
-        cells = [scores.get(x) for x in languages]
-        if with_means:
-            means = result["averages" if metric == "accuracy" else "mae_averages"].get(split, {})
-            cells += [means.get(x) if result["role"] != "teacher" else None for x in "SZA"]
-        table.add_row(result["system"], *["-" if x is None else f"{100 * x:.2f}" for x in cells])
-    return table
+    averages = [] if all(teachers) else list(AVERAGES)
+    rows = []
+    for result, each, teacher in zip(results, scores, teachers, strict=True):
+        means = {} if teacher else result["averages" if metric == "accuracy" else "mae_averages"].get(split, {})
+        cells = [Text(_score(each.get(x))) for x in (*supervised, *zero_shot)]
+        cells += [Text(_score(means.get(AVERAGES[x])), "bold") for x in averages]
+        rows.append(Row(result["system"], cells))
+    return rows, [("supervised", supervised), ("zero-shot", zero_shot), ("", averages)]
 
 
-def print_results(results: Sequence[dict[str, Any]], split: str) -> None:
-    """Print the tables of a split: accuracy, and MAE where the labels are ordinal."""
-    console = make_console()
-    console.print(results_table(results, split))
-    if any(r["mae"].get(split) for r in results):
-        console.print(results_table(results, split, "mae"))
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def print_export(report: dict[str, Any]) -> None:
@@ -57,44 +68,48 @@ def print_mixers(found: dict[str, Any]) -> None:
     """Print the weights of the branches, mean and spread x100, by language and mixer."""
     console = make_console()
     title = f"{found['split']}: weight of each branch x100, mean ± standard deviation over features and examples"
-    table = Table("language", "mixer", *found["branches"], title=title, title_justify="left")
-    cells: dict[tuple[str, str], list[str]] = {}
+    lines: dict[tuple[str, str], list[str]] = {}
     for row in found["rows"]:
-        each = cells.setdefault((row["language"], row["mixer"]), [])
+        each = lines.setdefault((row["language"], row["mixer"]), [])
         each.append(f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}")
-    before = ""
-    for (language, mixer), values in cells.items():
-        if before and language != before:
+    names = [Column(x, no_wrap=True) for x in ("language", "mixer")]
+    widths = [max(map(cell_len, x)) for x in zip(found["branches"], *lines.values(), strict=True)]
+    left = [max(map(cell_len, x)) + FRAME for x in zip(("language", "mixer"), *lines, strict=True)]
+    console.print(Text(title, "italic"))
+    for part in beside(widths, console.width - sum(left) - 1):
+        table = Table(*names, *(Column(found["branches"][i], no_wrap=True) for i in part))
+        for language, mine in groupby(lines, key=lambda line: line[0]):
             table.add_section()
-        table.add_row("" if language == before else language, mixer, *values)
-        before = language
-    console.print(table)
+            for number, (_, mixer) in enumerate(mine):
+                cells = lines[language, mixer]
+                table.add_row(language if number == 0 else "", mixer, *(cells[i] for i in part))
+        console.print(table)
 
 
 def print_plan(found: dict[str, Any]) -> None:
-    """Print what `mbkd.measure.plan.estimate` returns: a line per system, the sum, the assumptions, the savings."""
+    """Print what `mbkd.estimate.plan.estimate` returns: a line per system, the sum, the assumptions, the savings."""
     console = make_console()
-    table = Table("task", "backbone", "system", title="what is left to run", title_justify="left")
-    for name in ("runs", "steps", "PFLOP", "hours", "GB a rank", "GB on disk", "GB of checkpoints"):
-        table.add_column(name, justify="right")
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     left = [run for run in found["runs"] if not run["finished"]]
     for run in left:
-        groups.setdefault((run["task"], run["backbone"].rsplit("/", 1)[-1], run["system"]), []).append(run)
-    for names, each in groups.items():
-        flops = sum(sum(run["flops"].values()) for run in each)
-        table.add_row(
-            *names,
+        where = f"{run['task']}, {run['backbone'].rsplit('/', 1)[-1]}"
+        groups.setdefault((where, run["system"]), []).append(run)
+    names = ("runs", "steps", "PFLOP", "hours", "GB a rank", "GB on disk", "GB of checkpoints")
+    rows = []
+    for (where, system), each in groups.items():
+        cells = [
             f"{len(each):,}",
             f"{sum(run['steps'] for run in each):,}",
-            f"{flops / 1e15:,.4g}",
+            f"{sum(sum(run['flops'].values()) for run in each) / 1e15:,.4g}",
             f"{sum(run['hours'] for run in each):,.2f}",
             f"{max(sum(run['memory'].values()) for run in each) / 1e9:.2f}",
             f"{sum(run['disk']['finished'] for run in each) / 1e9:.2f}",
             f"{max(run['disk']['checkpoints'] for run in each) / 1e9:.2f}",
-        )
+        ]
+        rows.append(Row(system, cells, where))
+    for table in fitting(rows, [("", names)], console, "what is left to run") if rows else ():
+        console.print(table)
     total = found["total"]
-    console.print(table)
     if left:
         largest = max(left, key=lambda run: sum(run["memory"].values()))
         parts = ", ".join(f"{part} {size / 1e9:.2f}" for part, size in largest["memory"].items())

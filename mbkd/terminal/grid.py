@@ -1,0 +1,108 @@
+"""A grid of numbers as tables that fit the window: its columns go down the side where they do not fit across."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+FRAME = 3  # columns of a window that a table's column takes besides its text
+LABEL = 24  # a label may be wrapped to this width for the grid to stay as it is
+HEADING_LINES = 3  # about this many lines for a label above a column
+
+
+class Row(NamedTuple):
+    """A row of a grid; block: the heading that it stands under."""
+
+    label: str
+    cells: Sequence[str | Text]
+    block: str = ""
+
+
+Columns = Sequence[tuple[str, Sequence[str]]]  # (heading, names of columns), in the order of the cells
+
+
+def fitting(rows: Sequence[Row], columns: Columns, console: Console, title: str = "") -> Iterator[RenderableType]:
+    """Tables that show every cell whole in the console's width.
+
+    The rows stay rows if all columns fit beside each other. Otherwise the columns become the rows, under their
+    headings, those without a heading first; a block is then a table of its own, and several where its rows do not fit
+    beside each other.
+    """
+    whole = across(rows, [name for _, names in columns for name in names])
+    tables = [("", whole)] if fits(whole, console) else list(_down(rows, columns, console.width))
+    for number, (block, table) in enumerate(tables):
+        heading = ", ".join(x for x in (title if number == 0 or block else "", block) if x)
+        yield Group(Text(heading, "italic"), table) if heading else table
+
+
+def across(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    """One table of the rows as they are."""
+    headings = (Column(Text(name), justify="right", no_wrap=True) for name in names)
+    table = Table(Column("", overflow="fold"), *headings)
+    for number, (block, mine) in enumerate(groupby(rows, key=lambda row: row.block)):
+        if number:
+            table.add_section()
+        if block:
+            table.add_row(Text(block, "italic"))
+        for row in mine:
+            table.add_row(Text(row.label), *map(_text, row.cells))
+    return table
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Whether every cell is whole in the console's width; a label may be wrapped to LABEL columns."""
+    table.columns[0].max_width = LABEL
+    needed = table.__rich_measure__(console, console.options.update(max_width=1_000_000)).maximum
+    table.columns[0].max_width = None
+    return needed <= console.width
+
+
+def beside(widths: Sequence[int], room: int) -> Iterator[range]:
+    """The columns of one table after another: as many as fit into `room`, at least one."""
+    start, used = 0, 0
+    for number, width in enumerate(widths):
+        if used + width + FRAME > room and number > start:
+            yield range(start, number)
+            start, used = number, 0
+        used += width + FRAME
+    yield range(start, len(widths))
+
+
+def _down(rows: Sequence[Row], columns: Columns, width: int) -> Iterator[tuple[str, Table]]:
+    """(block, table) with the rows side by side."""
+    names = [name for _, group in columns for name in group]
+    places: dict[str, list[int]] = {heading: [] for heading, _ in sorted(columns, key=lambda column: bool(column[0]))}
+    place = 0
+    for heading, group in columns:
+        places[heading] += range(place, place + len(group))
+        place += len(group)
+    first = max(map(cell_len, [*names, *places]))
+    for block, each in groupby(rows, key=lambda row: row.block):
+        mine = list(each)
+        widths = [_width(row) for row in mine]
+        for part in beside(widths, width - first - FRAME - 1):
+            headings = (Column(Text(mine[i].label), justify="right", overflow="fold", width=widths[i]) for i in part)
+            table = Table(Column("", no_wrap=True), *headings)
+            for heading, wanted in places.items():
+                table.add_section()
+                if heading and wanted:
+                    table.add_row(Text(heading, "italic"))
+                for i in wanted:
+                    table.add_row(Text(names[i]), *(_text(mine[j].cells[i]) for j in part))
+            yield block, table
+
+
+def _text(cell: str | Text) -> Text:
+    """A cell as it is, without markup."""
+    return Text(cell) if isinstance(cell, str) else cell
+
+
+def _width(row: Row) -> int:
+    """A column's width: its cells whole, its label in a few lines."""
+    word = max(map(cell_len, row.label.split()), default=0)
+    cell = max(cell_len(str(cell)) for cell in row.cells)
+    return max(cell, min(word, LABEL), -(-cell_len(row.label) // HEADING_LINES))

@@ -1,0 +1,212 @@
+"""What commands print, in windows of many widths: every number is whole, in its place, and said once."""
+
+import re
+import zlib
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.text import Text
+
+from analysis import render, tables
+from mbkd.terminal import data, grid, results
+from mbkd.terminal.console import make_console
+
+WIDTHS = (80, 100, 120, 200)
+COUNTS = (6, 15, 48, 205)
+STUDENTS = ("MultiTrain", "MultiKD", "MultiKD + MBLM")
+
+
+@pytest.fixture(params=WIDTHS)
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """A terminal of some width: `window.width`, and `window.lines()`, what was printed since."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(request.param))
+
+    class Window:
+        width = request.param
+
+        def lines(self) -> list[str]:
+            found = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+            assert all(cell_len(line) <= self.width for line in found)
+            return found
+
+    return Window()
+
+
+def codes(count: int) -> list[str]:
+    return [f"x{i:02}" if count < 20 else f"x{i:02}_Latn" for i in range(count)]
+
+
+def result(system: str, languages: list[str], supervised: int = 3, role: str = "student") -> dict[str, Any]:
+    """A finished run with scores that no other one has."""
+    draw = np.random.default_rng(zlib.crc32(system.encode()))
+    scores = {x: float(draw.random()) for x in languages}
+    found: dict[str, Any] = {"system": system, "role": role, "accuracy": {"test": scores}, "mae": {}}
+    found["averages"] = {"test": {x: float(draw.random()) for x in "SZA"}}
+    return found | {"supervised": languages[:supervised], "zero_shot": languages[supervised:]}
+
+
+def shown(lines: list[str]) -> dict[str, list[str]]:
+    """The cells of each row by its label, of several tables in one."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("│"):
+            label, *cells = (cell.strip() for cell in line.strip("│").split("│"))
+            found.setdefault(label, []).extend(cells)
+    return found
+
+
+def printed(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(
+    "systems",
+    [STUDENTS[-1:], STUDENTS, tuple(f"{x} (lr {lr}, epochs 10; n=5)" for x in STUDENTS for lr in ("1e-05", "2e-05"))],
+    ids=["train", "grow", "sweep"],
+)
+def test_every_score_is_whole_and_in_its_place(window, systems: tuple[str, ...], count: int):
+    runs = [result(x, codes(count)) for x in systems]
+    results.print_results(runs, "test")
+    lines = window.lines()
+    assert "…" not in "".join(lines)
+    found = shown(lines)
+    if "supervised" not in found:  # languages across
+        assert count < 48
+        scores = [[*run["accuracy"]["test"].values(), *run["averages"]["test"].values()] for run in runs]
+        cells = [re.findall(r"[\d.]+(?= │)", line.partition("│")[2].partition("│")[2]) for line in lines]
+        assert [row for row in cells if row] == [[printed(x) for x in row] for row in scores]
+        return
+    languages = codes(count)
+    order = ["AVG(S)", "AVG(Z)", "AVG(A)", "supervised", *languages[:3], "zero-shot", *languages[3:]]
+    assert [label for label in found if label][-len(order) :] == order
+    for language in languages:
+        assert found[language] == [printed(run["accuracy"]["test"][language]) for run in runs]
+    for name in "SZA":
+        assert found[f"AVG({name})"] == [printed(run["averages"]["test"][name]) for run in runs]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_languages_stand_across_where_they_fit(window, count: int):
+    results.print_results([result("MultiKD + MBLM", codes(count))], "test")
+    across = "supervised" not in shown(window.lines())
+    # 3 columns of a frame and 5 or 6 of a number; the label's 14; the window's own edge.
+    assert across == (sum(3 + max(len(x), 5) for x in codes(count)) + 3 * 9 + 17 + 1 <= window.width)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_teacher_is_one_line_with_its_own_language(window, count: int):
+    runs = [result(f"Teacher {x}", [x], 1, "teacher") for x in codes(count)]
+    results.print_results(runs, "test")
+    found = shown(window.lines())
+    assert found == {run["system"]: [printed(*run["accuracy"]["test"].values())] for run in runs}
+
+
+@pytest.mark.parametrize("branches", [3, 15])
+def test_every_branch_s_weight_is_whole(window, branches: int):
+    languages = codes(48)
+    rows = [
+        {"language": x, "mixer": mixer, "branch": branch, "mean": (i + 1) / 50, "std": 0.02}
+        for x, mixer in product(languages, ("outer", "inner 1 x00_Latn"))
+        for i, branch in enumerate(languages[:branches])
+    ]
+    results.print_mixers({"split": "dev", "branches": languages[:branches], "rows": rows})
+    lines = [line for line in window.lines() if re.match(r"│ +x47_Latn ", line.replace("│ x47", "│  x47"))]
+    cells = [cell.strip() for line in lines for cell in line.strip("│").split("│")[2:]]
+    assert cells == [f"{2.0 * (i + 1):.1f} ± 2.0" for i in range(branches)]
+
+
+def test_a_block_of_a_report_is_a_table_of_its_own_where_languages_go_down(window):
+    languages = codes(15)
+    rows = [
+        tables.Row(system, [tables.Cell(None, f"{b}{s}.{i:02}") for i in range(15)], block)
+        for b, block in enumerate(("mBERT-based model", "XLM-R-based model"), 1)
+        for s, system in enumerate(("MonoKD", *STUDENTS))
+    ]
+    spans = [("Supervised", 3), ("Zero-shot", 12)]
+    console = make_console()
+    console.print(render.on_terminal(tables.Table("own-test", "Scores", languages, rows, spans=spans), console))
+    lines = window.lines()
+    found = shown(lines)
+    if window.width < 200:
+        assert found["x14"] == [f"{b}{s}.14" for b in (1, 2) for s in range(4)]
+        assert [line.strip() for line in lines if "model" in line] == ["mBERT-based model", "XLM-R-based model"]
+    else:
+        assert found["MonoKD"] == [f"{b}0.{i:02}" for b in (1, 2) for i in range(15)]
+
+
+def test_a_table_of_words_becomes_paragraphs_where_it_does_not_fit(window):
+    what = "no run of MultiKD was found for seeds 3, 4 and 5, so that its mean is one of two runs only"
+    console = make_console()
+    console.print(render.on_terminal(render.problems([("runs/own-mblm", what)]), console))
+    text = " ".join(" ".join(window.lines()).split())
+    assert what in text and ("┃" in text) == (window.width >= 120)
+
+
+def test_a_label_s_markup_is_text(window):
+    console = make_console()
+    for table in grid.fitting([grid.Row("[red]a[/red]", ["[b]1"])], [("", ["[i]n"])], console):
+        console.print(table)
+    assert shown(window.lines()) == {"[red]a[/red]": ["[b]1"]}
+
+
+def split(language: str, labels: dict[str, int], text: str) -> dict[str, Any]:
+    """One entry of what `mbkd data` finds."""
+    tokens = {"p50": 20, "p90": 40, "p99": 90, "longer": 0.01, "cut": 0.002, "unknown": 0.0123}
+    found: dict[str, Any] = {"split": "train", "language": language, "rows": sum(labels.values()), "labels": labels}
+    found |= {"duplicates": 7, "also_in": {"dev": 3}, "looks_like": {"own": 0.9, "others": {"de": 0.1}}}
+    example = {"label": next(iter(labels)), "text": text, "text_pair": None}
+    return found | {"tokens": {"student": tokens}, "examples": [example]}
+
+
+LATIN = "The fission bomb works on the principle that it takes energy to put together a nucleus with many protons."
+
+
+@pytest.mark.parametrize("count", [3, 7, 77])
+def test_data_shows_whole_numbers_and_as_much_text_as_the_window_is_wide(window, count: int):
+    labels = {f"science/technology {i}": 10 + i for i in range(count)}
+    splits = [split("eng_Latn", labels, LATIN), split("zho_Hans", labels, "裂变炸弹的工作原理是" * 12)]
+    data.print_data({"splits": splits, "labels": list(labels), "max_length": 128, "tokenizers": {}, "warnings": []})
+    lines = window.lines()
+    rows = [line for line in lines if line.startswith("│ train │")]
+    assert all("eng_Latn" in line or "zho_Hans" in line for line in rows)
+    counted, lengths = rows[0], next(line for line in rows if "student" in line)
+    assert f" {sum(labels.values()):,} " in counted and " 7 " in counted
+    assert f" 10-{9 + count} " in counted or all(f" {10 + i} " in counted for i in range(count))
+    assert all(f" {x} " in lengths for x in ("20", "40", "90", "1.0", "0.2", "1.23"))
+    latin = next(line for line in rows if "The fission" in line)
+    room = window.width - cell_len("│ train │ eng_Latn │ science/technology 0 │  │")
+    assert (LATIN if len(LATIN) <= room else f"{LATIN[: room - 1].rstrip()}…") in latin
+
+
+def warning(kind: str, split: str, language: str, message: str) -> dict[str, str]:
+    return {"kind": kind, "split": split, "language": language, "message": message}
+
+
+def test_a_fact_is_said_once_with_its_languages_and_its_numbers():
+    found = [
+        warning("unknown tokens", "dev", "am", "36.9% of the tokens are unknown to student"),
+        warning("unknown tokens", "dev", "ar", "2.1% of the tokens are unknown to student"),
+        warning("unknown tokens", "test", "am", "40.0% of the tokens are unknown to student"),
+        warning("tiny class", "train", "am", "label 'grade 1': 3 rows only"),
+        warning("tiny class", "train", "ar", "label 'grade 1': 3 rows only"),
+        warning("tiny class", "train", "am", "label 'grade 2': 1,004 rows only"),
+        warning("wrong language", "train", "am", "45% of the rows look like am (30% ti, 25% en)"),
+        warning("wrong language", "train", "ar", "60% of the rows look like ar (40% fa)"),
+    ]
+    assert list(data.facts(found)) == [
+        "2.1-40.0% of the tokens are unknown to student; dev test: am; dev: ar",
+        "label 'grade 1': 3 rows only; train: am, ar",
+        "train am: label 'grade 2': 1,004 rows only",
+        "45-60% of the rows look like their own language; train: am, ar",
+    ]
+
+
+def test_a_file_gets_lines_of_two_hundred_columns(monkeypatch: pytest.MonkeyPatch):
+    for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert make_console().width == 200
