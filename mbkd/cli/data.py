@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mbkd.cli.options import ConfigArgument, Json, Overrides, Ranks, Runs, print_json, quiet
+from mbkd.cli.options import ConfigArgument, Header, Json, Overrides, Quoting, Ranks, Runs, print_json, quiet
 from mbkd.errors import UserError
 
 
@@ -29,15 +29,23 @@ def init(
     backbone: Annotated[str | None, typer.Option(help="The student's encoder: a folder or hub id.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take the guesses; so without a terminal.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    split_column: Annotated[
+        str | None, typer.Option(help="Column that says train, dev or test; each split gets a file beside.")
+    ] = None,
+    header: Header = None,
+    quoting: Quoting = None,
 ) -> None:
     """Look at your rows, ask what they do not say, and write a configuration that runs."""
-    from mbkd.onboarding.init import Wishes, write
+    from mbkd.onboarding.init import Options, write
 
     lists = [
         tuple(x.strip() for x in (given or "").split(",") if x.strip()) for given in (labels, supervised, zero_shot)
     ]
-    wishes = Wishes(text, text_pair, label, language, lists[0], ordinal, lists[1], lists[2], split, teachers, backbone)
-    print(write(source, out, wishes, force, interactive=not yes and sys.stdin.isatty()))
+    options = Options(
+        text, text_pair, label, language, lists[0], ordinal, lists[1], lists[2], split, teachers, backbone,
+        split_column, header, quoting,
+    )  # fmt: skip
+    print(write(source, out, options, force, interactive=not yes and sys.stdin.isatty()))
 
 
 def data(config: ConfigArgument, overrides: Overrides = None, json: Json = False) -> None:

@@ -19,6 +19,28 @@ Log = Annotated[str, typer.Option(help="Where the metrics go besides metrics.jso
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
 
 
+def _yes_or_no(value: str) -> bool:
+    if value.lower() not in ("yes", "no"):
+        raise typer.BadParameter(f"yes or no, not {value!r}")
+    return value.lower() == "yes"
+
+
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        parser=_yes_or_no,
+        metavar="yes|no",
+        help="Whether the first line names the columns; no: they are called 1, 2, 3.",
+    ),
+]
+Quoting = Annotated[
+    bool | None,
+    typer.Option(
+        parser=_yes_or_no, metavar="yes|no", help="Whether quotes enclose the fields of a CSV or TSV, or are text."
+    ),
+]
+
+
 def print_json(value: Any) -> None:
     """What a command found, as one JSON document on standard output."""
     import json

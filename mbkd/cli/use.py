@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mbkd.cli.options import ConfigArgument, Json, Overrides, Runs, print_json, quiet
+from mbkd.cli.options import ConfigArgument, Header, Json, Overrides, Quoting, Runs, print_json, quiet
 from mbkd.errors import UserError
 
 
@@ -76,17 +76,21 @@ def mixers(
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
-    file: Annotated[Path | None, typer.Argument(help="JSONL, CSV, TSV, or TXT with a text a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="JSONL, JSON, CSV, TSV, parquet, or TXT with a text a line.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A .jsonl or .csv file instead of standard output.")] = None,
     text: Annotated[str, typer.Option(help="Column or field with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Rows times longest row of a batch.")] = 8192,
+    header: Header = None,
+    quoting: Quoting = None,
 ) -> None:
     """Classify the rows of a file or of standard input (JSONL, or a text a line); exit code 1 if one was bad."""
     quiet()
     from mbkd.predict.stream import predict as classify
 
-    if classify(model, file, out, text, text_pair, batch_tokens):
+    if classify(model, file, out, text, text_pair, batch_tokens, header is not False, quoting):
         raise typer.Exit(1)
 
 

@@ -1,6 +1,18 @@
 """A run as a configuration: its fields, where they are read from, and the paper's experiments."""
 
-from mbkd.config.schema import SPLITS, Columns, Config, Distill, HiddenPair, Section, Student, Task, Teacher, Training
+from mbkd.config.schema import (
+    SPLITS,
+    Columns,
+    Config,
+    Distill,
+    HiddenPair,
+    Section,
+    Student,
+    Task,
+    Teacher,
+    Training,
+    language_key,
+)
 from mbkd.config.yaml import changed, override, parse, read, read_values
 
 __all__ = [
@@ -15,6 +27,7 @@ __all__ = [
     "Teacher",
     "Training",
     "changed",
+    "language_key",
     "override",
     "parse",
     "read",

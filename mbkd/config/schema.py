@@ -27,21 +27,32 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def language_key(language: str) -> str:
+    """A language's code as codes are compared: pt-br for pt_BR."""
+    return language.strip().lower().replace("_", "-")
+
+
 class Columns(Section):
-    """Which columns of the user's own files hold what."""
+    """Which columns of the user's own files hold what, and how CSV and TSV files are read.
+
+    header: whether the first line names the columns; else they are called 1, 2, 3.
+    quoted: whether quotes enclose fields or are text; None lets the file decide.
+    """
 
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
     language: str | None = "language"
     id: str | None = None
+    header: bool = True
+    quoted: bool | None = None
 
 
 class Task(Section):
     """What is classified, in which languages, and where the rows are.
 
     kind xnli, marc: `path` is a folder with the official files, or a hub id (facebook/xnli).
-    kind own: `files` maps train, dev and test to a CSV, TSV, JSONL or parquet file; `{language}` in a
+    kind own: `files` maps train, dev and test to a CSV, TSV, JSON, JSONL or parquet file; `{language}` in a
     name stands for the language, or `path` is a hub id and `files` maps to the names of its splits.
     """
 
@@ -68,7 +79,8 @@ class Task(Section):
         if not self.supervised:
             raise ValueError("supervised needs at least one language")
         seen = self.supervised + self.zero_shot
-        if repeated := sorted({x for x in seen if seen.count(x) > 1}):
+        keys = [language_key(x) for x in seen]
+        if repeated := sorted({x for x in seen if keys.count(language_key(x)) > 1}):
             raise ValueError(f"language named twice: {', '.join(repeated)}")
         if unfit := [x for x in seen if "/" in x]:
             raise ValueError(f"language {unfit[0]!r}: files are named after it, so it has no slash; zh-Hans would do")

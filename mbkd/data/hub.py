@@ -14,9 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from mbkd.data.readers import Rows, from_arrow, one_line
 from mbkd.errors import UserError, is_transient, patiently
 from mbkd.runs import write_json
@@ -40,12 +37,9 @@ def read(path: str, language: str, split: str) -> Rows:
 
     with tempfile.TemporaryDirectory() as scratch:
         found = load(path, language, split, scratch if is_local(path) else None)
-        rows = from_arrow(f"{path} ({split})", found.data.table)
-    for name, feature in (found.features or {}).items():
-        if isinstance(feature, datasets.ClassLabel):  # numbers to names, a row without a label to -1
-            numbers = found.data.table[name].combine_chunks().fill_null(-1)
-            rows.columns[name] = pa.array(["-1", *feature.names], pa.large_string()).take(pc.add(numbers, 1))
-    return rows
+        features = (found.features or {}).items()
+        names = {name: feature.names for name, feature in features if isinstance(feature, datasets.ClassLabel)}
+        return from_arrow(f"{path} ({split})", found.data.table, names)
 
 
 def load(path: str, language: str, split: str, scratch: str | None = None) -> datasets.Dataset:

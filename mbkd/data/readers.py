@@ -1,11 +1,15 @@
 """Files as columns of strings, each row with the line it came from."""
 
+import codecs
 import csv
 import difflib
+import gzip
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import re
+import zlib
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mbkd.data import delimited, json_objects
+from mbkd.data.delimited import Dialect
 from mbkd.errors import UserError
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-LONGEST = 1 << 24  # characters of a CSV field: more than the csv module's 131,072, and beyond it a quote is open
+TEXT_ENDINGS = (".csv", ".tsv", ".jsonl", ".json")
+ENDINGS = (*TEXT_ENDINGS, *(f"{x}.gz" for x in TEXT_ENDINGS), ".parquet")
+CONVERT = {
+    ".xlsx": "save the sheet as CSV (UTF-8)",
+    ".xls": "save the sheet as CSV (UTF-8)",
+    ".zip": "unpack it first: unzip {file}",
+    ".bz2": "unpack it first: bunzip2 {file}",
+    ".xz": "unpack it first: unxz {file}",
+    ".zst": "unpack it first: unzstd {file}",
+    ".arrow": "datasets.Dataset.from_file({file!r}).to_parquet('rows.parquet') writes what is read here",
+    ".pkl": "pandas.read_pickle({file!r}).to_parquet('rows.parquet') writes what is read here",
+}
 
 
 class Rows(NamedTuple):
@@ -27,23 +43,34 @@ class Rows(NamedTuple):
     unit: str  # what `places` counts: "line" of a text file (the header is line 1), or "row"
     places: pa.Array  # (rows,) 1-based
     columns: dict[str, pa.Array]  # name -> (rows,)
+    unfit: dict[str, str] = {}  # noqa: RUF012  columns that are no text, each with what is there and what to do
+    dialect: Dialect | None = None  # of a CSV or TSV file
 
     def at(self, index: int) -> str:
         """Where row `index` stands, for a message."""
         return f"{self.source}, {self.unit} {self.places[index]}"
 
     def column(self, name: str) -> pa.Array:
-        """One column. Raises UserError that names the columns that are there."""
+        """One column. Raises UserError for one that is no text, or that names the columns that are there."""
+        if name in self.unfit:
+            raise UserError(f"{self.source}{self.unfit[name]}")
         if name in self.columns:
             return self.columns[name]
-        near = difflib.get_close_matches(name, self.columns, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"{self.source}: no column {name!r}; {hint}there are {', '.join(self.columns)}")
+        raise UserError(f"{self.source}: {no_column(name, list(self.columns))}")
 
     def keep(self, mask: pa.Array) -> "Rows":
         """The rows where the mask holds."""
         columns = {name: column.filter(mask) for name, column in self.columns.items()}
-        return Rows(self.source, self.unit, self.places.filter(mask), columns)
+        return self._replace(places=self.places.filter(mask), columns=columns)
+
+
+def no_column(name: str, there: Sequence[str]) -> str:
+    """Says that a column is not there, and which are, the nearest one first."""
+    if inner := [x for x in there if x.startswith(f"{name}.")]:
+        return f"{name!r} holds objects; name one of the values in them: {', '.join(inner)}"
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no column {name!r}; {hint}there are {', '.join(there) or 'none'}"
 
 
 def first(mask: pa.Array) -> int:
@@ -56,7 +83,7 @@ def plain_tsv(file: Path, names: Sequence[str] = ()) -> Rows:
 
     Quotes are text, and nothing but a newline ends a line: XNLI's files hold unbalanced quotes.
     """
-    lines = pc.split_pattern(pa.array([_text(file).rstrip("\r\n")], pa.large_string()), "\n")[0].values
+    lines = pc.split_pattern(pa.array([text(file).rstrip("\r\n")], pa.large_string()), "\n")[0].values
     fields = pc.split_pattern(pc.utf8_rtrim(lines, "\r"), "\t")
     header = list(names) or fields[0].as_py()
     counts = pc.list_value_length(fields)
@@ -70,90 +97,147 @@ def plain_tsv(file: Path, names: Sequence[str] = ()) -> Rows:
     return Rows(str(file), "line", _count(start + 1, len(lines) - start), columns)
 
 
-def table(file: Path) -> Rows:
-    """Read the user's own CSV, TSV, JSONL or parquet file, by its ending. Raises UserError."""
-    if file.suffix.lower() not in ENDINGS:
-        raise UserError(f"{file}: unknown ending {file.suffix!r}; it can be {', '.join(ENDINGS)}")
+def table(file: Path, header: bool = True, quoted: bool | None = None) -> Rows:
+    """Read the user's own file, by its ending (ENDINGS). Raises UserError.
+
+    header: whether the first line of a CSV or TSV names the columns; else they are called 1, 2, 3.
+    quoted: whether quotes enclose fields of a CSV or TSV; None: as `delimited.dialect` finds.
+    """
+    kind(file)
     stat = file.stat()
-    return _table(file, stat.st_size, stat.st_mtime_ns)
+    return _table(file, stat.st_size, stat.st_mtime_ns, header, quoted)
+
+
+def kind(file: Path) -> str:
+    """The ending of a file, one of ENDINGS without `.gz`. Raises UserError for others, with a way to convert them."""
+    name = file.name.lower()
+    ending = next((x for x in ENDINGS if name.endswith(x)), "")
+    if ending:
+        return ending.removesuffix(".gz")
+    if file.suffix.lower() == ".txt":
+        labels = next((x for x in sorted(file.parent.glob("*label*.txt")) if _alike(x, file)), "LABELS.txt")
+        raise UserError(
+            f"{file}: a text a line has no labels; where another file has them line by line, join the two:"
+            f" paste {file} {labels} > rows.tsv, and read it with --header no (task.columns.header: false)"
+        )
+    how = CONVERT.get(file.suffix.lower(), "").format(file=str(file))
+    raise UserError(f"{file}: unknown ending {file.suffix!r}; it can be {', '.join(ENDINGS)}{'; ' if how else ''}{how}")
+
+
+def _alike(labels: Path, texts: Path) -> bool:
+    """Whether two names differ by `labels` and `text` only, as train_labels.txt and train_text.txt."""
+    return re.sub("labels?", "", labels.stem.lower()) == re.sub("texts?", "", texts.stem.lower())
 
 
 @lru_cache(maxsize=1)  # one file may hold all languages, and is asked for each of them in turn
-def _table(file: Path, size: int, mtime: int) -> Rows:
-    ending = file.suffix.lower()
+def _table(file: Path, size: int, mtime: int, header: bool, quoted: bool | None) -> Rows:
+    ending = kind(file)
     if ending == ".parquet":
         return _parquet(file)
-    return json_lines(file) if ending == ".jsonl" else _delimited(file, "\t" if ending == ".tsv" else ",")
+    if ending == ".json":
+        return _json(file)
+    return json_lines(file) if ending == ".jsonl" else _delimited(file, ending, header, quoted)
 
 
-def _delimited(file: Path, delimiter: str) -> Rows:
-    csv.field_size_limit(LONGEST)
-    reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=delimiter, strict=True)
-    places, rows, end = [], [], 0
+def _delimited(file: Path, ending: str, header: bool, quoted: bool | None) -> Rows:
+    whole = text(file)
+
+    def lines() -> io.StringIO:
+        return io.StringIO(whole, newline="")
+
+    form = delimited.dialect(lines, str(file), ending, quoted)
+    found = delimited.records(lines(), form)
+    line, names = next(found, (1, []))
+    if isinstance(names, csv.Error):
+        raise UserError(f"{file}, line {line}: {names}")
+    places, rows = [], []
+    if not header:
+        places, rows = [line], [names]
+        names = numbered(names)
+    delimited.unique(names, str(file))
+    for place, row in found:
+        wrong = delimited.problem(row, names, form)
+        if wrong or isinstance(row, csv.Error):
+            raise UserError(f"{file}, line {place}: {wrong}")
+        places.append(place)
+        rows.append(row)
+    cells = zip(*rows, strict=True) if rows else [()] * len(names)
+    columns = {name: pa.array(column, pa.large_string()) for name, column in zip(names, cells, strict=True)}
+    return Rows(str(file), "line", pa.array(places, pa.int64()), columns, dialect=form)
+
+
+def numbered(row: Sequence[str]) -> list[str]:
+    """The names of columns that have none: 1, 2, 3."""
+    return [str(i) for i in range(1, len(row) + 1)]
+
+
+def _json(file: Path) -> Rows:
+    """Read an array of objects, or one object per line."""
+    source = text(file)
+    if source.lstrip().startswith("{"):
+        try:
+            whole = json.loads(source)
+        except (ValueError, RecursionError):
+            return json_lines(file)
+        if source.strip().count("\n"):
+            lists = [name for name, value in whole.items() if isinstance(value, list)]
+            raise UserError(
+                f"{file}: one JSON object, where an array of objects or one object per line belongs;"
+                f" jq -c '.{lists[0] if lists else 'rows'}[]' {file} > rows.jsonl writes those in a list of it"
+            )
+        return json_lines(file)
     try:
-        header = next(reader)
-        end = reader.line_num
-        for row in reader:
-            place, end = end + 1, reader.line_num  # a quoted field may span lines: its first one counts
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{file}, line {place}: {len(row)} fields where {len(header)} belong"
-                    f" ({', '.join(header)}); quote a field that holds the separator"
-                )
-            places.append(place)
-            rows.append(row)
-    except csv.Error as error:
-        raise UserError(
-            f"{file}, line {end + 1}: not a well-formed {file.suffix} ({error}); check the quotes"
-        ) from None
-    cells = zip(*rows, strict=True) if rows else [()] * len(header)
-    columns = {name: pa.array(column, pa.large_string()) for name, column in zip(header, cells, strict=True)}
-    return Rows(str(file), "line", pa.array(places, pa.int64()), columns)
+        found = json.loads(source, object_pairs_hook=json_objects.unique_names)
+        if not isinstance(found, list):
+            raise ValueError("an array of objects belongs here")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not valid JSON ({one_line(error)})") from None
+    return _objects(str(file), "row", enumerate(found, 1))
 
 
 def json_lines(file: Path) -> Rows:
     """Read one JSON object per line; a field that is missing or null is an empty string."""
+
+    def objects() -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(text(file).split("\n"), 1):  # not splitlines: U+2028 is text
+            if line.strip():
+                try:
+                    yield number, json_objects.parse(line)
+                except ValueError as error:
+                    raise UserError(f"{file}, line {number}: {error}") from None
+
+    return _objects(str(file), "line", objects())
+
+
+def _objects(source: str, unit: str, objects: Iterator[tuple[int, Any]]) -> Rows:
+    """Objects as columns; a field that is missing or null is an empty string."""
     places: list[int] = []
     cells: dict[str, list[str]] = {}
-    for number, line in enumerate(_text(file).split("\n"), 1):  # not splitlines: U+2028 is text
-        if not line.strip():
-            continue
+    unfit: dict[str, str] = {}
+    for number, row in objects:
+        if not isinstance(row, dict):
+            raise UserError(f"{source}, {unit} {number}: a JSON object belongs here, not {str(row)[:40]!r}")
         try:
-            row = json_object(line)
+            fields = json_objects.fields(row)
         except ValueError as error:
-            raise UserError(f"{file}, line {number}: {error}") from None
-        for name in row:
+            raise UserError(f"{source}, {unit} {number}: {error}") from None
+        for name in fields:
             if name not in cells:
                 cells[name] = [""] * len(places)
         for name, column in cells.items():
-            value = row.get(name)
-            text = "" if value is None else str(value)
-            if not is_unicode(name + text):
+            value = fields.get(name, "")
+            if isinstance(value, list):
+                unfit.setdefault(name, f", {unit} {number}: {json_objects.no_text(name, value)}")
+                value = ""
+            if not is_unicode(name + value):
                 raise UserError(
-                    f"{file}, line {number}: {name!a} holds half of a character (one \\u escape of two, as in a"
+                    f"{source}, {unit} {number}: {name!a} holds half of a character (one \\u escape of two, as in a"
                     " text that was cut); mend or remove the row"
                 )
-            column.append(text)
+            column.append(value)
         places.append(number)
-    columns = {name: pa.array(column, pa.large_string()) for name, column in cells.items()}
-    return Rows(str(file), "line", pa.array(places, pa.int64()), columns)
-
-
-def json_object(line: str) -> dict[str, Any]:
-    """The object that a line of JSONL holds. Raises ValueError that says what is wrong with the line."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg}); one object per line") from None
-    except RecursionError:
-        raise ValueError("not valid JSON (nested too deeply); one object per line") from None
-    except ValueError:  # Python reads integers of 4,300 digits and no more
-        raise ValueError("a number of thousands of digits; put it in quotes, or remove it") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON object belongs here, not {line.strip()[:40]!r}")
-    return row
+    columns = {name: pa.array(column, pa.large_string()) for name, column in cells.items() if name not in unfit}
+    return Rows(source, unit, pa.array(places, pa.int64()), columns, unfit)
 
 
 def is_unicode(text: str) -> bool:
@@ -167,10 +251,17 @@ def is_unicode(text: str) -> bool:
 
 def _parquet(file: Path) -> Rows:
     try:
-        found = pq.ParquetFile(file).read()
+        found = pq.ParquetFile(file).read()  # names that stand twice, too
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a parquet file ({one_line(error)})") from None
-    return from_arrow(str(file), found)
+    return from_arrow(str(file), found, class_names(found.schema))
+
+
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of a ClassLabel's numbers, by column, where `datasets` left them in a file's metadata."""
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = about.get("info", {}).get("features", {})
+    return {name: each["names"] for name, each in features.items() if "names" in each}
 
 
 def digest(file: Path) -> str:
@@ -188,31 +279,89 @@ def _digest(file: Path, size: int, mtime: int) -> str:
     return found.hexdigest()
 
 
-def _text(file: Path) -> str:
-    """The whole file as text, without its byte order mark."""
+def content(file: Path) -> bytes:
+    """The bytes of a file, unpacked where its name ends in .gz. Raises UserError."""
     try:
         data = file.read_bytes()
+        return gzip.decompress(data) if file.suffix.lower() == ".gz" else data
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}: not a whole gzip file ({one_line(error)})") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def lines(file: Path) -> Iterator[str]:
+    """A file's lines with their ends, as they are read; a byte of another encoding becomes half of a surrogate pair.
+
+    Raises UserError.
+    """
+    unpack = gzip.open if file.suffix.lower() == ".gz" else open
     try:
-        text = data.decode("utf-8-sig")
+        with unpack(file, "rb") as stream:
+            start = stream.read(2)
+        with unpack(file, "rt", encoding=encoding(start), errors="surrogateescape", newline="") as stream:
+            yield from stream
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}: not a whole gzip file ({one_line(error)})") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def encoding(start: bytes) -> str:
+    """The encoding that a file's first bytes name: UTF-16 by its byte order mark, else UTF-8."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def text(file: Path) -> str:
+    """The whole file as text, without its byte order mark."""
+    data = content(file)
+    try:
+        whole = data.decode(encoding(data[:2]))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    if not text or text.isspace():
+        raise UserError(f"{file}, line {line}: not UTF-8 ({error.reason}); {_convert(file, data)}") from None
+    if not whole or whole.isspace():
         raise UserError(f"{file}: the file is empty")
-    return text
+    if "\0" in whole:
+        line = whole.count("\n", 0, whole.index("\0")) + 1
+        raise UserError(f"{file}, line {line}: a NUL character, as of UTF-16 without its mark; {_convert(file, data)}")
+    return whole if "\n" in whole else whole.replace("\r", "\n")  # an old Mac's line ends
 
 
-def from_arrow(source: str, found: pa.Table) -> Rows:
-    """Arrow's columns as strings; a column that is no text, such as a list, is left out."""
-    columns = {}
-    for name in found.column_names:
+def _convert(file: Path, data: bytes) -> str:
+    """How to make a file UTF-8, with the encoding that it looks like."""
+    import charset_normalizer
+
+    zeros = data[:1000].count(0) > 100
+    found = ("utf-16-be" if data[:1] == b"\0" else "utf-16-le") if zeros else None
+    guess = found or getattr(charset_normalizer.from_bytes(data[:100_000]).best(), "encoding", None)
+    return f"save the file as UTF-8: iconv -f {(guess or 'ENCODING').replace('_', '-')} -t UTF-8 {file} > NEW"
+
+
+def from_arrow(source: str, found: pa.Table, names: dict[str, list[str]] | None = None) -> Rows:
+    """Arrow's columns as strings, null and NaN as empty ones; an inner struct's are called `outer.inner`.
+
+    names: column -> the names of its class numbers. Raises UserError for a column's name that stands twice.
+    """
+    delimited.unique(found.column_names, source)
+    while any(map(pa.types.is_struct, found.schema.types)):
+        found = found.flatten()
+    columns, unfit = {}, {}
+    for name, column in zip(delimited.unique(found.column_names, source), found.columns, strict=True):
         try:
-            columns[name] = found[name].cast(pa.large_string()).fill_null("").combine_chunks()
+            text = pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
+            if names and name in names:  # a row without a label has -1
+                text = pa.array([None, *names[name]], pa.large_string()).take(pc.add(column.fill_null(-1), 1))
+            columns[name] = pa.chunked_array(text.cast(pa.large_string()).fill_null("")).combine_chunks()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            continue
-    return Rows(source, "row", _count(1, found.num_rows), columns)
+            value = next((x for x in column.to_pylist() if x), None)
+            what = (
+                json_objects.no_text(name, value)
+                if isinstance(value, list)
+                else f"{name!r} holds {column.type}, no text"
+            )
+            unfit[name] = f": {what}"
+    return Rows(source, "row", _count(1, found.num_rows), columns, unfit)
 
 
 def _count(start: int, length: int) -> pa.Array:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mbkd.config import SPLITS, Columns, Task
+from mbkd.config import SPLITS, Columns, Task, language_key
 from mbkd.data import hub, layouts, readers
 from mbkd.data.readers import Rows, first
 from mbkd.errors import UserError
 
 if TYPE_CHECKING:  # a second that a run on stores that are there does not pay for
     import datasets
+
+
+log = logging.getLogger(__name__)
 
 
 def label_names(task: Task) -> tuple[str, ...]:
@@ -59,16 +65,19 @@ def languages(task: Task, split: str) -> tuple[str, ...]:
     return task.supervised + tuple(x for x in task.zero_shot if _find(task, split, x))
 
 
-def load(task: Task, split: str, language: str) -> datasets.Dataset:
+def load(task: Task, split: str, language: str, warn: bool = True) -> datasets.Dataset:
     """Read one split of one language, in the order of the file, checked from the first row to the last.
 
     Columns: text_a str, text_b str or None, label int (index into `label_names`), language str, id str.
-    Raises UserError for the first thing that is wrong, with its file and line.
+    warn: whether rows in a language that the task does not name are told of. Raises UserError for the first thing that
+    is wrong, with its file and line.
     """
     rows, columns = _read(task, split, language)
     if columns.language is not None:
         there = rows.column(columns.language)
-        rows = rows.keep(pc.equal(there, language))
+        if warn and (left := _unlisted(task, there)):
+            _warn_once(f"{rows.source}: {shown(left)}, in neither supervised nor zero_shot; they are not read")
+        rows = rows.keep(pc.equal(_language_keys(there), language_key(language)))
         if not len(rows.places):
             names = ", ".join(sorted(pc.unique(there).to_pylist())[:20]) or "none at all"
             raise UserError(f"{rows.source}: no rows for language {language!r}; the languages there are {names}")
@@ -78,7 +87,7 @@ def load(task: Task, split: str, language: str) -> datasets.Dataset:
 
     text_a = rows.column(columns.text)
     text_b = rows.column(columns.text_pair) if columns.text_pair else pa.nulls(count, pa.large_string())
-    _refuse_empty(task, split, rows, columns)
+    _refuse_empty(rows, columns)
     labels = _labels(task, rows, rows.column(columns.label))
     if columns.id is not None:
         ids = rows.column(columns.id)
@@ -102,6 +111,23 @@ def load(task: Task, split: str, language: str) -> datasets.Dataset:
     from datasets.table import InMemoryTable
 
     return datasets.Dataset(InMemoryTable(table), fingerprint=fingerprint(task, split, language))
+
+
+def unlisted(task: Task, split: str) -> dict[str, int]:
+    """How many rows a language has that the task does not name, by the language as the rows have it. Raises UserError.
+
+    Nothing where no column says the language.
+    """
+    rows, columns = _read(task, split, languages(task, split)[0])
+    return {} if columns.language is None else _unlisted(task, rows.column(columns.language))
+
+
+def shown(left: dict[str, int], most: int = 10) -> str:
+    """`12 rows of 'eng', 1 row of ''`, most rows first."""
+    order = sorted(left.items(), key=lambda x: (-x[1], x[0]))
+    parts = [f"{count:,} row{'s' * (count > 1)} of {name!r}" for name, count in order[:most]]
+    rest = [f"{sum(x for _, x in order[most:]):,} rows of {len(order) - most} more"] if len(order) > most else []
+    return ", ".join([*parts, *rest])
 
 
 def fingerprint(task: Task, split: str, language: str) -> str:
@@ -133,7 +159,8 @@ def _read(task: Task, split: str, language: str) -> tuple[Rows, Columns]:
             return layouts.xtreme(file), layouts.XTREME
         if task.kind == "xnli":
             return readers.plain_tsv(file), layouts.XNLI_MT if split == "train" else layouts.XNLI_1_0
-        rows = readers.table(file) if task.kind == "own" else readers.json_lines(file)
+        own = task.columns
+        rows = readers.table(file, own.header, own.quoted) if task.kind == "own" else readers.json_lines(file)
         columns = layouts.MARC if task.kind == "marc" else task.columns
         alone = task.kind == "marc" or "{language}" in task.files[split]
     if task.kind == "marc":
@@ -195,13 +222,41 @@ def _file(task: Task, split: str, language: str) -> Path:
     raise UserError(f"no {split} file for language {language!r}: looked for {looked}{hint}")
 
 
+def _language_keys(column: pa.Array) -> pa.Array:
+    """`language_key` of each row."""
+    return pc.replace_substring(pc.utf8_lower(pc.utf8_trim_whitespace(column)), "_", "-")
+
+
+def _unlisted(task: Task, column: pa.Array) -> dict[str, int]:
+    named = {language_key(x) for x in task.languages}
+    counts = Counter({x["values"]: x["counts"] for x in pc.value_counts(column).to_pylist()})
+    return {x: count for x, count in counts.items() if language_key(x) not in named}
+
+
+@cache  # a file is read once for each of its languages
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+def label_keys(labels: pa.Array) -> pa.Array:
+    """Labels as they are compared: without outer space and case, 1 for 1.0."""
+    plain = pc.utf8_lower(pc.utf8_trim_whitespace(labels))
+    return pc.replace_substring_regex(plain, r"^([+-]?[0-9]+)\.0+$", r"\1")
+
+
 def _labels(task: Task, rows: Rows, column: pa.Array) -> pa.Array:
-    """(rows,) class numbers."""
+    """(rows,) class numbers. A label that is no name as it stands is the only one that `label_keys` makes equal."""
     names = label_names(task)
     spellings = {name: number for number, name in enumerate(names)}
     if task.kind == "xnli":  # XNLI-MT's spelling, and the hub's numbers where a copy has lost their names
         spellings |= {"contradictory": 2, "0": 0, "1": 1, "2": 2}
-    found = pc.index_in(column, pa.array(list(spellings), pa.large_string()))
+    exact = pa.array(list(spellings), pa.large_string())
+    found = pc.index_in(column, exact)
+    if found.null_count:
+        keys = label_keys(exact).to_pylist()
+        single = [x if keys.count(x) == 1 else None for x in keys]
+        near = pc.index_in(label_keys(column), pa.array(single, pa.large_string()), skip_nulls=True)
+        found = pc.coalesce(found, near)
     if (wrong := first(pc.is_null(found))) >= 0:
         raise UserError(f"{rows.at(wrong)}: unknown label {column[wrong].as_py()!r}; the labels are {', '.join(names)}")
     labels = pa.array(list(spellings.values()), pa.int64()).take(found)
@@ -213,15 +268,12 @@ def _labels(task: Task, rows: Rows, column: pa.Array) -> pa.Array:
     return labels
 
 
-def _refuse_empty(task: Task, split: str, rows: Rows, columns: Columns) -> None:
-    names = [columns.text] + ([columns.text_pair] if columns.text_pair and task.kind != "marc" else [])
-    empty = {name: pc.equal(pc.utf8_trim_whitespace(rows.columns[name]), "") for name in names}
-    if task.kind == "xnli" and split == "train":
-        # Machine translation leaves an empty sentence here and there, which no user can mend.
-        empty = {" and ".join(names): pc.and_(*empty.values())}
-    for name, mask in empty.items():
-        if (wrong := first(mask)) >= 0:
-            raise UserError(f"{rows.at(wrong)}: {name} is empty; fill it in or remove the row")
+def _refuse_empty(rows: Rows, columns: Columns) -> None:
+    """A row has a text; of a pair one may be empty, as a review's title or a machine translation is here and there."""
+    names = [columns.text] + ([columns.text_pair] if columns.text_pair else [])
+    empty = [pc.equal(pc.utf8_trim_whitespace(rows.columns[name]), "") for name in names]
+    if (wrong := first(pc.and_(empty[0], empty[-1]))) >= 0:
+        raise UserError(f"{rows.at(wrong)}: {' and '.join(names)} is empty; fill it in or remove the row")
 
 
 def _refuse_repeated(rows: Rows, ids: pa.Array) -> None:

@@ -5,16 +5,23 @@ not trained on, half the rows go to dev and half to test.
 """
 
 import csv
+import gzip
 import hashlib
+import io
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mbkd.config import SPLITS
+from mbkd.config import SPLITS, language_key
+from mbkd.data import readers
 from mbkd.data.readers import Rows
 from mbkd.errors import UserError
+from mbkd.onboarding.guess import Labels
+from mbkd.onboarding.sources import MARK, RawDataset
 
 HELD_OUT = 0.1  # dev, and again test
 SEED = 1
@@ -48,36 +55,83 @@ def assign(items: list[Item], supervised: set[str]) -> list[str]:
 
 
 def name(file: str, split: str) -> str:
-    """Where the rows of a split go: tickets.csv -> tickets.dev.csv; train.csv -> train.dev.csv."""
+    """Where the rows of a split go: tickets.csv -> tickets.dev.csv; train.csv.gz -> train.dev.csv.gz."""
     path = Path(file)
-    return str(path.with_name(f"{path.stem}.{split}{path.suffix}"))
+    endings = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
+    return str(path.with_name(f"{path.name.removesuffix(endings)}.{split}{endings}"))
 
 
-def write(file: str, rows: Rows, splits: list[str | None], force: bool) -> None:
-    """Write the rows of a file to one file a split, beside it and in its format; None leaves a row out.
+def write_all(
+    source: RawDataset,
+    how: str,
+    columns: dict[str, Any],
+    alone: str | None,
+    labels: Labels,
+    trained: set[str],
+    header: bool,
+    force: bool,
+) -> int:
+    """Write the files of the splits beside the only ones; returns how many rows without text or label are left out."""
+    dropped = 0
+    for language in dict.fromkeys(x for by in source.rows.values() for x in by):
+        parts = {split: by[language] for split, by in source.rows.items() if language in by}
+        kept = {}
+        for split, rows in parts.items():
+            first, second = (rows.columns[columns[x] or columns["text"]].to_pylist() for x in ("text", "text_pair"))
+            given = [labels.spelt.get(x, "") for x in rows.columns[columns["label"]].to_pylist()]
+            good = [bool((a + b).strip()) and x != "" for a, b, x in zip(first, second, given, strict=True)]
+            dropped += good.count(False)
+            if how == "official":
+                kept[split] = rows.keep(pa.array(good))
+                continue
+            of = [language or alone or ""] * len(good)
+            if columns["language"]:
+                of = [language_key(x) for x in rows.columns[columns["language"]].to_pylist()]
+            items = map(Item, [a or b for a, b in zip(first, second, strict=True)], of, given)
+            places = iter(assign([x for x, fits in zip(items, good, strict=True) if fits], trained))
+            split_of = [next(places) if fits else None for fits in good]
+            kept = {x: rows.keep(pa.array([each == x for each in split_of])) for x in SPLITS}
+        file = source.files["train"].replace(MARK, language or MARK)
+        # tickets.fr.csv -> tickets.fr.dev.csv is what tickets.{language}.csv -> tickets.{language}.dev.csv gives
+        write(file, kept, header, force)
+    return dropped
 
-    Raises UserError if one of the files is there already, unless force is set.
+
+def write(file: str, parts: dict[str, Rows], header: bool, force: bool) -> None:
+    """Write the rows of each split to a file beside the one that they come from, in its format, text as UTF-8.
+
+    header: whether the file has one. Raises UserError if one of the new files is there already, unless force is set.
     """
-    targets = {split: Path(name(file, split)).expanduser() for split in SPLITS}
+    targets = {split: Path(name(file, split)).expanduser() for split in parts}
     if there := [target for target in targets.values() if target.exists() and not force]:
         raise UserError(f"{there[0]}: is there already; --force writes over it")
-    source, ending = Path(file).expanduser(), Path(file).suffix.lower()
-    for split, target in targets.items():
-        picked = [row for row, each in enumerate(splits) if each == split]
-        part = target.with_name(f".{target.name}.part")
-        if ending == ".parquet":
-            pq.write_table(pq.read_table(source).take(pa.array(picked, pa.int64())), part)
-        elif ending == ".jsonl":
-            lines = source.read_bytes().decode("utf-8-sig").split("\n")
-            places = rows.places.to_pylist()
-            part.write_text("".join(lines[places[row] - 1].rstrip("\r") + "\n" for row in picked), encoding="utf-8")
+    source = Path(file).expanduser()
+    for split, rows in parts.items():
+        part = targets[split].with_name(f".{targets[split].name}.part")
+        if readers.kind(source) == ".parquet":
+            pq.write_table(pq.read_table(source).take(pc.subtract(rows.places, 1)), part)
         else:
-            columns = [column.take(pa.array(picked, pa.int64())).to_pylist() for column in rows.columns.values()]
-            with part.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream, delimiter="\t" if ending == ".tsv" else ",", lineterminator="\n")
-                writer.writerow(rows.columns)
-                writer.writerows(zip(*columns, strict=True))
-        part.replace(target)
+            data = _text(source, rows, header).encode()
+            part.write_bytes(gzip.compress(data) if source.suffix.lower() == ".gz" else data)
+        part.replace(targets[split])
+
+
+def _text(source: Path, rows: Rows, header: bool) -> str:
+    """The rows as a text file of the source's format."""
+    if rows.dialect is None:
+        whole, places = readers.text(source), rows.places.to_pylist()
+        if rows.unit == "row":  # an array of JSON
+            objects = json.loads(whole)
+            return json.dumps([objects[place - 1] for place in places], ensure_ascii=False, indent=1) + "\n"
+        lines = whole.split("\n")
+        return "".join(lines[place - 1].rstrip("\r") + "\n" for place in places)
+    cells = zip(*(column.to_pylist() for column in rows.columns.values()), strict=True)
+    records = [list(rows.columns), *cells] if header else [*cells]
+    if not rows.dialect.quoted:
+        return "".join(rows.dialect.delimiter.join(record) + "\n" for record in records)
+    stream = io.StringIO(newline="")
+    csv.writer(stream, delimiter=rows.dialect.delimiter, lineterminator="\n").writerows(records)
+    return stream.getvalue()
 
 
 def _key(text: str) -> str:

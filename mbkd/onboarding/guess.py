@@ -3,85 +3,212 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from mbkd.config import language_key
+from mbkd.data.readers import Rows
+from mbkd.data.tasks import label_keys
 from mbkd.onboarding.languages import is_code
-from mbkd.onboarding.sources import Source
+from mbkd.onboarding.names import NAMES, in_language, is_half, pairs, stem
+from mbkd.onboarding.sources import RawDataset, split_named
 
-# Usual names, the surest first.
-NAMES = {
-    "text": "text text_a body review_body sentence sentence1 premise content review comment message document utterance "
-    "tweet question question1 abstract description",
-    "text_pair": "text_pair text_b sentence2 hypothesis hypo question2 title review_title subject headline",
-    "label": "label labels class category target gold_label sentiment stars rating score intent topic queue y",
-    "language": "language lang locale language_code lang_code",
-    "id": "id uid guid uuid review_id row_id pairid",
-}
-MOST_LABELS, MOST_LANGUAGES = 50, 100
+MOST_LABELS, MOST_LANGUAGES = 50, 300
+MANY_LABELS = {"label", "labels", "class", "category", "target", "intent", "topic"}  # more than MOST_LABELS, too
 SCALES = ("star", "rating", "score", "grade", "level", "severity", "priority")  # names of columns with steps
+MISSING = {"", "nan", "<na>", "null"}  # what programs write for a label that is not there
 ENOUGH_ROWS, ENOUGH_OF_A_LABEL = 200, 10  # training rows for a language to be learnt from
+FREE_TEXT = 15  # characters of a text, on average
 
 
-def columns(source: Source) -> dict[str, str | None]:
-    """Which column holds what (keys of NAMES); None where nothing fits, or more than one column might."""
-    there = source.columns
+class Columns(NamedTuple):
+    """Which column holds what (keys of NAMES, None where it is not known), and what else it could be."""
+
+    found: dict[str, str | None]
+    candidates: dict[str, list[str]]
+
+
+def columns(source: RawDataset, language: str | None, given: dict[str, str | None]) -> Columns:
+    """Which column holds what. `given` is what the user says; of columns that differ by a language the own one counts.
+
+    One column of a pair is never taken alone: text_pair then has candidates, and is no guess.
+    """
+    there = in_language(source.columns, language)
     values = {name: source.column(name) for name in there}
     rows = len(next(iter(values.values())))
     distinct = {name: pc.count_distinct(column).as_py() for name, column in values.items()}
-    filled = {name: not pc.any(pc.equal(pc.utf8_trim_whitespace(values[name]), "")).as_py() for name in there}
-    found: dict[str, str | None] = dict.fromkeys(NAMES)
+    length = {name: pc.mean(pc.utf8_length(values[name])).as_py() or 0 for name in there}
+    found: dict[str, str | None] = {what: name if name in there else None for what, name in given.items()}
+    found = dict.fromkeys(NAMES) | found
+    candidates: dict[str, list[str]] = {}
 
     def named(what: str, fits: Iterable[str]) -> str | None:
-        usual = {name.lower(): name for name in fits if name not in found.values()}
+        usual = {stem(name, language): name for name in fits if name not in found.values()}
         return next((usual[x] for x in NAMES[what].split() if x in usual), None)
 
-    if None in source.rows["train"]:  # not where the files' names say it
-        coded = [
-            name
-            for name in there
-            if distinct[name] <= MOST_LANGUAGES and all(map(is_code, pc.unique(values[name]).to_pylist()))
-        ]
-        found["language"] = named("language", coded) or (coded[0] if len(coded) == 1 else None)
-    few = [name for name in there if 2 <= distinct[name] <= min(MOST_LABELS, max(2, rows // 2))]
-    found["label"] = named("label", few)
+    few = [x for x in there if 2 <= distinct[x] <= min(MOST_LABELS, max(2, rows // 2))]
+    many = [x for x in there if x.lower() in MANY_LABELS and 2 <= distinct[x] <= max(2, rows // 2)]
+    if found["language"] is None and language is None:
+        found["language"], candidates["language"] = _language_column(values, distinct)
     if found["label"] is None:
-        left = [name for name in few if name not in found.values()]
-        found["label"] = left[0] if len(left) == 1 else None
-    found["text"] = named("text", there)
-    if found["text"] is None:
-        length = {name: pc.mean(pc.utf8_length(values[name])).as_py() for name in there if name not in found.values()}
-        found["text"] = max(length, key=lambda name: length[name], default=None)
-    found["text_pair"] = named("text_pair", [name for name in there if filled[name]])
+        found["label"] = named("label", [x for x in there if x in few or x in many])
+    both = [pair for pair in pairs(there) if min(map(len, pair)) > 1 or min(length[x] for x in pair) >= FREE_TEXT]
+    if found["label"] is None:
+        halves = {name for pair in both for name in pair}
+        left = [name for name in few if name not in found.values() and name not in halves]
+        found["label"], candidates["label"] = left[0] if len(left) == 1 else None, left
+    both = [pair for pair in both if not set(pair) & {found["label"], found["language"]}]
+    both = [pair for pair in both if found["text"] in (None, *pair)]
+    if len(both) == 1 and found["text_pair"] is None:
+        first, second = both[0]
+        found["text"], found["text_pair"] = (first, second) if found["text"] in (None, first) else (second, first)
+    elif both and found["text_pair"] is None:
+        candidates["text"], candidates["text_pair"] = (list(dict.fromkeys(x)) for x in zip(*both, strict=True))
+    else:
+        left = [x for x in there if x not in found.values()]
+        found["text"] = found["text"] or named("text", there) or max(left, key=lambda x: length[x], default=None)
+        found["text_pair"] = found["text_pair"] or named("text_pair", there)
+        others = [x for x in left if x != found["text"] and length[x] >= FREE_TEXT and not _is_number(values[x])]
+        if found["text_pair"] is None and others and is_half(found["text"] or ""):
+            candidates["text_pair"] = others
+    _refuse_unfit(source, found, given, language)
     found["id"] = named("id", [name for name in there if distinct[name] == rows])
-    return found
+    return Columns(found, candidates)
 
 
-def labels(source: Source, column: str) -> tuple[list[str], bool]:
-    """The label names in the order of their classes, and whether they are steps of one scale."""
-    names = [x for x in pc.unique(source.column(column)).to_pylist() if x.strip()]
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
-        names.sort(key=int)
-        steps = [int(name) for name in names] == list(range(int(names[0]), int(names[0]) + len(names)))
-        return names, steps and len(names) > 2 and any(word in column.lower() for word in SCALES)
-    return sorted(names), False
+def _refuse_unfit(
+    source: RawDataset, found: dict[str, str | None], given: dict[str, str | None], language: str | None
+) -> None:
+    """Raise UserError for a column that is no text, though its name is a usual one, and no other column's is."""
+    for what in ("text", "label"):
+        usual = NAMES[what].split()
+        if given.get(what) is None and stem(found[what] or "", language) not in usual:
+            for table in source.tables:
+                for name in sorted(set(usual) & set(table.unfit)):
+                    table.column(name)
 
 
-def languages(source: Source, column: str | None, label: str) -> dict[str, dict[str, Counter[str]]]:
+def _is_number(column: pa.Array) -> bool:
+    return bool(pc.all(pc.match_substring_regex(column, r"^\s*[-+]?[0-9]*\.?[0-9]*\s*$")).as_py())
+
+
+def _language_column(values: dict[str, pa.Array], distinct: dict[str, int]) -> tuple[str | None, list[str]]:
+    """The column with the language, and those that might be: most rows of a column named so have a code."""
+    coded, sure = [], []
+    for name, column in values.items():
+        if distinct[name] <= MOST_LANGUAGES:
+            counts = pc.value_counts(column).to_pylist()
+            share = sum(x["counts"] for x in counts if is_code(x["values"])) / max(1, len(column))
+            coded += [name] * (share == 1)
+            sure += [name] * (share > 0.5 and name.lower() in NAMES["language"].split())
+    sure.sort(key=lambda name: NAMES["language"].split().index(name.lower()))
+    return next(iter(sure), coded[0] if len(coded) == 1 else None), coded
+
+
+def header_is_a_row(rows: Rows, label: str | None) -> bool:
+    """Whether the first line of a CSV or TSV is a row: it has a label of the rows, a long text, or a number."""
+    if rows.dialect is None:
+        return False
+    names = list(rows.columns)
+    if names == [str(i) for i in range(len(names))] or not len(rows.places):  # as pandas counts columns
+        return False
+    for name, column in rows.columns.items():
+        if name != label and (len(name) > 60 or re.fullmatch(r"[-+]?\d+(\.\d+)?", name.strip())):
+            return True
+        few = pc.count_distinct(column).as_py() <= min(MOST_LABELS, max(1, len(column) // 2))
+        if few and name.strip() and pc.any(pc.equal(column, name)).as_py():
+            return True
+    return False
+
+
+class Labels(NamedTuple):
+    """The labels of a column.
+
+    names     in the order of the classes
+    ordinal   whether they are steps of one scale
+    spelt     a spelling of the rows -> the name; `""` for one that is no label, as nan
+    """
+
+    names: list[str]
+    ordinal: bool
+    spelt: dict[str, str]
+
+
+def labels(source: RawDataset, column: str, wished: Iterable[str] = ()) -> Labels:
+    """The labels; spellings that differ by case, outer space or `.0` are one, called as wished or as in most rows."""
+    counts = Counter({x["values"]: x["counts"] for x in pc.value_counts(source.column(column)).to_pylist()})
+    spellings = sorted(counts, key=lambda x: (-counts[x], x))
+    keys = dict(zip(spellings, label_keys(pa.array(spellings, pa.large_string())).to_pylist(), strict=True))
+    wished = list(wished)
+    known = dict(zip(label_keys(pa.array(wished, pa.large_string())).to_pylist(), wished, strict=True))
+    twice = len(known) < len(wished)  # the user tells apart what differs by case only
+    names: dict[str, str] = {}
+    spelt = {}
+    for spelling in spellings:
+        key = spelling if twice else keys[spelling]
+        if spelling in wished:
+            spelt[spelling] = spelling
+        elif key in known:
+            spelt[spelling] = known[key]
+        elif keys[spelling] in MISSING:
+            spelt[spelling] = ""
+        else:
+            numeric = re.fullmatch(r"[-+]?\d+", key)
+            spelt[spelling] = names.setdefault(key, key if numeric else spelling.strip())
+    found = list(dict.fromkeys(x for x in spelt.values() if x))
+    if found and all(re.fullmatch(r"[-+]?\d+(\.\d+)?", x) for x in found):
+        found.sort(key=float)
+        steps = {round(float(b) - float(a), 6) for a, b in pairwise(found)}
+        scale = len(steps) == 1 and len(found) > 2
+        return Labels(found, scale and any(word in column.lower() for word in SCALES), spelt)
+    return Labels(sorted(found), False, spelt)
+
+
+def languages(
+    source: RawDataset, column: str | None, label: str, spelt: dict[str, str]
+) -> tuple[dict[str, dict[str, Counter[str]]], dict[str, list[str]]]:
     """How often each label stands in each language: split -> language -> label -> rows; `""` counts rows without one.
 
-    Labels are as the rows have them, spaces and all, because that is what a configuration's are compared with.
-    The language is `""` where nothing says it.
+    The language is `""` where nothing says it. Codes that differ by case or sign only are one, called as most rows have
+    it; the second value has them with all their spellings.
     """
-    found: dict[str, dict[str, Counter[str]]] = {}
+    rows: dict[str, Counter[tuple[str, str]]] = {}
     for split, by_language in source.rows.items():
-        here = found.setdefault(split, {})
-        for language, rows in by_language.items():
-            names = rows.columns[label].to_pylist()
-            of = rows.columns[column].to_pylist() if language is None and column else [language or ""] * len(names)
-            for each, name in Counter(zip(of, names, strict=True)).items():
-                here.setdefault(each[0], Counter())[each[1] if each[1].strip() else ""] += name
-    return found
+        here = rows.setdefault(split, Counter())
+        for language, each in by_language.items():
+            names = each.column(label).to_pylist()
+            of = each.column(column).to_pylist() if language is None and column else [language or ""] * len(names)
+            here.update(zip(of, (spelt.get(x, x) for x in names), strict=True))
+    totals: Counter[str] = Counter()
+    for by_label in rows.values():
+        for (language, _), count in by_label.items():
+            totals[language] += count
+    called: dict[str, str] = {}
+    merged: dict[str, list[str]] = {}
+    for language in sorted(totals, key=lambda x: (-totals[x], x)):
+        name = called.setdefault(language_key(language), language.strip())
+        merged.setdefault(name, []).append(language)
+    found: dict[str, dict[str, Counter[str]]] = {}
+    for split, by_label in rows.items():
+        for (language, label_name), count in by_label.items():
+            name = called[language_key(language)]
+            found.setdefault(split, {}).setdefault(name, Counter())[label_name] += count
+    return found, {name: spellings for name, spellings in merged.items() if len(spellings) > 1}
+
+
+def split_column(source: RawDataset) -> str | None:
+    """The column of an only file that names the official split of each row; None if none or several do."""
+    found = []
+    for name in source.columns:
+        column = source.column(name)
+        if 2 <= pc.count_distinct(column).as_py() <= 9:
+            splits = {split_named(x) for x in pc.unique(column).to_pylist()}
+            if None not in splits and "train" in splits and len(splits) > 1:
+                found.append(name)
+    return found[0] if len(found) == 1 else None
 
 
 def supervised(train: dict[str, Counter[str]]) -> list[str]:

@@ -2,22 +2,25 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from mbkd import config as configuration
-from mbkd.config import SPLITS
+from mbkd.config import SPLITS, language_key
 from mbkd.errors import UserError
-from mbkd.onboarding import divide, guess, sources, suggestions
-from mbkd.onboarding.languages import is_code
+from mbkd.onboarding import divide, guess, sources, suggestions, summary
+from mbkd.onboarding import names as names_of_columns
+from mbkd.onboarding.dialogue import Dialogue
+from mbkd.onboarding.languages import is_code, looks_like
+
+MOST_BRANCHES = 10  # languages to train on that are suggested without a question
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Options:
     """What the command line says; None is asked for, or guessed."""
 
     text: str | None = None
@@ -31,101 +34,108 @@ class Wishes:
     split: bool | None = None
     teachers: bool | None = None
     backbone: str | None = None
+    split_column: str | None = None
+    header: bool | None = None
+    quoting: bool | None = None
 
 
-class Dialogue:
-    """Asks on a terminal; elsewhere takes the guess, or says which option would have answered."""
-
-    def __init__(self, interactive: bool):
-        self.interactive = interactive
-
-    def ask(self, question: str, option: str, known: Any, guess: Any, parse: Callable[[str], Any] = str) -> Any:
-        """The known answer, or what the user types (Enter takes the guess), or the guess. Raises UserError.
-
-        parse: makes an answer of a text, or raises UserError, after which the question comes again.
-        """
-        if known is not None:
-            return parse(known) if isinstance(known, str) else known
-        shown = ", ".join(guess) if isinstance(guess, (list, tuple)) else guess
-        while self.interactive:
-            import typer
-
-            answer = typer.prompt(question, default=shown, err=True)
-            try:
-                return parse(answer)
-            except UserError as error:
-                print(error, file=sys.stderr)
-        if guess is None:
-            raise UserError(f"{question}? It cannot be known from the rows: say it with {option}")
-        return guess
-
-    def confirm(self, question: str, option: str, known: bool | None, guess: bool | None) -> bool:
-        """Yes or no, as `ask`."""
-        if known is None and self.interactive:
-            import typer
-
-            return typer.confirm(question, default=bool(guess), err=True)
-        if known is None and guess is None:
-            raise UserError(f"{question} Say it with {option}")
-        return bool(guess if known is None else known)
-
-
-def write(given: str | None, out: Path | None, wishes: Wishes, force: bool, interactive: bool) -> Path:
+def write(given: str | None, out: Path | None, options: Options, force: bool, interactive: bool) -> Path:
     """Write the configuration for some rows (a file, names with `{language}`, a folder in the hub's layout, a hub id).
 
-    Also writes train, dev and test files beside an only file, if the user wants that. Returns the file.
-    Raises UserError; then nothing is written.
+    Also writes train, dev and test files beside an only file, if the user wants that, and says on standard error what
+    was taken. Returns the file. Raises UserError; then nothing is written.
     """
     dialogue = Dialogue(interactive)
     given = dialogue.ask("Which rows: a file, files named with {language}, or a hub dataset", "SOURCE", given, None)
     out = out or Path(f"{_stem(given)}.yaml")
     if out.exists() and not force:
         raise UserError(f"{out}: is there already; --force writes over it, --out names another file")
-    source = sources.find(given)
-    columns, alone = _columns(source, wishes, dialogue)
-    counts = guess.languages(source, columns["language"], columns["label"])
-    names, ordinal = guess.labels(source, columns["label"])
-    everywhere = sorted({name for by in counts.values() for count in by.values() for name in count if name})
-    names = _list(dialogue.ask("Labels, in the order of the classes", "--labels", wishes.labels or None, names, _list))
-    if missing := [name for name in everywhere if name not in names]:
+    given = _with_siblings(given, options, dialogue)
+    source, options = _read(given, options, dialogue)
+    columns, alone = _columns(source, given, options, dialogue)
+    source, split = _splits(source, options, dialogue)
+
+    wished = options.labels or None
+    labels = guess.labels(source, columns["label"], wished or ())
+    _refuse_numbers(labels.names, columns["label"])
+    names = _list(dialogue.ask("Labels, in the order of the classes", "--labels", wished, labels.names, _list))
+    labels = guess.labels(source, columns["label"], names)
+    if missing := [name for name in labels.names if name not in names]:
         raise UserError(f"--labels: the rows also have the label {missing[0]!r}")
+    ordinal = guess.labels(source, columns["label"]).ordinal
     if len(names) > 2:
         what = "Are the labels steps of one scale, such as stars?"
-        ordinal = dialogue.confirm(what, "--ordinal", wishes.ordinal, ordinal)
+        ordinal = dialogue.confirm(what, "--ordinal", options.ordinal, ordinal)
+    counts, merged = guess.languages(source, columns["language"], columns["label"], labels.spelt)
     if alone:  # one language, which the rows do not name
-        counts = {split: {alone: sum(by.values(), Counter())} for split, by in counts.items()}
+        counts = {split_: {alone: sum(by.values(), Counter())} for split_, by in counts.items()}
 
-    only = set(source.files) == {"train"} and source.path is None
-    split = only and dialogue.confirm(
-        "There are training rows only. Write train, dev and test files beside (80, 10 and 10 %)?",
-        "--split or --no-split", wishes.split, True if interactive else None,
-    )  # fmt: skip
-    supervised, zero_shot = _languages(counts, bool(split), wishes, dialogue)
-    backbone = dialogue.ask("Backbone: a folder or hub id", "--backbone", wishes.backbone, suggestions.BACKBONE)
+    backbone = options.backbone or suggestions.BACKBONE
+    supervised, zero_shot, left = _languages(counts, split == "drawn", backbone, options, dialogue)
+    backbone = dialogue.ask("Backbone: a folder or hub id", "--backbone", options.backbone, suggestions.BACKBONE)
     what = f"Fine-tune a teacher for each of {', '.join(supervised)} and distil them?"
-    teachers = dialogue.confirm(what, "--teachers", wishes.teachers, True)
+    teachers = dialogue.confirm(what, "--teachers", options.teachers, True)
 
-    files = {x: divide.name(source.files["train"], x) for x in SPLITS} if split else source.files
+    if split:
+        wanted = SPLITS if split == "drawn" else source.rows
+        files = {x: divide.name(source.files["train"], x) for x in wanted}
+    else:
+        files = source.files
+    read = columns | ({"header": False} if options.header is False else {})
+    read |= {} if options.quoting is None else {"quoted": options.quoting}
     text = suggestions.text(
-        given, out, source.path, files, columns, names, ordinal, supervised, zero_shot, counts, backbone, teachers
+        given, out, source.path, files, read, names, ordinal, supervised, zero_shot, counts, backbone, teachers
     )
     configuration.parse(yaml.safe_load(text), str(out))
-    if split:
-        _split(source, columns, alone, names, set(supervised), force)
+    trained, named = {*supervised, *map(language_key, supervised)}, options.header is not False
+    dropped = divide.write_all(source, split, columns, alone, labels, trained, named, force) if split else 0
     part = out.with_name(f".{out.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(out)
+    spelt = {x for x, name in labels.spelt.items() if x != name}
+    for line in summary.lines(
+        source, files, read, names, ordinal, supervised, zero_shot, counts, left, merged, spelt, dropped
+    ):
+        print(line, file=sys.stderr)
     return out
 
 
-def _columns(source: sources.Source, wishes: Wishes, dialogue: Dialogue) -> tuple[dict[str, Any], str | None]:
+def _read(given: str, options: Options, dialogue: Dialogue) -> tuple[sources.RawDataset, Options]:
+    """The rows; and the options, that say so where the first line turns out to be a row."""
+    source = sources.find(given, options.header is not False, options.quoting)
+    if options.header is None and guess.header_is_a_row(next(iter(source.rows["train"].values())), options.label):
+        what = f"Is the first line the header ({', '.join(source.columns)[:100]})? It looks like a row."
+        if not dialogue.confirm(what, "--header yes or --header no", None, False if dialogue.interactive else None):
+            return sources.find(given, False, options.quoting), replace(options, header=False)
+    return source, options
+
+
+def _with_siblings(given: str, options: Options, dialogue: Dialogue) -> str:
+    """The name with `{language}` if the user wants the files of other languages beside the named one, too."""
+    if options.language is not None or sources.MARK in given or not Path(given).expanduser().is_file():
+        return given
+    if (found := sources.siblings(given)) is None:
+        return given
+    pattern, there, own = found
+    others = ", ".join(x for x in there if x != own)
+    if dialogue.interactive:
+        what = f"Files of other languages lie beside {given} ({others}). Take all of them?"
+        return pattern if dialogue.confirm(what, "", None, True) else given
+    print(f"{given} only; files of {others} lie beside it, and {pattern!r} names them all", file=sys.stderr)
+    return given
+
+
+def _columns(
+    source: sources.RawDataset, given: str, options: Options, dialogue: Dialogue
+) -> tuple[dict[str, Any], str | None]:
     """Which column holds what, and the language of all rows where none says it."""
     there = source.columns
-    guessed = guess.columns(source)
+    hint = f"the columns are {', '.join(there)}"
+    if unfit := sorted({x for rows in source.tables for x in rows.unfit}):
+        hint += f", and {', '.join(unfit)} with lists"
 
     def column(name: str) -> str:
-        if name not in there:
-            raise UserError(f"no column {name!r}; there are {', '.join(there)}")
+        source.column(name)  # refuses one that is not there, or that holds no text
         return name
 
     def column_or_none(name: str) -> str | None:
@@ -134,32 +144,105 @@ def _columns(source: sources.Source, wishes: Wishes, dialogue: Dialogue) -> tupl
     def column_or_code(name: str) -> str:
         return name if name in there or is_code(name) else column(name)
 
-    found: dict[str, Any] = {"id": guessed["id"]}
-    # An answer on the command line is not taken for something else.
-    taken = {wishes.text, wishes.text_pair, wishes.label, wishes.language} - {None}
-    free = {what: None if name in taken else name for what, name in guessed.items()}
-    found["text"] = dialogue.ask("Column with the text", "--text", wishes.text, free["text"], column)
-    pair = free["text_pair"] or "-"
-    found["text_pair"] = dialogue.ask(
-        "Column with a second text, - for none", "--text-pair", wishes.text_pair, pair, column_or_none
-    )
-    found["text_pair"] = None if found["text_pair"] == "-" else found["text_pair"]
-    found["label"] = dialogue.ask("Column with the label", "--label", wishes.label, free["label"], column)
-    found["language"], alone = None, None
-    if None in source.rows["train"]:
+    said = {x: getattr(options, x) for x in ("text", "text_pair", "label", "language")}
+    own = options.language if options.language not in there else None
+    guessed = guess.columns(source, own, said)
+    language, alone = None, own
+    if None not in source.rows["train"]:
+        language, alone = None, None
+    elif alone is None:
         what = "Column with the language, or the language of all rows"
-        answer = dialogue.ask(what, "--language", wishes.language, free["language"], column_or_code)
-        found["language"], alone = (answer, None) if answer in there else (None, answer)
-    return found, alone
+        answer = guessed.found["language"] or _named_language(source, given)
+        if any(len(names_of_columns.in_language(there, x)) < len(there) for x in _languages_of(there)):
+            answer = guessed.found["language"]  # columns in several languages: the user says which
+        answer = dialogue.ask(what, "--language", options.language, answer, column_or_code, hint)
+        language, alone = (answer, None) if answer in there else (None, answer)
+        guessed = guess.columns(source, alone, said | {"language": language})
+    elif not is_code(alone):
+        column(alone)
+
+    found: dict[str, Any] = {}
+
+    def candidates(what: str) -> str:
+        some = guessed.candidates.get(what)
+        return hint + (f"; it could be {', '.join(some)}" if some else "")
+
+    free = guessed.found
+    found["text"] = dialogue.ask(
+        "Column with the text", "--text", options.text, free["text"], column, candidates("text")
+    )
+    pair = free["text_pair"] or (None if guessed.candidates.get("text_pair") else "-")
+    found["text_pair"] = dialogue.ask(
+        "Column with a second text, - for none", "--text-pair (- for none)", options.text_pair, pair, column_or_none,
+        candidates("text_pair"),
+    )  # fmt: skip
+    found["text_pair"] = None if found["text_pair"] == "-" else found["text_pair"]
+    found["label"] = dialogue.ask(
+        "Column with the label", "--label", options.label, free["label"], column, candidates("label")
+    )
+    return found | {"language": language, "id": guessed.found["id"]}, alone
+
+
+def _languages_of(names: list[str]) -> set[str]:
+    """The languages that columns' names end in."""
+    ends = {names_of_columns.words_of(name)[-1] for name in names if len(names_of_columns.words_of(name)) > 1}
+    return {x for x in ends if is_code(x)}
+
+
+def _named_language(source: sources.RawDataset, given: str) -> str | None:
+    """The language that the file's name says, if the rows look like it."""
+    language = sources.language_in_name(given) if source.path is None else None
+    if language is None:
+        return None
+    rows = next(iter(source.rows["train"].values()))
+    longest = max(rows.columns, key=lambda name: sum(map(len, rows.columns[name][:200].to_pylist())))
+    look = looks_like(rows.columns[longest][:200].to_pylist(), language)
+    return language if look and look["own"] >= 0.8 else None
+
+
+def _splits(
+    source: sources.RawDataset, options: Options, dialogue: Dialogue
+) -> tuple[sources.RawDataset, Literal["drawn", "official"] | None]:
+    """The rows by a split column, if the user wants that; and whether files are to be written for the splits."""
+    column = options.split_column
+    if set(source.files) != {"train"} or source.path is not None:
+        if column:
+            raise UserError(f"--split-column {column}: the splits are files already ({', '.join(source.files)})")
+        return source, None
+    if column is None and options.split is None and (seen := guess.split_column(source)):
+        what = f"The column {seen!r} names a split for each row. Write the rows of each to a file beside?"
+        if dialogue.confirm(what, f"--split-column {seen}, --split or --no-split", None, dialogue.interactive or None):
+            column = seen
+    if column:
+        return sources.by_column(source, column), "official"
+    split = dialogue.confirm(
+        "There are training rows only. Write train, dev and test files beside (80, 10 and 10 %)?",
+        "--split or --no-split", options.split, True if dialogue.interactive else None,
+    )  # fmt: skip
+    return source, "drawn" if split else None
+
+
+def _refuse_numbers(names: list[str], column: str) -> None:
+    """Raise UserError for a column of measurements, which are no classes."""
+    if len(names) > guess.MOST_LABELS and any("." in x for x in names) and all(map(_is_float, names)):
+        raise UserError(f"--label {column}: {len(names)} different numbers, {names[0]} to {names[-1]}, are no classes")
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False
 
 
 def _languages(
-    counts: dict[str, dict[str, Counter[str]]], split: bool, wishes: Wishes, dialogue: Dialogue
-) -> tuple[list[str], list[str]]:
-    """The languages to train on and those to measure only; says which are left out and why."""
+    counts: dict[str, dict[str, Counter[str]]], split: bool, backbone: str, options: Options, dialogue: Dialogue
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """The languages to train on and those to measure only, and those left out, each with the reason."""
     heldout = [by for split, by in counts.items() if split != "train"]
     there = sorted({x for by in counts.values() for x in by if x})
-    why = {} if split else {x: problem for x in there if (problem := _unfit(x, counts))}
+    why = {x: problem for x in there if (problem := _unfit(x, counts, split))}
     usable = [x for x in there if x not in why]
 
     def known(text: str) -> list[str]:
@@ -168,46 +251,42 @@ def _languages(
         return _list(text)
 
     train = {x: count for x, count in counts["train"].items() if x in usable}
-    wished = ",".join(wishes.supervised) or None
-    suggested = guess.supervised(train) or None
-    supervised = dialogue.ask("Languages to train on", "--supervised", wished, suggested, known)
+    suggested, hint = guess.supervised(train) or None, ""
+    if suggested and len(suggested) > MOST_BRANCHES:
+        few = suggested[:3]
+        hint = (
+            f"{len(suggested)} languages have training rows ({', '.join(suggested)}). Each gets a branch and a teacher:"
+            f" a step takes {suggestions.step_cost(backbone, len(suggested)):.1f} times the plain encoder's with all of"
+            f" them, {suggestions.step_cost(backbone, 3):.1f} times with three; the others are measured only"
+        )
+        suggested = few if dialogue.interactive else None
+        if dialogue.interactive:
+            print(hint, file=sys.stderr)
+    wished = ",".join(options.supervised) or None
+    supervised = dialogue.ask("Languages to train on", "--supervised", wished, suggested, known, hint)
     rest = [x for x in usable if x not in supervised and (split or (heldout and all(x in by for by in heldout)))]
-    wished = ",".join(wishes.zero_shot) or None
+    wished = ",".join(options.zero_shot) or None
     zero_shot = rest if not rest and wished is None else dialogue.ask(
         "Languages to measure only", "--zero-shot", wished, rest, known
     )  # fmt: skip
-    for language, problem in why.items():
-        print(f"{language} is left out: {problem}", file=sys.stderr)
-    return list(supervised), [x for x in zero_shot if x not in supervised]
+    zero_shot = [x for x in zero_shot if x not in supervised]
+    left = {x: why.get(x) or "not chosen" for x in there if x not in supervised and x not in zero_shot}
+    if nameless := sum(by[""].total() for by in counts.values() if "" in by):
+        left["''"] = f"{nameless:,} rows without a language"
+    return list(supervised), zero_shot, left
 
 
-def _unfit(language: str, counts: dict[str, dict[str, Counter[str]]]) -> str:
+def _unfit(language: str, counts: dict[str, dict[str, Counter[str]]], split: bool) -> str:
     """Why a language cannot be used as its rows are; empty if it can."""
-    for split, by in counts.items():
-        if split != "train" and language not in by:
-            return f"no {split} rows"
-        if unlabelled := by.get(language, Counter())[""]:
-            return f"{unlabelled} {split} rows have no label"
+    rows = sum(by[language].total() for by in counts.values() if language in by)
+    if not is_code(language):
+        return f"{rows:,} rows, not a language's code"
+    for name, by in counts.items():
+        if not split and name != "train" and language not in by:
+            return f"no {name} rows"
+        if not split and (unlabelled := by.get(language, Counter())[""]):
+            return f"{unlabelled} {name} rows have no label"
     return ""
-
-
-def _split(
-    source: sources.Source, columns: dict[str, Any], alone: str | None, names: list[str], trained: set[str], force: bool
-) -> None:
-    """Write train, dev and test files beside the only ones; rows without text or label are left out."""
-    for language, rows in source.rows["train"].items():
-        texts = rows.columns[columns["text"]].to_pylist()
-        labels = rows.columns[columns["label"]].to_pylist()
-        of = rows.columns[columns["language"]].to_pylist() if columns["language"] else [language or alone] * len(texts)
-        items = [divide.Item(*item) for item in zip(texts, of, labels, strict=True)]
-        good = [x.text.strip() != "" and x.label in names for x in items]
-        places = iter(divide.assign([x for x, fits in zip(items, good, strict=True) if fits], trained))
-        splits = [next(places) if fits else None for fits in good]
-        file = source.files["train"].replace(sources.MARK, language or sources.MARK)
-        # tickets.fr.csv -> tickets.fr.dev.csv is what tickets.{language}.csv -> tickets.{language}.dev.csv gives
-        divide.write(file, rows, splits, force)
-        if left := good.count(False):
-            print(f"{file}: {left} rows without text or label are left out", file=sys.stderr)
 
 
 def _list(text: str | list[str] | tuple[str, ...]) -> list[str]:
@@ -218,4 +297,5 @@ def _list(text: str | list[str] | tuple[str, ...]) -> list[str]:
 def _stem(given: str) -> str:
     """A name for the configuration: that of the file without `train`, or of the folder or dataset."""
     parts = [x for x in Path(given).stem.replace(sources.MARK, "").split(".") if x not in ("", "train")]
-    return "-".join(parts) or Path(given).absolute().parent.name
+    folders = (folder.name for folder in Path(given).absolute().parents if sources.MARK not in folder.name)
+    return "-".join(parts) or next(folders)

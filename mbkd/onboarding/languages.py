@@ -1,6 +1,6 @@
-"""Which language a text looks like, by an offline model of some 140 languages (py3langid): finds wrong language labels.
+"""Which language a tag, a name or a text is: tags and names by langcodes, texts by an offline model (py3langid).
 
-On the dev rows of XNLI's fifteen languages it is right for 97 to 100 % of the premises, 9,000 texts a second.
+On the dev rows of XNLI's fifteen languages the model is right for 97 to 100 % of the premises, 9,000 texts a second.
 """
 
 from collections import Counter
@@ -8,18 +8,12 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-# ISO 639-1, so that a file's name or a column's values can be known as languages.
-ISO_639_1 = (
-    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
-    "es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka "
-    "kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng "
-    "nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su "
-    "sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
-)
-CODES = frozenset(ISO_639_1.split())
+import langcodes
+
 # So near to each other that taking one for the other says nothing about the labels.
 ALIKE = (("no", "nb", "nn", "da"), ("hr", "bs", "sr", "sh"), ("id", "ms"), ("zh", "yue", "wuu"), ("ar", "arz", "ary"))
 SHORTEST = 30  # bytes; less text says too little
+NO_LANGUAGE = {"und", "mul", "mis", "zxx"}  # undetermined, multiple, uncoded, no linguistic content
 
 
 def looks_like(texts: Iterable[str], language: str) -> dict[str, Any] | None:
@@ -46,13 +40,36 @@ def looks_like(texts: Iterable[str], language: str) -> dict[str, Any] | None:
 
 
 def base(language: str) -> str:
-    """The language of a tag: `pt` of pt-BR or pt_BR."""
-    return language.lower().replace("_", "-").split("-")[0]
+    """The language of a tag or an English name, in ISO 639-1 if possible: pt of pt_BR, ar of arb_Arab, de of German."""
+    return _tag(language.strip()) or language.strip().lower().replace("_", "-").split("-")[0]
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is a language's tag, such as de or pt-BR."""
-    return len(text) <= 7 and base(text) in CODES
+    """Whether a text is a language's tag or English name, such as de, pt-BR, eng_Latn or german.
+
+    A bare code of three letters counts where ISO 639-1 has the language, or where its number of speakers is known: any
+    three letters are the code of one of 8,000 languages.
+    """
+    text = text.strip()
+    tag = _tag(text)
+    if not tag or tag in NO_LANGUAGE:
+        return False
+    if len(tag) == 2 or len(text) != 3:
+        return True
+    return langcodes.Language.get(tag).speaking_population() > 0
+
+
+@cache
+def _tag(text: str) -> str:
+    """The language part of a standard tag; empty for a text that is none."""
+    try:
+        if langcodes.tag_is_valid(text):
+            return langcodes.standardize_tag(text, macro=True).split("-")[0]
+        if not text.isalpha() or len(text) < 4:
+            return ""
+        return langcodes.standardize_tag(langcodes.find(text).to_tag(), macro=True).split("-")[0]
+    except (LookupError, ValueError):  # LanguageTagError is a ValueError
+        return ""
 
 
 @cache

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mbkd.config import SPLITS
 from mbkd.data import hub, readers
@@ -13,11 +14,15 @@ from mbkd.data.readers import Rows
 from mbkd.errors import UserError
 from mbkd.onboarding.languages import is_code
 
-OTHER_NAMES = {"train": ("training",), "dev": ("development", "validation", "valid", "val"), "test": ("eval",)}
+OTHER_NAMES = {
+    "train": ("training",),
+    "dev": ("development", "validation", "valid", "val", "trial"),
+    "test": ("eval", "testing"),
+}
 MARK = "{language}"
 
 
-class Source(NamedTuple):
+class RawDataset(NamedTuple):
     """What was found.
 
     path    hub id or folder in the hub's layout; None for plain files
@@ -30,50 +35,105 @@ class Source(NamedTuple):
     rows: dict[str, dict[str | None, Rows]]
 
     @property
+    def tables(self) -> list[Rows]:
+        """The rows of every file."""
+        return [rows for by_language in self.rows.values() for rows in by_language.values()]
+
+    @property
     def columns(self) -> list[str]:
-        """The columns that all files have, in the order of the first one."""
-        each = [rows.columns for by_language in self.rows.values() for rows in by_language.values()]
-        return [name for name in each[0] if all(name in columns for columns in each)]
+        """The columns that all files have, in the order of the first one. Raises UserError if there is none."""
+        each = self.tables
+        if common := [name for name in each[0].columns if all(name in rows.columns for rows in each)]:
+            return common
+        there = "; ".join(f"{rows.source} has {', '.join(rows.columns)}" for rows in each[:3])
+        raise UserError(
+            f"the files share no column: {there}; give them one header, or --header no where they have none"
+        )
 
     def column(self, name: str, splits: tuple[str, ...] = SPLITS) -> pa.Array:
-        """All values of a column."""
-        each = [rows.columns[name] for split in splits for rows in self.rows.get(split, {}).values()]
+        """All values of a column. Raises UserError for a file without it."""
+        each = [rows.column(name) for split in splits for rows in self.rows.get(split, {}).values()]
         return pa.chunked_array(each, pa.large_string()).combine_chunks()
 
 
-def find(given: str) -> Source:
-    """Look at a file, a name with `{language}` in it, a folder in the hub's layout, or a hub id. Raises UserError."""
+def find(given: str, header: bool = True, quoted: bool | None = None) -> RawDataset:
+    """Look at a file, a name with `{language}` in it, a folder in the hub's layout, or a hub id. Raises UserError.
+
+    header, quoted: of CSV and TSV files, as `readers.table` takes them.
+    """
     if MARK not in given and not Path(given).expanduser().is_file():
         if given.lower().endswith(readers.ENDINGS):
             raise UserError(f"{given}: no such file")
         return _on_the_hub(given)
-    names = _pattern(given) if MARK not in given else given
-    first, files = _split_of(names), {}
+    first, files = _split_of(given), {}
     for split in SPLITS:
-        options = [names] if split == first else _names_of(names, split)
+        options = [given] if split == first else _names_of(given, split)
         if first is None and split == "train":  # what was split already comes before the whole
-            options.append(names)
+            options.append(given)
         if there := [name for name in options if _languages(name)]:
             files[split] = there[0]
     if "train" not in files:
-        raise UserError(f"{given}: no training rows found; looked for {' and '.join(_names_of(names, 'train'))}")
+        raise UserError(f"{given}: no training rows found; looked for {' and '.join(_names_of(given, 'train'))}")
     rows = {
-        split: {language: readers.table(Path(name.replace(MARK, language or "")).expanduser())
+        split: {language: readers.table(Path(name.replace(MARK, language or "")).expanduser(), header, quoted)
                 for language in _languages(name)}
         for split, name in files.items()
     }  # fmt: skip
-    return Source(None, files, rows)
+    return RawDataset(None, files, rows)
 
 
-def _pattern(file: str) -> str:
-    """The file's name with `{language}` where it names a language: reviews.fr.csv beside reviews.de.csv."""
-    path = Path(file)
-    for part in re.finditer(_part("[A-Za-z]{2}([-_][A-Za-z]{2})?"), path.stem):
+def siblings(file: str) -> tuple[str, list[str], str] | None:
+    """Files that differ by a language in their names: reviews.fr.csv beside reviews.de.csv.
+
+    Returns the name with `{language}`, the languages that are there, and the file's own; None if there are no others.
+    """
+    for pattern, language in _language_parts(file):
+        there = [x for x in _languages(pattern) if x is not None]
+        if len(there) > 1:
+            return pattern, there, language
+    return None
+
+
+def language_in_name(file: str) -> str | None:
+    """The language that a part of a file's name, or its folder's whole name, names; None if none or several do."""
+    found = [language for _, language in _language_parts(file)]
+    folder = Path(file).absolute().parent.name
+    found += [folder] if not found and is_code(folder) else []
+    return found[0] if len(found) == 1 else None
+
+
+def _language_parts(file: str) -> list[tuple[str, str]]:
+    """Each part of a file's name that is a language's code: the name with `{language}` in its place, and the code."""
+    path, found = Path(file), []
+    for part in re.finditer(_part("[A-Za-z]{2,3}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?|[A-Za-z]{4,}"), path.stem):
         name = path.stem[: part.start()] + MARK + path.stem[part.end() :] + path.suffix
-        pattern = str(path.with_name(name))
-        if is_code(part[0]) and len(_languages(pattern)) > 1:
-            return pattern
-    return file
+        if is_code(part[0]):
+            found.append((str(path.with_name(name)), part[0]))
+    return found
+
+
+def by_column(source: RawDataset, column: str) -> RawDataset:
+    """An only file's rows as the splits that a column names. Raises UserError for a value that names none."""
+    values = source.column(column)
+    names = {x: split_named(x) for x in pc.unique(values).to_pylist()}
+    if unknown := [x for x, split in names.items() if split is None]:
+        known = ", ".join(word for split in SPLITS for word in _words(split))
+        raise UserError(f"--split-column {column}: {unknown[0]!r} is no split; they are called {known}")
+    rows: dict[str, dict[str | None, Rows]] = {}
+    for split in SPLITS:
+        wanted = pa.array([x for x, of in names.items() if of == split], pa.large_string())
+        for language, each in source.rows["train"].items():
+            kept = each.keep(pc.is_in(each.column(column), wanted))
+            if len(kept.places):
+                rows.setdefault(split, {})[language] = kept
+    if "train" not in rows:
+        raise UserError(f"--split-column {column}: no row is for training; there are {', '.join(names)}")
+    return source._replace(rows=rows)
+
+
+def split_named(word: str) -> str | None:
+    """The split that a word names, such as dev for TRIAL; None if none."""
+    return next((split for split in SPLITS if word.strip().lower() in _words(split)), None)
 
 
 def _languages(pattern: str) -> list[str | None]:
@@ -120,7 +180,7 @@ def _words(split: str) -> tuple[str, ...]:
     return (split, *OTHER_NAMES[split])
 
 
-def _on_the_hub(given: str) -> Source:
+def _on_the_hub(given: str) -> RawDataset:
     """A dataset of the hub or a local folder in its layout: a configuration for each language, or a column."""
     if hub.is_local(given) and not next(Path(given).rglob("*.*"), None):
         raise UserError(f"{given}: the folder is empty")
@@ -133,4 +193,4 @@ def _on_the_hub(given: str) -> Source:
     if "train" not in files:
         raise UserError(f"{given}: no split 'train'; there are {', '.join(there) or 'none'}")
     rows = {split: {x: hub.read(given, x or "", name) for x in languages} for split, name in files.items()}
-    return Source(given, files, rows)
+    return RawDataset(given, files, rows)

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from mbkd.onboarding.languages import base
+
 BACKBONE = "FacebookAI/xlm-roberta-base"
 # Encoders that are known to fine-tune well, each with a tokenizer that needs no other program.
 TEACHERS = {
@@ -53,8 +55,7 @@ def text(
     measured = ", ".join(f"{x} {rows[x]:,}" for x in zero_shot) or "none"
     depth = _depth(backbone) if len(supervised) > 1 else 0
     mappings = "\n".join(
-        f"  {_yaml(x)}: {{model: {_yaml(TEACHERS.get(x.lower().split('-')[0], MULTILINGUAL_TEACHER))}}}"
-        for x in supervised
+        f"  {_yaml(x)}: {{model: {_yaml(TEACHERS.get(base(x), MULTILINGUAL_TEACHER))}}}" for x in supervised
     )
     if teachers:
         signal, listed = "online", f"teachers:\n{mappings}"
@@ -62,7 +63,7 @@ def text(
         signal = "labels"
         listed = "# teachers:" + f"\n{mappings}".replace("\n", "\n# ")
     where = f"\n  path: {_yaml(path)}" if path else ""
-    kinds = "CSV, TSV, JSONL or parquet; {language} in a name stands for the language"
+    kinds = "CSV, TSV, JSON, JSONL or parquet; {language} in a name stands for the language"
     return f"""\
 # Written by `mbkd init {given}`. Next: mbkd data {out}{", mbkd teach" if teachers else ""}, mbkd train.
 # Any value can be changed here, or for one run behind the command: mbkd train {out} train.lr=3e-5
@@ -87,13 +88,27 @@ seed: 1
 """
 
 
+def step_cost(backbone: str, languages: int) -> float:
+    """FLOPs of a training step with a branch for each of some languages, over the plain encoder's.
+
+    One branch runs forward and backward, the others forward only.
+    """
+    layers, depth = _layers(backbone), _depth(backbone)
+    return (3 * (layers - depth) + depth * (languages + 2)) / (3 * layers)
+
+
 def _depth(backbone: str) -> int:
-    """A third of the layers, as in the paper (4 of 12); 4 where the backbone is not here to be asked."""
+    """A third of the layers, as in the paper (4 of 12)."""
+    return max(1, _layers(backbone) // 3)
+
+
+def _layers(backbone: str) -> int:
+    """The layers of a backbone; 12 where it is not here to be asked."""
     try:
         values = yaml.safe_load((Path(backbone) / "config.json").read_text(encoding="utf-8"))  # JSON is YAML
-        return max(1, int(values["num_hidden_layers"]) // 3)
+        return int(values["num_hidden_layers"])
     except (OSError, ValueError, KeyError):
-        return 4
+        return 12
 
 
 def _yaml(value: Any) -> str:

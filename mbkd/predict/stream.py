@@ -2,8 +2,6 @@
 
 import contextlib
 import csv
-import difflib
-import io
 import itertools
 import json
 import os
@@ -11,18 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mbkd.data import readers
+from mbkd.data import delimited, json_objects, readers
 from mbkd.data.batches import evaluation_batches
 from mbkd.errors import UserError
 from mbkd.predict.classifier import Classifier, length_of
 
 WINDOW = 2048  # rows that are read, and sorted by length, at a time
 SECONDS_BETWEEN_LINES = 10.0
-ENDINGS = (".jsonl", ".csv", ".tsv", ".txt")
 
 
 class Row(NamedTuple):
@@ -41,13 +38,20 @@ class Bad(NamedTuple):
 
 
 def predict(
-    model: Path, source: Path | None, out: Path | None, column: str, pair_column: str | None, batch_tokens: int
+    model: Path,
+    source: Path | None,
+    out: Path | None,
+    column: str,
+    pair_column: str | None,
+    batch_tokens: int,
+    header: bool = True,
+    quoted: bool | None = None,
 ) -> int:
     """Classify every row of a file (None: standard input) and write one line for each, in the order of the input.
 
-    out: a .csv or .jsonl file; None writes JSONL to standard output. Returns the number of bad rows, which are reported
-    on standard error with their lines. Raises UserError for a model, file or column that is not there, and for an
-    output that is the input.
+    header, quoted: as `readers.table`. out: a .csv or .jsonl file; None writes JSONL to standard output. Returns the
+    number of bad rows, which are reported on standard error with their lines. Raises UserError for a model, file or
+    column that is not there, and for an output that is the input.
     """
     name = "standard input" if source is None else str(source)
     if out is not None and out.suffix not in (".csv", ".jsonl"):
@@ -57,7 +61,7 @@ def predict(
             f"{out}: is the input too, and would be emptied before it is read; name another file with --out"
         )
     with contextlib.ExitStack() as stack:
-        rows = _rows(source, name, column, pair_column, stack)
+        rows = _rows(source, name, column, pair_column, header, quoted)
         classify = _classifier(model, batch_tokens)
         first = next(rows, None)  # a column that is not there is found before the output is opened
         rows = rows if first is None else itertools.chain([first], rows)
@@ -85,11 +89,10 @@ def predict(
 def pairs(source: Path, column: str, pair_column: str | None) -> list[tuple[str, str | None]]:
     """The texts of a file's rows, and the second texts of pairs. Raises UserError for the first bad row."""
     found = []
-    with contextlib.ExitStack() as stack:
-        for row in _rows(source, str(source), column, pair_column, stack):
-            if isinstance(row, Bad):
-                raise UserError(f"{source}, line {row.line}: {row.reason}")
-            found.append((row.text, row.pair))
+    for row in _rows(source, str(source), column, pair_column):
+        if isinstance(row, Bad):
+            raise UserError(f"{source}, line {row.line}: {row.reason}")
+        found.append((row.text, row.pair))
     return found
 
 
@@ -151,26 +154,29 @@ def _speed(rows: int, seconds: float) -> str:
 
 
 def _rows(
-    source: Path | None, name: str, column: str, pair_column: str | None, stack: contextlib.ExitStack
+    source: Path | None,
+    name: str,
+    column: str,
+    pair_column: str | None,
+    header: bool = True,
+    quoted: bool | None = None,
 ) -> Iterator[Row | Bad]:
     """The rows of a file by its ending; standard input is JSONL if it begins with a brace, else a text a line."""
+    wanted = [column] if pair_column is None else [column, pair_column]
     if source is None:
-        stream: IO[bytes] = sys.stdin.buffer
-        ahead = list(_until_text(stream))
-        lines: Iterable[bytes] = itertools.chain(ahead, stream)
-        kind = ".jsonl" if ahead and ahead[-1].lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else ".txt"
+        ahead = list(_until_text(_decoded(sys.stdin.buffer)))
+        lines: Iterable[str] = itertools.chain(ahead, _decoded(sys.stdin.buffer))
+        kind = ".jsonl" if ahead and ahead[-1].lstrip("\ufeff \t").startswith("{") else ".txt"
     else:
-        kind = source.suffix.lower()
-        if kind not in ENDINGS:
-            raise UserError(f"{source}: unknown ending {source.suffix!r}; it can be {', '.join(ENDINGS)}")
-        try:
-            lines = stream = stack.enter_context(source.open("rb"))
-        except OSError as error:
-            raise UserError(f"{source}: cannot be read ({error.strerror})") from None
-    if kind in (".csv", ".tsv"):
-        return map(_checked, _delimited(stream, name, "\t" if kind == ".tsv" else ",", column, pair_column))
+        kind = ".txt" if source.suffix.lower() == ".txt" else readers.kind(source)
+        lines = readers.lines(source)
+    if source is not None and kind in (".csv", ".tsv"):
+        form = delimited.dialect(lambda: readers.lines(source), name, kind, quoted)
+        return map(_checked, _delimited(lines, name, form, header, wanted))
+    if source is not None and kind in (".json", ".parquet"):
+        return map(_checked, _table(readers.table(source), wanted))
     if kind == ".jsonl":
-        return map(_checked, _json_lines(lines, name, column, pair_column))
+        return map(_checked, _json_lines(lines, name, wanted))
     if pair_column is not None:
         raise UserError(f"{name}: a text a line has no pairs; give JSONL, CSV or TSV for --text-pair")
     return map(_checked, _plain(lines))
@@ -182,85 +188,80 @@ def _checked(row: Row | Bad) -> Row | Bad:
         return row
     if not readers.is_unicode(f"{row.text}{row.pair}"):
         return Bad(row.line, "not UTF-8")
-    return row if row.text.strip() else Bad(row.line, "the text is empty")
+    return row if row.text.strip() or (row.pair or "").strip() else Bad(row.line, "the text is empty")
 
 
-def _until_text(stream: IO[bytes]) -> Iterator[bytes]:
+def _decoded(stream: IO[bytes]) -> Iterator[str]:
+    return (line.decode("utf-8", "surrogateescape") for line in stream)
+
+
+def _until_text(lines: Iterator[str]) -> Iterator[str]:
     """The lines up to the first one that is not blank."""
-    for line in stream:
+    for line in lines:
         yield line
-        if line.strip():
+        if line.strip("\ufeff \t\r\n"):
             return
 
 
-def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def _row(line: int, texts: list[str]) -> Row:
+    return Row(line, texts[0], texts[1] if len(texts) > 1 else None)
+
+
+def _plain(lines: Iterable[str]) -> Iterator[Row | Bad]:
     for number, line in enumerate(lines, 1):
-        text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
+        text = line.rstrip("\r\n")
+        yield Row(number, text.removeprefix("\ufeff") if number == 1 else text, None)
 
 
-def _plain(lines: Iterable[bytes]) -> Iterator[Row | Bad]:
-    for number, line in _decoded(lines):
-        yield Row(number, line, None)
+def _table(rows: readers.Rows, wanted: list[str]) -> Iterator[Row | Bad]:
+    columns = [rows.column(name).to_pylist() for name in wanted]
+    for line, *texts in zip(rows.places.to_pylist(), *columns, strict=True):
+        yield _row(line, texts)
 
 
-def _json_lines(lines: Iterable[bytes], name: str, column: str, pair_column: str | None) -> Iterator[Row | Bad]:
-    wanted = [column] if pair_column is None else [column, pair_column]
+def _json_lines(lines: Iterable[str], name: str, wanted: list[str]) -> Iterator[Row | Bad]:
     first = True
-    for number, line in _decoded(lines):
-        if not line.strip():
+    for number, line in enumerate(lines, 1):
+        if not line.strip("\ufeff \t\r\n"):
             continue
         try:
-            row = readers.json_object(line)
+            fields = json_objects.fields(json_objects.parse(line.removeprefix("\ufeff")))
         except ValueError as error:
             yield Bad(number, str(error) if readers.is_unicode(line) else "not UTF-8")
             continue
         if first:
-            _column_indices(name, list(row), wanted)
+            _refuse_missing(name, list(fields), wanted)
             first = False
-        missing = [key for key in wanted if key not in row]
-        wrong = [key for key in wanted if isinstance(row.get(key), (dict, list))]
-        if missing or wrong:
-            yield Bad(number, f"no field {missing[0]!r}" if missing else f"{wrong[0]!r} is no text")
-            continue
-        texts = ["" if row[key] is None else str(row[key]) for key in wanted]
-        yield Row(number, texts[0], texts[1] if pair_column is not None else None)
+        texts = [fields.get(key) for key in wanted]
+        if reasons := [_unfit(key, value) for key, value in zip(wanted, texts, strict=True) if _unfit(key, value)]:
+            yield Bad(number, reasons[0])
+        else:
+            yield _row(number, [str(text) for text in texts])
+
+
+def _unfit(key: str, value: str | list[Any] | None) -> str:
+    if value is None:
+        return f"no field {key!r}"
+    return json_objects.no_text(key, value) if isinstance(value, list) else ""
 
 
 def _delimited(
-    stream: IO[bytes], name: str, delimiter: str, column: str, pair_column: str | None
+    lines: Iterable[str], name: str, form: delimited.Dialect, header: bool, wanted: list[str]
 ) -> Iterator[Row | Bad]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    csv.field_size_limit(readers.LONGEST)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise UserError(f"{name}, line 1: not a well-formed header ({error}); check the quotes") from None
-    wanted = _column_indices(name, header, [column] if pair_column is None else [column, pair_column])
-    while True:
-        line = reader.line_num + 1  # a quoted field may span lines: its first one counts
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            span = f" up to line {reader.line_num}" * (reader.line_num > line)
-            yield Bad(line, f"not well-formed{span} ({error}); check the quotes")
-            continue
-        if row is None:
-            return
-        if not row:
-            continue
-        if len(row) != len(header):
-            yield Bad(line, f"{len(row)} fields where {len(header)} belong; quote a field that holds the separator")
-            continue
-        yield Row(line, row[wanted[0]], row[wanted[1]] if pair_column is not None else None)
+    found = delimited.records(lines, form)
+    line, names = next(found, (1, []))
+    if isinstance(names, csv.Error):
+        raise UserError(f"{name}, line 1: the header is {names}")
+    if not header:
+        found, names = itertools.chain([(line, names)], found), readers.numbered(names)
+    _refuse_missing(name, delimited.unique(names, name), wanted)
+    places = [names.index(each) for each in wanted]
+    for line, row in found:
+        wrong = delimited.problem(row, names, form)
+        yield Bad(line, wrong) if isinstance(row, csv.Error) or wrong else _row(line, [row[i] for i in places])
 
 
-def _column_indices(name: str, there: list[str], wanted: list[str]) -> list[int]:
-    """Where the columns stand. Raises UserError that names those that are there."""
-    for column in wanted:
-        if column not in there:
-            near = difflib.get_close_matches(column, there, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"{name}: no column {column!r}; {hint}there are {', '.join(there) or 'none'}")
-    return [there.index(column) for column in wanted]
+def _refuse_missing(name: str, there: list[str], wanted: list[str]) -> None:
+    """Raise UserError for a column that is not there."""
+    if missing := [column for column in wanted if column not in there]:
+        raise UserError(f"{name}: {readers.no_column(missing[0], there)}")

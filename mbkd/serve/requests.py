@@ -89,7 +89,7 @@ def _row(sent: Any, place: tuple[int, ...], limits: Limits) -> Row:
         raise _refused(error.errors(include_url=False)[0], place) from None
     if (unknown := next((name for name in sent if name not in Row.model_fields), None)) is not None:
         raise Refused(422, f"unknown field {unknown[:40]!r}", _where((*place, unknown)), "there are text and text_pair")
-    if not row.text.strip():
+    if not (row.text + (row.text_pair or "")).strip():
         raise Refused(422, "the text is empty", _where((*place, "text")), "leave the row out, or give it a text")
     for name, text in (("text", row.text), ("text_pair", row.text_pair or "")):
         if len(text) > limits.characters:

@@ -92,7 +92,7 @@ def test_bad_json_lines_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
         5: "empty",
         6: "empty",
         7: "no field 'text'",
-        8: "no text",
+        8: "holds a list",
         9: "not UTF-8",
         10: "not UTF-8",
         11: "not valid JSON",
@@ -104,7 +104,7 @@ def test_bad_json_lines_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
 
 def test_bad_rows_of_a_table_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
     (tmp_path / "a.csv").write_bytes(
-        b'\xef\xbb\xbftext,title\ngood,x\nalone\n"two\nlines",x\n\n"bad"quote,x\n\xff,x\n,x\nlast,\n"open,x\n'
+        b'\xef\xbb\xbftext,title\ngood,x\nalone\n"two\nlines",x\n\n"bad"quote,x\n\xff,x\n,\nlast,\n"open,x\n'
     )
     bad, found = classify(model, tmp_path / "a.csv", tmp_path / "out.jsonl", pair="title")
     assert [row["line"] for row in found] == [2, 4, 10]

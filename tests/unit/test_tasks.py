@@ -258,7 +258,7 @@ def test_marc_mirror_with_a_language_column_is_read(tmp_path):
     [
         ({"stars": "6"}, ("line 2", "'6'", "1, 2, 3, 4, 5")),
         ({"stars": None}, ("line 2", "unknown label ''")),
-        ({"review_body": " "}, ("line 2", "review_body is empty")),
+        ({"review_body": " ", "product_category": ""}, ("line 2", "review_body and title and category is empty")),
         ({"review_id": "a1"}, ("line 2", "'a1'", "line 1")),
     ],
 )
@@ -414,7 +414,7 @@ def test_repeated_id_is_refused_within_a_language_only(tmp_path):
 
 
 def test_file_of_an_unknown_ending_is_refused(tmp_path):
-    refuses(own(write(tmp_path / "train.xlsx", "x")), "'.xlsx'", ".csv, .tsv, .jsonl, .parquet")
+    refuses(own(write(tmp_path / "train.xlsx", "x")), "'.xlsx'", ".csv, .tsv, .jsonl, .json", "save the sheet as CSV")
 
 
 def test_file_that_only_claims_to_be_parquet_is_refused(tmp_path):
@@ -481,8 +481,8 @@ def test_xnli_line_that_is_wrong_is_named(tmp_path):
     refuses(xnli(tmp_path), "line 3", "'maybe'", "entailment, neutral, contradiction")
     write(file, header.encode() + b"a\tb\tneutral\n\xff\td\tneutral\n")
     refuses(xnli(tmp_path), "line 3", "not UTF-8")
-    write(tmp_path / "dev-en.tsv", tsv([*PAIRS, ("a", "", "neutral")]))
-    refuses(xnli(tmp_path), "dev-en.tsv, line 4", "hypothesis is empty", split="dev")
+    write(tmp_path / "dev-en.tsv", tsv([*PAIRS, (" ", "", "neutral")]))
+    refuses(xnli(tmp_path), "dev-en.tsv, line 4", "premise and hypothesis is empty", split="dev")
 
 
 def test_empty_machine_translation_in_the_training_rows_is_kept(tmp_path):

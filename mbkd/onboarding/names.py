@@ -1,0 +1,84 @@
+"""What the names of columns say: which one has the text or the label, which two are a pair, which are in a language."""
+
+import re
+
+from mbkd.onboarding.languages import base, is_code
+
+# Usual names, the surest first.
+NAMES = {
+    "text": "text body review_body sentence content review comment message document utterance tweet question premise "
+    "abstract description",
+    "text_pair": "text_pair title review_title subject headline",
+    "label": "label labels class category target gold_label entailment_label entailment_judgment sentiment stars "
+    "rating score intent topic queue is_duplicate y",
+    "language": "language lang locale language_code lang_code",
+    "id": "id uid guid uuid review_id row_id pairid pair_id index_id",
+}
+# The names of a pair's two columns: words of their own, or one word with two marks.
+PAIRS = (
+    ("premise", "hypothesis"), ("premise", "hypo"), ("question", "answer"), ("question", "sentence"),
+    ("question", "passage"), ("question", "context"), ("query", "passage"), ("query", "document"), ("query", "title"),
+    ("claim", "evidence"), ("context", "response"), ("context", "statement"), ("text", "hypothesis"),
+    ("headline", "body"), ("post", "reply"),
+)  # fmt: skip
+MARKS = (("1", "2"), ("a", "b"), ("0", "1"), ("first", "second"), ("one", "two"), ("left", "right"), ("x", "y"))
+STEMS = {
+    *("sentence", "sent", "s", "text", "txt", "t", "question", "q", "premise", "sequence", "seq", "segment", "passage"),
+    *("paragraph", "phrase", "document", "doc", "utterance", "comment", "tweet", "statement", "claim", "argument"),
+    *("title", "string", "review"),
+}
+
+
+def in_language(names: list[str], language: str | None) -> list[str]:
+    """The columns without those of other languages: of names that differ by a language at their end, the own ones."""
+    endings = {name: tuple(words_of(name)) for name in names}
+    siblings: dict[tuple[str, ...], set[str]] = {}
+    for words in endings.values():
+        if len(words) > 1 and is_code(words[-1]):
+            siblings.setdefault(words[:-1], set()).add(base(words[-1]))
+    wanted = base(language) if language else None
+    return [
+        name
+        for name, words in endings.items()
+        if wanted not in siblings.get(words[:-1], ())
+        or len(siblings[words[:-1]]) < 2
+        or not is_code(words[-1])
+        or base(words[-1]) == wanted
+    ]
+
+
+def pairs(names: list[str]) -> list[tuple[str, str]]:
+    """The columns that are a pair by their names, in any case and order; of a long and a short form the short one."""
+    by_words = {tuple(words_of(name)): name for name in names}
+    found: dict[tuple[str, str], int] = {}
+    for words, name in by_words.items():
+        for first, second in (*PAIRS, *MARKS):
+            for place, word in enumerate(words):
+                other = (*words[:place], second, *words[place + 1 :])
+                marked = (first, second) in MARKS
+                if word == first and other in by_words and (not marked or set(words[:place]) & STEMS or not words[1:]):
+                    found[name, by_words[other]] = len(words)
+    shortest = min(found.values(), default=0)
+    best = [pair for pair, length in found.items() if length == shortest]
+    third = {second for _, second in best} & {first for first, _ in best}  # text1, text2, text3 are no pair
+    return best if not third else [*best, *best]
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a column's name, in small letters: sentence, a, ja of sentence_A_Ja; text, b of textb."""
+    words = [x.lower() for x in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+", name)]
+    return [part for x in words for part in ((x[:-1], x[-1]) if x[:-1] in STEMS and x[-1] in "ab" else (x,))]
+
+
+def stem(name: str, language: str | None) -> str:
+    """A column's name as NAMES has it, without the language at its end."""
+    words = words_of(name)
+    ends = language is not None and len(words) > 1 and is_code(words[-1]) and base(words[-1]) == base(language)
+    return "_".join(words[:-1]) if ends else name.lower()
+
+
+def is_half(name: str) -> bool:
+    """Whether a column's name is of a pair: premise, sentence1."""
+    words = words_of(name)
+    halves = {"premise", "hypothesis", "hypo", "question", "query", "claim"}
+    return bool(set(words) & halves) or (len(words) > 1 and words[0] in STEMS and words[1] in sum(MARKS, ()))
