@@ -25,6 +25,7 @@ def load(path: str) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=torch.float32, attn_implementation="sdpa"
         )
+        saved.calibrate(model, None)  # the students' temperature is for raw logits
         return model.eval()
 
 

@@ -45,6 +45,8 @@ class EnsembleForSequenceClassification(PreTrainedModel):
             for member in self.members
         ]
         logits = mean_logits([x.float() for x in each])
+        if self.config.calibration_temperature is not None:
+            logits = logits / self.config.calibration_temperature
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -57,10 +59,10 @@ def mean_logits(values: Sequence[Any]) -> Any:
     return total / len(values)
 
 
-def save(paths: Sequence[Path], out: Path) -> None:
+def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None) -> None:
     """Write one model that holds those of some runs or folders, with their tokenizer, to a folder.
 
-    The members must have the same labels. Raises UserError for members that read text through different tokenizers,
+    calibration_temperature: as in EnsembleConfig; the members' own are left out. The members must have the same labels. Raises UserError for members that read text through different tokenizers,
     and for a disk that does not take the model.
     """
     folders = [saved.folder(path) for path in paths]
@@ -68,8 +70,10 @@ def save(paths: Sequence[Path], out: Path) -> None:
     if other := [str(x) for x, fingerprint in zip(folders, prints, strict=True) if fingerprint != prints[0]]:
         raise UserError(f"{other[0]}: has another tokenizer than {folders[0]}; an ensemble reads its text once")
     members = [saved.load(folder) for folder in folders]
+    for member in members:
+        saved.calibrate(member, None)
     labels = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
-    config = EnsembleConfig([member.config.to_dict() for member in members], **labels)
+    config = EnsembleConfig([member.config.to_dict() for member in members], calibration_temperature, **labels)
     saved.save(EnsembleForSequenceClassification(config, members), saved.load_tokenizer(folders[0]), out)
 
 

@@ -18,7 +18,7 @@ from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.ensemble.model import mean_logits, save
 from mbkd.errors import UserError
-from mbkd.evaluate import measure
+from mbkd.evaluate import calibration, measure
 from mbkd.model import card
 
 # What members must have in common, and what a reader calls it.
@@ -89,6 +89,7 @@ def combine(members: Sequence[Member]) -> tuple[dict[str, Any], Arrays]:
         "averages": {split: found["accuracy_averages"] for split, found in scores.items()},
         "mae": {split: found["mae"] for split, found in scores.items() if ordinal},
         "mae_averages": {split: found["mae_averages"] for split, found in scores.items() if ordinal},
+        "calibration": calibration.summary(logits, first.labels, fitted=True),
         "parameters": sum(result["parameters"] for result in results),
         "train_seconds": sum(result["train_seconds"] for result in results),
         "step_seconds": {
@@ -110,7 +111,7 @@ def write_model(directories: Sequence[Path], out: Path) -> dict[str, Any]:
     result, _ = combine(members)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-    save(directories, part)
+    save(directories, part, result["calibration"]["temperature"])
     card.write(part, members[0].config, result)
     part.rename(out)
     return result

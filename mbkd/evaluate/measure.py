@@ -11,22 +11,24 @@ from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens
 from mbkd.distributed import Ranks, sum_over_ranks, tensors
 from mbkd.evaluate import metrics
+from mbkd.model import saved
 
 
 @torch.inference_mode()
 def logits(model: Any, tokens: Tokens, ranks: Ranks, **arguments: Any) -> np.ndarray:
-    """Logits (rows, C) in fp32, in the store's order, the same on every rank; dropout off.
+    """Raw logits (rows, C) in fp32, in the store's order, the same on every rank; dropout off.
 
     arguments go to the model's forward, such as `language`.
     """
     training = model.training
     model.eval()
     found = None
-    for rows in evaluation_batches(tokens.lengths, TOKENS_PER_BATCH, ranks.rank, ranks.world):
-        out = model(**tensors(tokens.batch(rows), ranks.device), **arguments).logits.float()
-        if found is None:
-            found = torch.zeros(len(tokens), out.shape[1], device=ranks.device)
-        found[torch.from_numpy(rows).to(ranks.device)] = out
+    with saved.raw_logits(model):
+        for rows in evaluation_batches(tokens.lengths, TOKENS_PER_BATCH, ranks.rank, ranks.world):
+            out = model(**tensors(tokens.batch(rows), ranks.device), **arguments).logits.float()
+            if found is None:
+                found = torch.zeros(len(tokens), out.shape[1], device=ranks.device)
+            found[torch.from_numpy(rows).to(ranks.device)] = out
     model.train(training)
     if found is None:  # fewer batches than ranks
         found = torch.zeros(len(tokens), model.config.num_labels, device=ranks.device)

@@ -22,6 +22,9 @@ class MBLMConfig(PreTrainedConfig):
                       language use its own branch alone
     detach            Eq. 8; False is `- detaching`
     idle_dropout      whether dropout is on in the branches that do not learn (decision 9)
+    calibration_temperature
+                      what the logits are divided by outside of training, so that their softmax says how often the
+                      model is right (mbkd/evaluate/calibration.py); None: nothing, the model is not calibrated
     """
 
     model_type = "mblm"
@@ -38,6 +41,7 @@ class MBLMConfig(PreTrainedConfig):
         inference: str = "all",
         detach: bool = True,
         idle_dropout: bool = True,
+        calibration_temperature: float | None = None,
         **kwargs: Any,
     ):
         self.backbone = backbone or {"model_type": "xlm-roberta"}
@@ -50,6 +54,7 @@ class MBLMConfig(PreTrainedConfig):
         self.inference = inference
         self.detach = detach
         self.idle_dropout = idle_dropout
+        self.calibration_temperature = calibration_temperature
         structures.check(branch_position, mixers, heads, inference)
         if branch_depth and not self.branch_languages:
             raise UserError(f"branch_depth = {branch_depth} needs branch_languages")
@@ -64,12 +69,21 @@ class MBLMConfig(PreTrainedConfig):
 
 
 class EnsembleConfig(PreTrainedConfig):
-    """Classifiers of the same labels that answer together; `members` are their own configurations as dicts."""
+    """Classifiers of the same labels that answer together; `members` are their own configurations as dicts.
+
+    calibration_temperature: as in MBLMConfig; the members' raw logits are averaged, and the mean is divided.
+    """
 
     model_type = "mbkd-ensemble"
 
-    def __init__(self, members: list[dict[str, Any]] | tuple[dict[str, Any], ...] = (), **kwargs: Any):
+    def __init__(
+        self,
+        members: list[dict[str, Any]] | tuple[dict[str, Any], ...] = (),
+        calibration_temperature: float | None = None,
+        **kwargs: Any,
+    ):
         self.members = list(members)
+        self.calibration_temperature = calibration_temperature
         super().__init__(**kwargs)
 
     @property

@@ -201,6 +201,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
         return head(self.dropout(self.family.finish(self.encoder, hidden)[:, 0]))  # first position of H_L
 
     def _output(self, logits: Tensor, labels: Tensor | None) -> SequenceClassifierOutput:
+        if self.config.calibration_temperature is not None and not self.training:
+            logits = logits.float() / self.config.calibration_temperature  # in 16 bit two labels could become equal
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

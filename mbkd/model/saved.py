@@ -78,6 +78,24 @@ def takes_language(config: PreTrainedConfig) -> bool:
     return config.model_type in ("mblm", "mbkd-ensemble")
 
 
+def calibrate(model: Any, temperature: float | None) -> float | None:
+    """Set what a student's or an ensemble's logits are divided by; None: nothing. Returns what it was before."""
+    before: float | None = getattr(model.config, "calibration_temperature", None)
+    if before != temperature:
+        model.config.calibration_temperature = temperature
+    return before
+
+
+@contextmanager
+def raw_logits(model: Any) -> Iterator[None]:
+    """The model not calibrated, whatever it is otherwise: what is saved, distilled and averaged are raw logits."""
+    before = calibrate(model, None)
+    try:
+        yield
+    finally:
+        calibrate(model, before)
+
+
 def device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -13,6 +13,7 @@ from mbkd import distributed, runs
 from mbkd.config import Config, changed
 from mbkd.data.batches import Plan
 from mbkd.distill import hidden, signals
+from mbkd.evaluate import calibration
 from mbkd.inputs import prepare
 from mbkd.model import card, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
@@ -89,6 +90,9 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
             "supervised": config.task.supervised,
             "zero_shot": config.task.zero_shot,
             **_scores(found),
+            "calibration": calibration.of_run(
+                directory, {x: each["accuracy"] for x, each in found.items()}, fitted=config.student.head == "linear"
+            ),
             "teacher_accuracy": source.accuracy,
             "parameters": parameters,
             "steps": plan.steps,
@@ -110,6 +114,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
                 grow.restore(engine.module, build_student(config, inputs.labels))
         if config.distill.hidden and twin is None:
             del model.matching
+        saved.calibrate(engine.module, result["calibration"]["temperature"])
         _save(config, directory, engine.module, result)
         trainer.finish(result)
     distributed.wait_for_all()
