@@ -26,6 +26,7 @@ for command in (  # in the order of `mbkd --help`
     train.grow,
     use.evaluate,
     use.mixers,
+    use.fold,
     use.predict,
     use.serve,
     use.export,

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: evaluate, mixers, predict, serve, export, push."""
+"""Commands that use a trained model: evaluate, mixers, fold, predict, serve, export, push."""
 
 import sys
 from pathlib import Path
@@ -74,6 +74,30 @@ def mixers(
     print(*files, sep="\n")
 
 
+def fold(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run with branches.")],
+    weights: Annotated[
+        str, typer.Option(help="What each branch counts: mean, or mixers for the mixers' mean weights on dev.")
+    ] = "mean",
+    out: Annotated[
+        Path | None, typer.Option(help="A folder that is not there yet; beside the run if not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Average a student's branches into one plain encoder, and measure it in every language beside the student."""
+    quiet()
+    from mbkd.evaluate.folded import fold_run
+    from mbkd.terminal.results import print_results
+
+    directory, results = fold_run(run, weights, out)
+    if json:
+        print_json({"directory": str(directory), **results[1]})
+        return
+    for split in results[0]["accuracy"]:
+        print_results(results, split)
+    print(directory)
+
+
 def predict(
     model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
     file: Annotated[
@@ -83,6 +107,9 @@ def predict(
     text: Annotated[str, typer.Option(help="Column or field with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Rows times longest row of a batch.")] = 8192,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Rows whose label is less probable get none: a person's.")
+    ] = 0.0,
     header: Header = None,
     quoting: Quoting = None,
 ) -> None:
@@ -90,7 +117,9 @@ def predict(
     quiet()
     from mbkd.predict.stream import predict as classify
 
-    if classify(model, file, out, text, text_pair, batch_tokens, header is not False, quoting):
+    if classify(
+        model, file, out, text, text_pair, batch_tokens, header is not False, quoting, min_confidence
+    ):
         raise typer.Exit(1)
 
 

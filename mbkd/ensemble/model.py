@@ -62,8 +62,9 @@ def mean_logits(values: Sequence[Any]) -> Any:
 def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None) -> None:
     """Write one model that holds those of some runs or folders, with their tokenizer, to a folder.
 
-    calibration_temperature: as in EnsembleConfig; the members' own are left out. The members must have the same labels. Raises UserError for members that read text through different tokenizers,
-    and for a disk that does not take the model.
+    calibration_temperature: as in EnsembleConfig; the members' own are left out. The members must have the same labels.
+    Raises UserError for members that read text through different tokenizers, and for a disk that does not take the
+    model.
     """
     folders = [saved.folder(path) for path in paths]
     prints = [tokenizer_fingerprint(str(folder)) for folder in folders]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mbkd import config as configuration
-from mbkd import distributed
+from mbkd import distributed, runs
 from mbkd.config import Config, structures
 from mbkd.data import tasks
 from mbkd.data.classifiers import label_order
@@ -28,22 +28,11 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     distributed.quiet()
     ranks = distributed.start()
     folder = saved.folder(path)
-    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    model = saved.load(folder)
     if inference is not None:
         _infer(model, inference, path)
     model.to(ranks.device)
-    labels = tasks.label_names(task)
-    length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
-    order = label_order(model.config.id2label, labels, str(folder))
-    languages = tasks.languages(task, split)
-    found, truth = {}, {}
-    with ProgressBar(f"measuring {split}", len(languages)) as progress:
-        for language in languages:
-            tokens = open_store(root / "store", task, split, language, str(folder), length)
-            route = {"language": language} if saved.takes_language(model.config) else {}
-            found[language] = measure.logits(model, tokens, ranks, **route)[:, order]
-            truth[language] = np.asarray(tokens.labels)
-            progress.advance()
+    found, truth = logits(model, folder, config, split, root, ranks)
     distributed.stop()
     scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
     return {
@@ -59,6 +48,28 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     }
 
 
+def logits(
+    model: Any, folder: Path, config: Config, split: str, root: Path, ranks: distributed.Ranks
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Raw logits (rows, C) of a split by language, in the task's order of labels, and the rows' classes (rows,).
+
+    model: on the ranks' device, read from `folder` or made of what was; the tokenizer is that of the folder.
+    """
+    task, tokenizer = config.task, saved.load_tokenizer(folder)
+    length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
+    order = label_order(model.config.id2label, tasks.label_names(task), str(folder))
+    languages = tasks.languages(task, split)
+    found, truth = {}, {}
+    with ProgressBar(f"measuring {split}", len(languages)) as progress:
+        for language in languages:
+            tokens = open_store(root / "store", task, split, language, str(folder), length)
+            route = {"language": language} if saved.takes_language(model.config) else {}
+            found[language] = measure.logits(model, tokens, ranks, **route)[:, order]
+            truth[language] = np.asarray(tokens.labels)
+            progress.advance()
+    return found, truth
+
+
 def _infer(model: Any, inference: str, path: Path) -> None:
     """Let a student without mixers infer in another way. Raises UserError for any other model."""
     if getattr(model.config, "mixers", None) != "none":
@@ -71,4 +82,6 @@ def _system(path: Path, inference: str | None) -> str:
     """What the tables call the model: the run's system, or the folder's name where it is not a run's."""
     if not (path / "config.yaml").is_file():
         return path.name
+    if inference is None and runs.finished(path):
+        return str(runs.read_result(path)["system"])
     return configuration.read(path / "config.yaml", [f"student.inference={inference}"] if inference else []).system

@@ -66,7 +66,7 @@ def _metadata(config: Config) -> dict[str, Any]:
 def _name(config: Config, result: dict[str, Any]) -> str:
     """The system, and of an ensemble its members'."""
     if result["role"] != "ensemble":
-        return config.system
+        return str(result["system"])
     return f"{result['system']} of {config.system}, seeds {', '.join(map(str, result['seeds']))}"
 
 
@@ -92,11 +92,20 @@ def _origin(config: Config, result: dict[str, Any]) -> str:
         "zero-shot languages": ", ".join(x for x in config.task.languages if x not in labelled) or "none",
         "grown from" if student.grow else "backbone": _public(student.backbone),
         "branches": f"{student.branch_depth} layers for each of {', '.join(branches)}" if branches else "none",
+        **({"folded from": f"{config.system}, {result['folded_from']}"} if "folded_from" in result else {}),
+        "probabilities": _calibrated(result["calibration"]),
         "teachers": "none: hard labels" if distill.signal == "labels" else ", ".join(teachers),
         "parameters": f"{result['parameters']:,}",
         "longest input": f"{config.train.max_length} tokens",
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _calibrated(found: dict[str, Any]) -> str:
+    """Whether a probability says how often the model is right."""
+    if found["temperature"] is None:
+        return "not calibrated: a probability does not say how often the label is right"
+    return f"calibrated on dev rows of {', '.join(found['fitted_on'])} (temperature {found['temperature']:.3g})"
 
 
 def _table(title: str, each: dict[str, Any], means: dict[str, Any]) -> str:

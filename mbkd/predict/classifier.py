@@ -26,6 +26,7 @@ class Classifier:
 
     labels    the C names, in the order of the probabilities
     branches  the N languages that `branch_weights` tells of; none of a model without mixers
+    calibrated  whether a probability says how often the label is right (mbkd/evaluate/calibration.py)
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,6 +35,7 @@ class Classifier:
         self._device = saved.device()
         self._model, self._tokenizer = saved.load(folder).to(self._device), saved.load_tokenizer(folder)
         config = self._model.config
+        self.calibrated = getattr(config, "calibration_temperature", None) is not None
         self._length = saved.max_tokens(config, self._tokenizer)
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
         mixed = config.model_type == "mblm" and (self._model.outer is not None or any(map(len, self._model.inner)))

@@ -46,12 +46,14 @@ def predict(
     batch_tokens: int,
     header: bool = True,
     quoted: bool | None = None,
+    min_confidence: float = 0.0,
 ) -> int:
     """Classify every row of a file (None: standard input) and write one line for each, in the order of the input.
 
-    header, quoted: as `readers.table`. out: a .csv or .jsonl file; None writes JSONL to standard output. Returns the
-    number of bad rows, which are reported on standard error with their lines. Raises UserError for a model, file or
-    column that is not there, and for an output that is the input.
+    header, quoted: as `readers.table`. out: a .csv or .jsonl file; None writes JSONL to standard output.
+    min_confidence: a row whose most probable label has less gets no label, and is left to a person. Returns the number
+    of bad rows, which are reported on standard error with their lines. Raises UserError for a model, file or column
+    that is not there, and for an output that is the input.
     """
     name = "standard input" if source is None else str(source)
     if out is not None and out.suffix not in (".csv", ".jsonl"):
@@ -68,21 +70,25 @@ def predict(
         file = sys.stdout if out is None else stack.enter_context(out.open("w", encoding="utf-8", newline=""))
         write = _csv_writer(file) if out is not None and out.suffix == ".csv" else _jsonl_writer(file)
         began = spoke = time.monotonic()
-        done = bad = 0
+        done = bad = unsure = 0
         for window in _windows(rows):
             good = [row for row in window if isinstance(row, Row)]
             for row in window:
                 if isinstance(row, Bad):
                     print(f"{name}, line {row.line}: {row.reason}", file=sys.stderr)
             for row, found in zip(good, classify(good) if good else (), strict=True):
-                write(row.line, found)
+                label = max(found, key=found.__getitem__)
+                sure = found[label] >= min_confidence
+                write(row.line, label if sure else None, found)
+                unsure += not sure
             file.flush()
             done, bad = done + len(good), bad + len(window) - len(good)
             if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
                 spoke = time.monotonic()
                 print(_speed(done, spoke - began), file=sys.stderr, flush=True)
     skipped = f"; {bad:,} bad rows left out" if bad else ""
-    print(f"{_speed(done, time.monotonic() - began)}{skipped}", file=sys.stderr)
+    left = f"; {unsure:,} left to a person, below {min_confidence:g}" if min_confidence else ""
+    print(f"{_speed(done, time.monotonic() - began)}{left}{skipped}", file=sys.stderr)
     return bad
 
 
@@ -107,6 +113,8 @@ def _is_input(out: Path, source: Path | None) -> bool:
 def _classifier(path: Path, batch_tokens: int) -> Callable[[list[Row]], list[dict[str, float]]]:
     """How to get the probability of each label for each of some rows."""
     classifier = Classifier(path)
+    if not classifier.calibrated:
+        print("the probabilities are not calibrated: they do not say how often a label is right", file=sys.stderr)
 
     def classify(rows: list[Row]) -> list[dict[str, float]]:
         encoded = classifier.encode([(row.text, row.pair) for row in rows])
@@ -123,25 +131,25 @@ def _windows(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
         yield window
 
 
-def _jsonl_writer(file: IO[str]) -> Callable[[int, dict[str, float]], None]:
-    def write(line: int, found: dict[str, float]) -> None:
-        probabilities = {label: round(value, 6) for label, value in found.items()}
-        record = {"line": line, "label": max(found, key=found.__getitem__), "probabilities": probabilities}
+def _jsonl_writer(file: IO[str]) -> Callable[[int, str | None, dict[str, float]], None]:
+    def write(line: int, label: str | None, found: dict[str, float]) -> None:
+        probabilities = {name: round(value, 6) for name, value in found.items()}
+        record = {"line": line, "label": label, "probabilities": probabilities}
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     return write
 
 
-def _csv_writer(file: IO[str]) -> Callable[[int, dict[str, float]], None]:
+def _csv_writer(file: IO[str]) -> Callable[[int, str | None, dict[str, float]], None]:
     writer = csv.writer(file, lineterminator="\n")
     begun = False
 
-    def write(line: int, found: dict[str, float]) -> None:
+    def write(line: int, label: str | None, found: dict[str, float]) -> None:
         nonlocal begun
         if not begun:
             writer.writerow(["line", "label", *found])
             begun = True
-        writer.writerow([line, max(found, key=found.__getitem__), *(f"{value:.6f}" for value in found.values())])
+        writer.writerow([line, label, *(f"{value:.6f}" for value in found.values())])
 
     return write
 

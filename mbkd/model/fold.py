@@ -1,0 +1,52 @@
+"""A student's branches averaged into one plain encoder, which costs at inference what its backbone costs.
+
+Branches start as copies and stay near each other, so the mean of their weights is an encoder again. That it answers as
+well is no claim of the paper; docs/folding.md says what was measured.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mbkd.errors import UserError
+from mbkd.model.mblm import MBLMForSequenceClassification
+
+
+@torch.no_grad()
+def fold(
+    model: MBLMForSequenceClassification, weights: Sequence[Sequence[float]] | None = None
+) -> MBLMForSequenceClassification:
+    """A new model without branches and mixers (branch depth 0), on the CPU, not calibrated.
+
+    weights: (K, N), the share of each branch at each depth, which sums to 1 over N; None is the plain mean. Heads of
+    the branches' own are averaged plainly. Raises UserError for a model without branches.
+    """
+    config = copy.deepcopy(model.config)
+    K, N = config.branch_depth, len(config.branch_languages)
+    if not K:
+        raise UserError("this model has no branches to fold")
+    shares = torch.full((K, N), 1 / N, dtype=torch.float64) if weights is None else torch.tensor(weights).double()
+    config.branch_depth, config.branch_languages, config.calibration_temperature = 0, [], None
+    config.branch_position, config.mixers, config.heads, config.inference = "bottom", "all", "shared", "all"
+    branched = [_mean([branch[depth] for branch in model.branches], shares[depth]) for depth in range(K)]
+    shared = [layer.state_dict() for layer in model.shared]
+    layers = branched + shared if model.config.branch_position == "bottom" else shared + branched
+    heads, even = (
+        (model.heads, shares.new_full((N,), 1 / N)) if len(model.heads) else ([model.head], shares.new_ones(1))
+    )
+    parts = {"encoder": model.encoder.state_dict(), "head": _mean(heads, even)}
+    parts |= {f"shared.{i}": state for i, state in enumerate(layers)}
+    folded = MBLMForSequenceClassification(config)
+    folded.load_state_dict({f"{part}.{name}": x for part, state in parts.items() for name, x in state.items()})
+    return folded.eval()
+
+
+def _mean(modules: Sequence[nn.Module] | nn.ModuleList, shares: Tensor) -> dict[str, Tensor]:
+    """The weighted mean of each of the modules' tensors, summed in double so that equal ones stay what they are."""
+    states = [module.state_dict() for module in modules]
+    return {
+        name: sum(share * state[name].cpu().double() for share, state in zip(shares, states, strict=True)).to(value)
+        for name, value in states[0].items()
+    }

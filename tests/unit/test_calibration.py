@@ -1,0 +1,132 @@
+"""Claims about calibrated probabilities: the fitted temperature, its measures, and what stays as it was."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import pipeline
+
+from mbkd import config as configuration
+from mbkd import distributed
+from mbkd.ensemble import runs as ensembles
+from mbkd.evaluate import calibration
+from mbkd.model import saved
+from mbkd.predict.classifier import Classifier
+from mbkd.predict.stream import predict
+from mbkd.train.run import run
+
+
+def world(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a model that is `temperature` times too sure, and labels drawn from the true probabilities."""
+    draw = np.random.default_rng(0)
+    logits = 2 * draw.standard_normal((rows, 4))
+    labels = (calibration.probabilities(logits, None).cumsum(axis=1) > draw.random((rows, 1))).argmax(axis=1)
+    return temperature * logits, labels
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 6.0])
+def test_the_fit_finds_how_sure_the_model_should_be(temperature):
+    logits, labels = world(temperature)
+    found = calibration.fit({"en": logits[:5000], "de": logits[5000:]}, {"en": labels[:5000], "de": labels[5000:]})
+    assert found == pytest.approx(temperature, rel=0.03)
+    assert calibration.error(calibration.probabilities(logits, found), labels) < 0.01
+    if temperature != 1:
+        assert calibration.error(calibration.probabilities(logits, None), labels) > 0.1
+
+
+def test_the_calibration_error_is_the_mean_distance_of_the_bins():
+    found = np.array([[0.99, 0.01], [0.98, 0.02], [0.6, 0.4], [0.41, 0.59]])
+    labels = np.array([0, 1, 0, 1])
+    bins = (abs(0.985 - 0.5) * 2 + abs(0.595 - 1) * 1 + abs(0.605 - 1) * 0) / 4
+    apart = abs(0.985 - 0.5) * 2 / 4 + abs(0.6 - 1) / 4 + abs(0.59 - 1) / 4  # 0.59 and 0.6 lie in two of 15 bins
+    assert calibration.error(found, labels) == pytest.approx(apart)
+    assert bins != apart
+
+
+def test_accuracy_at_coverage_is_that_of_the_most_confident_rows():
+    found = np.array([[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.5, 0.5]])
+    labels = np.array([0, 1, 0, 1])
+    assert [calibration.accuracy_at(found, labels, x) for x in (0.5, 0.75, 1)] == pytest.approx([1, 2 / 3, 0.5])
+
+
+@pytest.fixture(scope="module")
+def pair(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two finished runs that differ in the seed."""
+    distributed.quiet()
+    ranks, root = distributed.start(), tmp_path_factory.mktemp("runs")
+    overrides = ["distill.signal=labels", "train.epochs=1"]
+    configs = [configuration.read(toy_yaml, [*overrides, f"seed={seed}"]) for seed in (1, 2)]
+    made = [run(config, root, ranks, 10**9) for config in configs]
+    distributed.stop()
+    return made
+
+
+def test_a_run_saves_raw_logits_and_a_model_that_divides_them(pair: list[Path], toy_yaml: Path):
+    result = json.loads((pair[0] / "result.json").read_text())
+    temperature = result["calibration"]["temperature"]
+    model = saved.load(pair[0] / "model")
+    assert model.config.calibration_temperature == temperature != 1
+    task = configuration.read(toy_yaml).task
+    assert result["calibration"]["fitted_on"] == list(task.languages)
+    raw = {x: np.load(pair[0] / "logits" / f"dev.{x}.npy") for x in task.languages}
+    labels = {x: np.load(pair[0] / "labels" / f"dev.{x}.npy") for x in task.languages}
+    assert calibration.fit(raw, labels) == temperature
+    inputs = saved.load_tokenizer(pair[0] / "model")(["good", "bad"], return_tensors="pt")
+    with torch.no_grad():
+        calibrated = model(**inputs).logits
+        with saved.raw_logits(model):
+            torch.testing.assert_close(model(**inputs).logits / temperature, calibrated)
+        assert torch.equal(model.train()(**inputs).logits.argmax(1), calibrated.argmax(1))
+    assert model.config.calibration_temperature == temperature
+
+
+def test_every_way_to_ask_gives_the_same_calibrated_probabilities(pair: list[Path]):
+    model = pair[0] / "model"
+    classifier = Classifier(model)
+    texts = ["good quality", "bad", "ein gutes Ding"]
+    expected = classifier.probabilities(classifier.encode([(x, None) for x in texts]))
+    found = pipeline("text-classification", str(model), top_k=None, device="cpu")(texts)
+    for row, scores in zip(expected, found, strict=True):
+        by_label = {each["label"]: each["score"] for each in scores}
+        assert [by_label[x] for x in classifier.labels] == pytest.approx(row.tolist(), abs=1e-5)
+    assert classifier.calibrated
+
+
+def test_an_ensemble_averages_raw_logits_and_has_a_temperature_of_its_own(pair: list[Path], tmp_path: Path):
+    result = ensembles.write_model(pair, tmp_path / "ens2")
+    model, members = saved.load(tmp_path / "ens2"), [saved.load(each / "model") for each in pair]
+    inputs = saved.load_tokenizer(tmp_path / "ens2")(["good", "bad"], return_tensors="pt")
+    for member in members:
+        saved.calibrate(member, None)
+    with torch.no_grad():
+        raw = sum(member(**inputs).logits for member in members) / 2
+        torch.testing.assert_close(model(**inputs).logits, raw / result["calibration"]["temperature"])
+
+
+def test_without_dev_rows_a_model_is_not_calibrated_and_says_so(student: Path, tmp_path: Path, capsys):
+    logits = {"test": {"en": np.array([[2.0, 1.0], [0.0, 1.0]])}}
+    found = calibration.summary(logits, {"test": {"en": np.array([0, 1])}}, fitted=True)
+    assert (found["temperature"], found["fitted_on"]) == (None, [])
+    assert found["error"] == found["error_before"]
+    (tmp_path / "rows.txt").write_text("good\n")
+    predict(student, tmp_path / "rows.txt", tmp_path / "out.jsonl", "text", None, 256)
+    assert "not calibrated" in capsys.readouterr().err
+
+
+def test_rows_below_the_wanted_confidence_get_no_label(student: Path, tmp_path: Path, capsys):
+    (tmp_path / "rows.txt").write_text("good\nbad\nso so\nein gutes Ding\n")
+    answers = []
+    for name in ("out.jsonl", "sure.jsonl"):
+        threshold = np.median([max(x["probabilities"].values()) for x in answers]) if answers else 0.0
+        predict(student, tmp_path / "rows.txt", tmp_path / name, "text", None, 256, min_confidence=threshold)
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        if answers:
+            for before, row in zip(answers, rows, strict=True):
+                sure = max(row["probabilities"].values()) >= threshold
+                assert row == before | {"label": before["label"] if sure else None}
+            assert {row["label"] is None for row in rows} == {True, False}
+            left = sum(row["label"] is None for row in rows)
+            assert f"{left} left to a person, below" in capsys.readouterr().err
+        answers = rows
