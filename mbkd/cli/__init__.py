@@ -20,6 +20,7 @@ for command in (  # in the order of `mbkd --help`
     data.init,
     data.data,
     data.plan,
+    train.baseline,
     train.teach,
     train.cache,
     train.train,

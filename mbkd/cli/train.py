@@ -1,4 +1,4 @@
-"""Commands that train: demo, teach, cache, train, grow."""
+"""Commands that train: baseline, demo, teach, cache, train, grow."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from mbkd.cli.options import (
     Runs,
     Verbose,
     print_json,
+    quiet,
 )
 from mbkd.errors import UserError
 
@@ -123,6 +124,21 @@ def grow(
     _show(results, json, above=[result | result["before"] | {"system": "before"}])
 
 
+def baseline(
+    config: ConfigArgument, overrides: Overrides = None, runs: Runs = Path("runs"), json: Json = False
+) -> None:
+    """Measure a floor in a minute: the frozen encoder and a logistic regression, no training of the encoder."""
+    from mbkd.config import paper
+
+    found = paper.find(config, overrides or [])
+    quiet()
+    from mbkd.evaluate.baseline import baseline as floor
+    from mbkd.runs import read_result
+
+    directory = floor(found, runs)
+    _show({directory: read_result(directory)}, json)
+
+
 def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> list[str]:
     """Options that the job takes as they are. Raises UserError for a tracker that is not installed."""
     from mbkd.train import tracking
@@ -143,9 +159,11 @@ def _show(
         documents = [{"directory": str(directory), **result} for directory, result in results.items()]
         print_json(documents if several else documents[0])
         return
-    from mbkd.terminal.results import print_results
+    from mbkd.terminal.results import print_calibration, print_results
 
     for split in next(iter(results.values()))["accuracy"]:
         print_results([*(above or []), *results.values()], split)
+    for result in results.values():
+        print_calibration(result)
     for directory in results:
         print(directory)

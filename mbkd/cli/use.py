@@ -134,12 +134,15 @@ def serve(
     max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 20_000,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 1_000_000,
     queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are sent away with 503.")] = 1024,
+    engine: Annotated[
+        str, typer.Option(help="torch, or the graph of `mbkd export` on the CPU: onnx, onnx-int8.")
+    ] = "torch",
 ) -> None:
     """Answer texts over HTTP (POST /classify), with a page to try one at /; stops on SIGTERM or Ctrl-C."""
     from mbkd.serve.requests import Limits
     from mbkd.serve.server import serve as answer
 
-    answer(model, host, port, batch_tokens, Limits(max_body, max_texts, max_characters, queue))
+    answer(model, host, port, batch_tokens, Limits(max_body, max_texts, max_characters, queue), engine)
 
 
 def export(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError
@@ -40,6 +40,12 @@ def folder(path: Path) -> Path:
             raise UserError(f"{path}: an ensemble's scores, without a model; {make}")
         raise UserError(f"{path}: neither a run directory nor a model's folder (no config.json)")
     return found
+
+
+def load_configuration(path: Path) -> Any:
+    """The configuration in a model's folder. Raises UserError if it cannot be read."""
+    with refusing(f"{path}: cannot be loaded"):
+        return AutoConfig.from_pretrained(path)
 
 
 def load(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""A trained classifier that answers rows of text: probabilities of its labels, weights of its branches.
+"""A trained classifier that answers rows of text, by torch or as an ONNX graph: probabilities, weights of branches.
 
 Letters: B rows, n tokens, d width, N languages with a branch, C classes.
 """
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbkd.errors import UserError
 from mbkd.model import saved
+from mbkd.predict.export import FILES, start_session
 
 Inputs = dict[str, list[int]]  # what the tokenizer makes of one row: input_ids, attention_mask, ...
 
@@ -33,13 +35,17 @@ class Classifier:
         """Load a run directory or a model's folder. Raises UserError."""
         folder = saved.folder(path)
         self._device = saved.device()
-        self._model, self._tokenizer = saved.load(folder).to(self._device), saved.load_tokenizer(folder)
-        config = self._model.config
+        self._model = saved.load(folder).to(self._device)
+        self._read(folder, self._model.config)
+        mixed = hasattr(self._model, "inner") and (self._model.outer is not None or any(map(len, self._model.inner)))
+        self.branches: list[str] = self._model.config.branch_languages if mixed else []
+
+    def _read(self, folder: Path, config: Any) -> None:
+        """Take what a model's configuration and its tokenizer say."""
+        self._tokenizer = saved.load_tokenizer(folder)
         self.calibrated = getattr(config, "calibration_temperature", None) is not None
         self._length = saved.max_tokens(config, self._tokenizer)
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
-        mixed = config.model_type == "mblm" and (self._model.outer is not None or any(map(len, self._model.inner)))
-        self.branches: list[str] = config.branch_languages if mixed else []
 
     def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Inputs]:
         """The tokens of each row, a text and perhaps the second one of a pair; the longer text of a long row is cut."""
@@ -80,3 +86,24 @@ class Classifier:
     def _padded(self, rows: Sequence[Inputs]) -> Any:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return self._tokenizer.pad(columns, return_tensors="pt").to(self._device)
+
+
+class GraphClassifier(Classifier):
+    """The same by the ONNX graph beside a model, on the CPU; without weights of branches."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        """Load the graph that `mbkd export` wrote; dtype: a key of export.FILES. Raises UserError."""
+        folder = saved.folder(path)
+        file = folder / "onnx" / FILES[dtype]
+        if not file.is_file():
+            raise UserError(f"{file}: no graph here; `mbkd export {path} --dtype {dtype}` writes it")
+        self._device = torch.device("cpu")
+        self._read(folder, saved.load_configuration(folder))
+        self.branches = []
+        self._session = start_session(file)
+        self._names = [each.name for each in self._session.get_inputs()]
+
+    def probabilities(self, rows: Sequence[Inputs]) -> np.ndarray:
+        batch = self._padded(rows)
+        (logits,) = self._session.run(None, {name: batch[name].numpy() for name in self._names})
+        return torch.from_numpy(logits).softmax(dim=-1).numpy()

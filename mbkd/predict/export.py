@@ -10,6 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -19,21 +20,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mbkd.config import read
+from mbkd.config import Task, read
 from mbkd.data import tasks
 from mbkd.data.batches import evaluation_batches
+from mbkd.data.classifiers import label_order
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.runs import write_json
 
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the hub calls them
 REPORT = "export.json"
-ROWS = 1000  # at most, on which a graph is checked and measured
+ROWS = 1000  # at most, on which a graph is checked and measured; of a given task: of each language
+LOST = 0.01  # accuracy: a graph that loses more in a language is not called good
 TOKENS_PER_BATCH = 2048
 TOLERANCE = 1e-4  # largest difference of fp32 logits
 PROTOBUF_BYTES = 1.8e9  # a graph in one file ends at 2 GB; larger weights lie beside it
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What graphs are checked on: a text each, and the second one of a pair; where they are from.
+
+    language, label: of each row, with the task's names of labels; empty where nobody knows.
+    """
+
+    texts: Sequence[tuple[str, str | None]]
+    source: str
+    language: tuple[str, ...] = ()
+    label: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class Graph(nn.Module):
@@ -49,14 +66,20 @@ class Graph(nn.Module):
 
 
 def export(
-    path: Path, dtypes: list[str], out: Path | None, rows: Sequence[tuple[str, str | None]] = ()
+    path: Path,
+    dtypes: list[str],
+    out: Path | None,
+    rows: Sequence[tuple[str, str | None]] = (),
+    task: Task | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Write a graph for each of `dtypes` (keys of FILES) and what was measured, as export.json.
 
     The inputs are input_ids, attention_mask and, where the tokenizer gives them, token_type_ids, each (B, n) int64 with
     any B and any n up to what the model was made for; no language id. out: a folder, by default `onnx` in the model's.
-    rows: texts, and the second texts of pairs, on which the graphs are checked and measured; the first ROWS are used.
-    Without rows, a run's own dev or test rows are used, and for any other folder random tokens.
+    task: the graphs are checked and measured on its dev rows (test, without dev), ROWS of each language. rows: on these
+    texts, and the second texts of pairs; the first ROWS. Without both on ROWS of a run's own rows, and for any other
+    folder on random tokens. Labelled rows also give accuracies: a graph that loses more than LOST in a language is kept
+    and not `good`.
     Returns what export.json holds, and the folder. Raises UserError, also for an fp32 graph with other logits; what was
     in the folder then stays as it was.
     """
@@ -67,9 +90,15 @@ def export(
     folder = saved.folder(path)
     model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
     out = out or folder / "onnx"
-    rows, source = (list(rows)[:ROWS], "the given rows") if rows else _own_rows(path)
+    if task is not None:
+        checked = _task_rows(task, ROWS, "the task's")
+    elif rows:
+        checked = Rows(list(rows)[:ROWS], "the given rows")
+    else:
+        checked = _own_rows(path, tokenizer, saved.max_tokens(model.config, tokenizer))
+    order = label_order(model.config.id2label, checked.names, str(folder)) if checked.names else None
     with _workshop(out) as part:
-        report = _export(model, tokenizer, dtypes, part, rows) | {"rows_from": source}
+        report = _export(model, tokenizer, dtypes, part, checked, order) | {"rows_from": checked.source}
         write_json(part / REPORT, report)
         for dtype in dtypes:
             _put_in_place(part, FILES[dtype], out)
@@ -103,13 +132,14 @@ def _put_in_place(part: Path, name: str, out: Path) -> None:
         new.replace(out / new.name)
 
 
-def _export(
-    model: Any, tokenizer: Any, dtypes: list[str], out: Path, texts: Sequence[tuple[str, str | None]]
-) -> dict[str, Any]:
-    """Write the graphs to a folder; returns what export.json holds. Raises UserError as `export`."""
+def _export(model: Any, tokenizer: Any, dtypes: list[str], out: Path, checked: Rows, order: Any) -> dict[str, Any]:
+    """Write the graphs to a folder; returns what export.json holds. Raises UserError as `export`.
+
+    order: the model's classes in the order of the rows' labels.
+    """
     length = saved.max_tokens(model.config, tokenizer)
     names = [x for x in ("input_ids", "attention_mask", "token_type_ids") if x in tokenizer.model_input_names]
-    batches = _batches(tokenizer, names, length, texts)
+    rows, batches = _batches(tokenizer, names, length, checked.texts)
 
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     engines: dict[str, Callable[..., Tensor]] = {"torch fp32": Graph(model, names).eval()}
@@ -123,10 +153,13 @@ def _export(
             if dtype == "int8":
                 _quantise(out / FILES["fp32"], file, weights > PROTOBUF_BYTES)
             engines[f"onnx {dtype}"] = _session(file, names)
-    logits, speeds = _run(engines, batches)
+    logits, speeds = _run(engines, rows, batches)
 
     expected = logits["torch fp32"]
-    found: dict[str, Any] = {"torch fp32": {"bytes": weights, "rows_per_second": speeds["torch fp32"]}}
+    before = _by_language(expected, checked, order)
+    found: dict[str, Any] = {
+        "torch fp32": {"bytes": weights, "rows_per_second": speeds["torch fp32"], "accuracy": before}
+    }
     for dtype in dtypes:
         file, answer = out / FILES[dtype], logits[f"onnx {dtype}"]
         difference = float(np.abs(answer - expected).max())
@@ -137,7 +170,10 @@ def _export(
             "bytes": sum(x.stat().st_size for x in out.glob(f"{file.name}*")),
             "rows_per_second": speeds[f"onnx {dtype}"],
             "agreement": float((answer.argmax(1) == expected.argmax(1)).mean()),
+            "agreement_by_language": _mean_by_language(answer.argmax(1) == expected.argmax(1), checked),
             "largest_difference": difference,
+            "accuracy": (accuracy := _by_language(answer, checked, order)),
+            "good": all(before[x] - accuracy[x] <= LOST for x in before) if before else None,
         }
     return {
         "rows": len(expected),
@@ -159,22 +195,40 @@ def _import_extra() -> None:
         raise UserError(f"{error.name} is not installed; pip install 'mbkd[export]'") from None
 
 
-def _own_rows(path: Path) -> tuple[list[tuple[str, str | None]], str]:
-    """Rows of a run's own task, the same number of every language, and their name for export.json.
-
-    No rows where the folder is not a run, or its data is no longer there.
-    """
+def _own_rows(path: Path, tokenizer: Any, length: int) -> Rows:
+    """Rows of a run's own task, as many of every language; random ones where it is no run, or its data is gone."""
     with contextlib.suppress(UserError):
         if (path / "config.yaml").is_file():
             task = read(path / "config.yaml").task
-            split = next(x for x in ("dev", "test", "train") if x in tasks.splits(task))
-            languages = tasks.languages(task, split)
-            found: list[tuple[str, str | None]] = []
-            for language in languages:
-                there = tasks.load(task, split, language)
-                found += [(row["text_a"], row["text_b"] or None) for row in islice(there, -(-ROWS // len(languages)))]
-            return found[:ROWS], f"the run's {split} rows in {len(languages)} languages"
-    return [], "random tokens"
+            return _task_rows(task, max(1, ROWS // len(task.languages)), "the run's")
+    return Rows([(text, None) for text in _random_texts(tokenizer, min(length, 128))], "random tokens")
+
+
+def _task_rows(task: Task, count: int, whose: str) -> Rows:
+    """The first rows of each language of a task's dev split; of test or train where it has none. Raises UserError."""
+    split = next(x for x in ("dev", "test", "train") if x in tasks.splits(task))
+    languages = tasks.languages(task, split)
+    there = [(row, language) for language in languages for row in islice(tasks.load(task, split, language), count)]
+    return Rows(
+        [(row["text_a"], row["text_b"] or None) for row, _ in there],
+        f"{whose} {split} rows in {len(languages)} languages",
+        tuple(language for _, language in there),
+        tuple(row["label"] for row, _ in there),
+        tasks.label_names(task),
+    )
+
+
+def _mean_by_language(right: np.ndarray, checked: Rows) -> dict[str, float]:
+    """The share of the rows (rows,) that are right in each language; none where nobody knows the languages."""
+    languages = np.array(checked.language)
+    return {x: float(right[languages == x].mean()) for x in dict.fromkeys(checked.language)}
+
+
+def _by_language(logits: np.ndarray, checked: Rows, order: Any) -> dict[str, float]:
+    """The accuracy of logits (rows, C) in each language; none where nobody knows the labels."""
+    if not checked.label:
+        return {}
+    return _mean_by_language(logits[:, order].argmax(1) == np.array(checked.label), checked)
 
 
 def _processor() -> str:
@@ -186,22 +240,20 @@ def _processor() -> str:
     return f"{info.get('brand_raw', 'unknown')}, {'with' if vnni else 'without'} VNNI"
 
 
-def _batches(tokenizer: Any, names: list[str], length: int, texts: Sequence[tuple[str, str | None]]) -> list[Batch]:
-    """Rows as padded batches of many shapes: the widest possible and a row alone among them.
-
-    texts: the rows; without any, ROWS rows of random tokens.
-    """
-    texts = texts or [(text, None) for text in _random_texts(tokenizer, min(length, 128))]
+def _batches(
+    tokenizer: Any, names: list[str], length: int, texts: Sequence[tuple[str, str | None]]
+) -> tuple[list[np.ndarray], list[Batch]]:
+    """Rows as padded batches of many shapes, the widest possible and a row alone among them; which rows are in each."""
     encoded = [tokenizer(text, pair, truncation="longest_first", max_length=length) for text, pair in texts]
     rows = evaluation_batches(np.array([len(row["input_ids"]) for row in encoded]), TOKENS_PER_BATCH, 0, 1)
-    rows = [rows[0][:1], rows[0][1:], *rows[1:]]
+    rows = [x for x in (rows[0][:1], rows[0][1:], *rows[1:]) if len(x)]
     found = []
-    for i, batch in enumerate(x for x in rows if len(x)):
+    for i, batch in enumerate(rows):
         part = {name: [encoded[row][name] for row in batch] for name in names}
         wide = {"padding": "max_length", "max_length": min(length, 512)} if i == 1 else {}
         padded = tokenizer.pad(part, return_tensors="np", **wide)
         found.append({name: padded[name] for name in names})
-    return found
+    return rows, found
 
 
 def _random_texts(tokenizer: Any, longest: int) -> list[str]:
@@ -254,13 +306,19 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _session(file: Path, names: list[str]) -> Callable[..., Tensor]:
-    """The graph in onnxruntime on the CPU, with as many threads as torch has."""
-    import onnxruntime
-
+def start_session(file: Path) -> Any:
+    """The graph in onnxruntime on the CPU, with as many threads as torch has. Raises UserError without onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("onnxruntime is not installed; pip install 'mbkd[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _session(file: Path, names: list[str]) -> Callable[..., Tensor]:
+    session = start_session(file)
 
     def run(*tensors: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {n: x.numpy() for n, x in zip(names, tensors, strict=True)})[0])
@@ -270,9 +328,9 @@ def _session(file: Path, names: list[str]) -> Callable[..., Tensor]:
 
 @torch.inference_mode()
 def _run(
-    engines: dict[str, Callable[..., Tensor]], batches: list[Batch]
+    engines: dict[str, Callable[..., Tensor]], rows: list[np.ndarray], batches: list[Batch]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Each engine's logits (rows, C), and its rows per second.
+    """Each engine's logits (rows, C) in the order of the rows, and its rows per second.
 
     They take turns at every batch, so that whatever else the machine does slows all of them.
     """
@@ -286,5 +344,6 @@ def _run(
             began = time.perf_counter()
             found[name].append(engine(*tensors).numpy())
             seconds[name] += time.perf_counter() - began
-    logits = {name: np.concatenate(parts) for name, parts in found.items()}
+    back = np.argsort(np.concatenate(rows))
+    logits = {name: np.concatenate(parts)[back] for name, parts in found.items()}
     return logits, {name: len(logits[name]) / seconds[name] for name in engines}

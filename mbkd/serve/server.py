@@ -3,6 +3,7 @@
 import errno
 import signal
 import socket
+import sys
 from pathlib import Path
 
 from mbkd.errors import UserError
@@ -10,11 +11,17 @@ from mbkd.serve.requests import Limits
 
 # Rows times longest row of a batch. Larger ones carry more padding, which costs a CPU its time (docs/serving.md).
 BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
+ENGINES = {"torch": None, "onnx": "fp32", "onnx-int8": "int8"}  # and the precision of the graph
 LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30
 
 
-def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: Limits) -> None:
-    """Serve a model until SIGTERM or Ctrl-C, and print the address first. Raises UserError."""
+def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: Limits, engine: str = "torch") -> None:
+    """Serve a model until SIGTERM or Ctrl-C, and print the address first. Raises UserError.
+
+    engine: a key of ENGINES; a graph runs on the CPU.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine}: one of {', '.join(ENGINES)}")
     if limits.texts > limits.queue:
         raise UserError(f"--max-texts {limits.texts}: more than --queue {limits.queue} takes; raise one, or lower one")
     try:
@@ -28,14 +35,17 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
         from transformers import logging
 
         from mbkd.model import saved
-        from mbkd.predict.classifier import Classifier
+        from mbkd.predict.classifier import Classifier, GraphClassifier
         from mbkd.serve.app import make_app
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        classifier = Classifier(model)
+        dtype = ENGINES[engine]
+        classifier = Classifier(model) if dtype is None else GraphClassifier(model, dtype)
+        if not classifier.calibrated:
+            print("the probabilities are not calibrated: they do not say how often a label is right", file=sys.stderr)
         classifier.probabilities(classifier.encode([("the first call is the slowest", None)]))
-        kind = "cpu" if saved.device().type == "cpu" else "accelerator"
+        kind = "cpu" if dtype is not None or saved.device().type == "cpu" else "accelerator"
         app = make_app(classifier, model.resolve().name, limits, batch_tokens or BATCH_TOKENS[kind])
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS, server_header=False)
         place = f"[{host}]" if ":" in host else host

@@ -52,6 +52,20 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def print_calibration(result: dict[str, Any]) -> None:
+    """Print whether a model's probabilities say how often its labels are right, and by how much they are off."""
+    found = result.get("calibration")
+    if not found or result["role"] == "teacher":
+        return
+    text = "the probabilities are not calibrated: they do not say how often a label is right"
+    if found["temperature"] is not None:
+        text = f"probabilities: calibrated on dev, temperature {found['temperature']:.3g}"
+        for split, after in found["error"].items():
+            means = [100 * sum(each.values()) / len(each) for each in (found["error_before"][split], after)]
+            text += f"; expected calibration error on {split} {means[0]:.1f} -> {means[1]:.1f} %"
+    make_console().print(text, highlight=False, soft_wrap=True)
+
+
 def print_export(report: dict[str, Any]) -> None:
     """Print what export.json holds: size, speed and agreement of every graph beside torch's."""
     console = make_console()

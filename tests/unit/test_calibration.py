@@ -73,7 +73,7 @@ def test_a_run_saves_raw_logits_and_a_model_that_divides_them(pair: list[Path], 
     raw = {x: np.load(pair[0] / "logits" / f"dev.{x}.npy") for x in task.languages}
     labels = {x: np.load(pair[0] / "labels" / f"dev.{x}.npy") for x in task.languages}
     assert calibration.fit(raw, labels) == temperature
-    inputs = saved.load_tokenizer(pair[0] / "model")(["good", "bad"], return_tensors="pt")
+    inputs = saved.load_tokenizer(pair[0] / "model")(["good", "bad"], padding=True, return_tensors="pt")
     with torch.no_grad():
         calibrated = model(**inputs).logits
         with saved.raw_logits(model):
@@ -97,7 +97,7 @@ def test_every_way_to_ask_gives_the_same_calibrated_probabilities(pair: list[Pat
 def test_an_ensemble_averages_raw_logits_and_has_a_temperature_of_its_own(pair: list[Path], tmp_path: Path):
     result = ensembles.write_model(pair, tmp_path / "ens2")
     model, members = saved.load(tmp_path / "ens2"), [saved.load(each / "model") for each in pair]
-    inputs = saved.load_tokenizer(tmp_path / "ens2")(["good", "bad"], return_tensors="pt")
+    inputs = saved.load_tokenizer(tmp_path / "ens2")(["good", "bad"], padding=True, return_tensors="pt")
     for member in members:
         saved.calibrate(member, None)
     with torch.no_grad():

@@ -1,0 +1,137 @@
+"""A floor below every result: the frozen encoder's mean states, and scikit-learn's logistic regression on them.
+
+Letters: B rows, n tokens, d width, C classes.
+"""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mbkd import config as configuration
+from mbkd import runs
+from mbkd.config import Config
+from mbkd.data import tasks
+from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
+from mbkd.data.tokens import Tokens, open_store
+from mbkd.errors import UserError
+from mbkd.evaluate import calibration, measure
+from mbkd.model import backbones, saved
+from mbkd.terminal.progress import ProgressBar
+
+SYSTEM = "Baseline (frozen encoder)"
+ROWS = 10_000  # of each language that are learned from, at most: more hardly move so small a model
+ITERATIONS = 1000
+
+
+def baseline(config: Config, root: Path) -> Path:
+    """Fit and measure the floor of a configuration's task and backbone, and write its directory, if it is not there.
+
+    One classifier for all languages learns from the rows that the configuration trains on; no weight of the encoder
+    changes. Returns the directory. Raises UserError.
+    """
+    task, backbone, length = config.task, config.student.backbone, config.train.max_length
+    asked = f"{task.model_dump_json()} {backbone} {length} {config.languages}"
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
+    directory = root / f"{task.kind}-baseline-{digest}"
+    if runs.finished(directory):
+        return directory
+    splits = tasks.splits(task)
+    if "train" not in splits:
+        raise UserError(f"task.path = {task.path}: there is no training split here")
+
+    def tokens(split: str, language: str) -> Tokens:
+        return open_store(root / "store", task, split, language, backbone, length)
+
+    train = {x: tokens("train", x) for x in config.languages}
+    heldout = {
+        split: {x: tokens(split, x) for x in tasks.languages(task, split)} for split in splits if split != "train"
+    }
+    encoder = backbones.load(backbone, {}).to(saved.device()).eval()
+    began = time.perf_counter()
+    with ProgressBar("frozen encoder", len(train) + sum(map(len, heldout.values()))) as progress:
+
+        def features(store: Tokens, most: int | None = None) -> np.ndarray:
+            found = _means(encoder, store, np.arange(len(store))[:most])
+            progress.advance()
+            return found
+
+        rows = np.concatenate([features(store, ROWS) for store in train.values()])
+        classes = np.concatenate([np.asarray(store.labels)[:ROWS] for store in train.values()])
+        answer = _fit(rows, classes, len(tasks.label_names(task)))
+        seconds = time.perf_counter() - began
+        scores = {}
+        part = directory.with_name(f".{directory.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+        for split, stores in heldout.items():
+            found = {x: answer(features(store)) for x, store in stores.items()}
+            labels = {x: np.asarray(store.labels) for x, store in stores.items()}
+            scores[split] = measure.scores(found, labels, task, tasks.is_ordinal(task))
+            measure.save(part, split, found, labels)
+    accuracy = {split: each["accuracy"] for split, each in scores.items()}
+    result: dict[str, Any] = {
+        "system": SYSTEM,
+        "role": "student",
+        "task": task.kind,
+        "backbone": backbone,
+        "seed": config.seed,
+        "hash": digest,
+        "labels": tasks.label_names(task),
+        "trained": config.languages,
+        "branches": [],
+        "supervised": task.supervised,
+        "zero_shot": task.zero_shot,
+        "accuracy": accuracy,
+        "averages": {split: each["accuracy_averages"] for split, each in scores.items()},
+        "mae": {split: each["mae"] for split, each in scores.items() if "mae" in each},
+        "mae_averages": {split: each["mae_averages"] for split, each in scores.items() if "mae" in each},
+        "calibration": calibration.of_run(part, accuracy, fitted=False),
+        "parameters": sum(p.numel() for p in encoder.parameters()) + (rows.shape[1] + 1) * len(tasks.label_names(task)),
+        "steps": 0,
+        "train_seconds": seconds,
+        "step_seconds": {"median": 0.0, "teacher": "labels"},
+        "rows": {
+            split: {x: len(s) for x, s in stores.items()} for split, stores in {"train": train, **heldout}.items()
+        },
+    }
+    plain = {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}}
+    (part / "config.yaml").write_text(configuration.changed(config, plain).dump(), encoding="utf-8")
+    runs.write_json(part / "environment.json", runs.environment())
+    runs.write_json(part / "result.json", result)
+    shutil.rmtree(directory, ignore_errors=True)
+    part.rename(directory)
+    return directory
+
+
+@torch.inference_mode()
+def _means(encoder: Any, tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
+    """The mean of the last layer's states over the tokens of each row, padding left out: (B, d) fp32."""
+    found = np.empty((len(wanted), encoder.config.hidden_size), np.float32)
+    for rows in evaluation_batches(np.asarray(tokens.lengths)[wanted], TOKENS_PER_BATCH, 0, 1):
+        batch = {name: torch.from_numpy(x).to(encoder.device) for name, x in tokens.batch(wanted[rows]).items()}
+        states = encoder(**batch).last_hidden_state  # (B, n, d)
+        mask = batch["attention_mask"].unsqueeze(2).to(states.dtype)
+        found[rows] = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
+    return found
+
+
+def _fit(rows: np.ndarray, classes: np.ndarray, count: int) -> Any:
+    """Fit on rows (B, d); returns what gives log-probabilities (B, C) of such rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(classes)) < 2:
+        raise UserError("the training rows have one label only: there is nothing to tell apart")
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)).fit(rows, classes)
+
+    def answer(these: np.ndarray) -> np.ndarray:
+        found = np.full((len(these), count), np.log(1e-12), np.float32)  # a label that no training row has
+        found[:, model.classes_] = np.log(model.predict_proba(these).clip(1e-12))
+        return found
+
+    return answer

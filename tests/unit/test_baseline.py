@@ -1,0 +1,60 @@
+"""Claims about the floor: a frozen encoder's mean states and a logistic regression on them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
+
+from analysis.collect import collect
+from mbkd import config as configuration
+from mbkd.cli import app
+from mbkd.data import tasks
+
+
+@pytest.fixture(scope="module")
+def made(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    for _ in range(2):  # the second time nothing is left to do
+        done = CliRunner().invoke(app, ["baseline", str(toy_yaml), "--runs", str(root)])
+        assert done.exit_code == 0, (done.output, done.exception)
+    return Path(done.stdout.splitlines()[-1])
+
+
+def test_the_floor_is_a_logistic_regression_on_each_texts_mean_state(made: Path, toy_yaml: Path):
+    """Counted here once more, text by text, by transformers and scikit-learn alone."""
+    config = configuration.read(toy_yaml)
+    words = AutoTokenizer.from_pretrained(config.student.backbone)
+    encoder = AutoModel.from_pretrained(config.student.backbone).eval()
+
+    def rows(split, language):
+        found, classes = [], []
+        for row in tasks.load(config.task, split, language):
+            inputs = words(row["text_a"], row["text_b"] or None, truncation="longest_first", max_length=128)
+            with torch.no_grad():
+                states = encoder(**{x: torch.tensor([y]) for x, y in inputs.items()}).last_hidden_state
+            found.append(states[0].mean(0).numpy())
+            classes.append(row["label"])
+        return np.array(found), np.array(classes)
+
+    parts = [rows("train", x) for x in config.languages]
+    train, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
+    scale = StandardScaler().fit(train)
+    expected = LogisticRegression(max_iter=1000).fit(scale.transform(train), classes)
+    texts, labels = rows("test", "de")
+    found = np.exp(np.load(made / "logits" / "test.de.npy"))
+    assert np.abs(found - expected.predict_proba(scale.transform(texts))).max() < 0.01
+    assert np.array_equal(np.load(made / "labels" / "test.de.npy"), labels)
+    result = json.loads((made / "result.json").read_text())
+    assert result["accuracy"]["test"]["de"] == pytest.approx((found.argmax(1) == labels).mean())
+
+
+def test_the_floor_is_a_run_that_reports_find(made: Path):
+    (run,) = collect(made.parent).runs
+    assert (run.system, run.role, run.branch_depth) == ("Baseline (frozen encoder)", "student", 0)
+    assert set(run.scores("test")) == {"en", "fr", "zh", "de", "es", "ja"}
