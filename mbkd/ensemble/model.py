@@ -59,7 +59,7 @@ def mean_logits(values: Sequence[Any]) -> Any:
     return total / len(values)
 
 
-def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None) -> None:
+def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None = None) -> None:
     """Write one model that holds those of some runs or folders, with their tokenizer, to a folder.
 
     calibration_temperature: as in EnsembleConfig; the members' own are left out. The members must have the same labels.
