@@ -117,9 +117,7 @@ def predict(
     quiet()
     from mbkd.predict.stream import predict as classify
 
-    if classify(
-        model, file, out, text, text_pair, batch_tokens, header is not False, quoting, min_confidence
-    ):
+    if classify(model, file, out, text, text_pair, batch_tokens, header is not False, quoting, min_confidence):
         raise typer.Exit(1)
 
 
