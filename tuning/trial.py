@@ -148,10 +148,7 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_suffix(".yaml")
     file.write_text(job.config.dump(), encoding="utf-8")
-    command = [sys.executable, "-m", "mbkd", job.command, str(file), "--ranks", str(given.ranks)]
-    if job.command == "measure":
-        command = [sys.executable, "-m", "tuning.efficiency", str(file)]
-    command += ["--runs", str(given.root)]
+    command = [sys.executable, "-u", "-m", *_module(job.command, given.ranks), str(file), "--runs", str(given.root)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -168,6 +165,18 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
             _end(process)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return code, lines[-LINES:]
+
+
+def _module(command: str, ranks: int | None) -> list[str]:
+    """The module that a trial's process runs, with its options.
+
+    A trial of one rank is the rank itself, without the processes that would start and watch it.
+    """
+    if command == "measure":
+        return ["tuning.efficiency"]
+    if ranks is not None and ranks > 1:
+        return ["mbkd", command, "--ranks", str(ranks)]
+    return ["mbkd.train.job", *([] if command == "train" else [f"--{command}"])]
 
 
 def _environment(given: Conditions) -> dict[str, str]:

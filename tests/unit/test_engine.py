@@ -17,7 +17,7 @@ from tests.unit.test_mblm import trained
 BYTES = 200_000_000
 FREED = f"""
 import psutil, torch
-from mbkd.train import engine
+from mbkd import distributed
 distributed.KEEP
 x = torch.ones({BYTES} // 4)
 before = psutil.Process().memory_info().rss
