@@ -3,9 +3,13 @@
 import ast
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 # The floors of docs/design.md from the ground up: each imports itself and those below it.
@@ -23,6 +27,8 @@ FLOORS = [
     {"serve", "demo"},
     {"cli"},
 ]
+OURS = {"mbkd", "launchers", "tuning", "analysis"}
+OPTIONAL = {"wandb", "mlflow"}  # trackers that a user chooses and installs
 FILES = sorted(p for top in ("mbkd", "launchers", "tuning", "analysis") for p in (ROOT / top).rglob("*.py"))
 
 
@@ -90,3 +96,16 @@ def test_only_these_doors_import(package: str, allowed: set[str]):
 def test_light_modules_stay_free_of_torch(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_package_that_is_imported_is_declared():
+    """A package that only another package brings can leave with that package's next version."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    declared = {canonicalize_name(Requirement(x).name) for x in chain(project["dependencies"], extras)}
+    distributions = packages_distributions()
+    for file in FILES:
+        for package in {name.split(".")[0] for name in imports(file)} - sys.stdlib_module_names - OURS - OPTIONAL:
+            names = {canonicalize_name(x) for x in distributions.get(package, [package])}
+            assert names & declared, f"{file} imports {package}, which pyproject.toml does not name"
