@@ -14,11 +14,14 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from mbkd.config import Task
+from mbkd.data import tasks
 from mbkd.demo import toy, toy_models
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.predict import export
+from mbkd.predict.classifier import Classifier, GraphClassifier
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -126,6 +129,52 @@ def test_the_graph_takes_any_number_of_rows_and_tokens_and_heeds_the_mask(export
             blind = model(**batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}).logits.numpy()
         assert np.abs(found - expected).max() <= 1e-4, (rows, width)
         assert rows == 1 or np.abs(found - blind).max() > 1e-3
+
+
+def test_a_classifier_by_the_graph_gives_the_probabilities_of_torch(exported):
+    folder, _, _ = exported
+    texts = reviews(20, seed=3)
+    by_torch, by_graph = Classifier(folder), GraphClassifier(folder, "fp32")
+    assert (by_graph.labels, by_graph.branches) == (by_torch.labels, [])
+    rows = by_torch.encode(texts)
+    assert np.abs(by_graph.probabilities(rows) - by_torch.probabilities(rows)).max() < 1e-4
+    with pytest.raises(UserError, match="no graph here"):
+        GraphClassifier(folder, "int8")
+
+
+def test_a_given_task_has_agreement_and_accuracy_measured_in_each_language(world, tmp_path):
+    task = Task(kind="marc", path=str(world / "data"), zero_shot=("de", "es", "ja"))
+    folder = student("xlm-roberta", tmp_path, branch_depth=1)
+    model = saved.load(folder)
+    model.config.id2label = dict(enumerate("54321"))  # another order than the task's
+    model.save_pretrained(folder)
+    report, _ = export.export(folder, ["fp32"], None, task=task)
+    assert (report["rows"], report["rows_from"]) == (120, "the task's dev rows in 6 languages")
+    words = saved.load_tokenizer(folder)
+    for language in task.languages:
+        right = 0
+        for row in tasks.load(task, "dev", language):
+            inputs = words(row["text_a"], row["text_b"], truncation="longest_first", max_length=LONGEST)
+            with torch.no_grad():
+                logits = model(**{x: torch.tensor([y]) for x, y in inputs.items()}).logits
+            right += model.config.id2label[int(logits.argmax())] == str(row["label"] + 1)
+        for engine in ("torch fp32", "onnx fp32"):
+            assert report["engines"][engine]["accuracy"][language] == pytest.approx(right / 20)
+    assert report["engines"]["onnx fp32"]["good"] is True
+    assert set(report["engines"]["onnx fp32"]["agreement_by_language"].values()) == {1.0}
+
+
+def test_a_graph_that_loses_more_than_a_point_in_a_language_is_not_good():
+    """Ninety-eight of a hundred rows right where torch has all; the other language has lost nothing."""
+    rows = export.Rows([("", None)] * 200, "", ("en",) * 100 + ("fr",) * 100, (1,) * 200, ("a", "b"))
+    logits = np.tile([0.0, 1.0], (200, 1))
+    before = export.accuracies(logits, rows, [0, 1])
+    logits[:2] = [1.0, 0.0]
+    after = export.accuracies(logits, rows, [0, 1])
+    assert (before["en"], after) == (1.0, {"en": 0.98, "fr": 1.0})
+    assert export.lost(before, after) == {"en": pytest.approx(0.02)}
+    logits[0] = [0.0, 1.0]
+    assert export.lost(before, export.accuracies(logits, rows, [0, 1])) == {}
 
 
 STRUCTURES = {
