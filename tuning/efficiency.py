@@ -29,7 +29,14 @@ from mbkd.terminal.progress import ProgressBar
 from mbkd.train.trainer import Trainer
 
 SIGNALS = ("online", "cache")
-PLAIN = {"branch_depth": 0, "branch_position": "bottom", "mixers": "all", "heads": "shared", "inference": "all"}
+PLAIN = {
+    "branch_depth": 0,
+    "branch_rank": 0,
+    "branch_position": "bottom",
+    "mixers": "all",
+    "heads": "shared",
+    "inference": "all",
+}
 
 
 def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:

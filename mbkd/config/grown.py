@@ -22,6 +22,8 @@ def structure(folder: str) -> dict[str, Any]:
         raise UserError(f"{folder}: not the folder of a trained model ({error})") from None
     if found.get("model_type") != "mblm" or not found["branch_depth"]:
         raise UserError(f"{folder}: this model has no branches (student.branch_depth), so none can be added")
+    if found.get("branch_rank"):
+        raise UserError(f"{folder}: its branches are of low rank (student.branch_rank), so none can be added")
     return found
 
 
@@ -45,6 +47,7 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
         "student.backbone": str(folder),
         "student.grow": language,
         "student.head": "linear",
+        "student.branch_rank": 0,
         **{f"student.{field}": model[field] for field in STRUCTURE},
         "distill.languages": [],
     }

@@ -56,7 +56,7 @@ def base(task: Task, backbone: str) -> Config:
 
 def system(full: Config, name: str) -> Config:
     """A system of SYSTEMS (Tables 3, 4, 7, 8), made from the configuration of MultiKD + MBLM. Raises UserError."""
-    plain: dict[str, Any] = {"student": {"branch_depth": 0}}
+    plain: dict[str, Any] = {"student": {"branch_depth": 0, "branch_rank": 0}}
     changes: dict[str, dict[str, Any]] = {
         "monokd": plain | {"distill": {"languages": full.task.supervised[:1]}},
         "multitrain": plain | {"distill": {"signal": "labels"}},

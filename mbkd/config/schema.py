@@ -117,6 +117,7 @@ class Student(Section):
 
     backbone: str
     branch_depth: int = Field(0, ge=0)
+    branch_rank: int = Field(0, ge=0, description="low-rank branches: r of their difference from shared layers")
     branch_position: Literal["bottom", "top"] = "bottom"
     mixers: Literal["all", "outer", "none"] = "all"
     heads: Literal["shared", "per_language"] = "shared"
@@ -295,13 +296,17 @@ class Config(Section):
         if student.grow is not None:
             return f"MBLM{structure} + {student.grow} ({'labels' if self.distill.signal == 'labels' else 'teacher'})"
         name = ("Multi" if len(self.languages) > 1 else "Mono") + ("Train" if self.distill.signal == "labels" else "KD")
-        return f"{name} + MBLM{structure}" if student.branch_depth else name
+        rank = f", rank {student.branch_rank}" if student.branch_rank else ""
+        return f"{name} + MBLM{structure}{rank}" if student.branch_depth else name
 
     @property
     def hash(self) -> str:
         """Eight hexadecimal digits over everything that decides the result; teachers do where they are asked."""
         unasked = {"teachers", "teaching"} if self.distill.signal == "labels" else None
-        text = json.dumps(self.model_dump(mode="json", exclude=unasked), sort_keys=True)
+        values = self.model_dump(mode="json", exclude=unasked)
+        if not self.student.branch_rank:
+            del values["student"]["branch_rank"]  # runs of the time before there was one keep their names
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property

@@ -222,8 +222,10 @@ def _student_size(student: Student, languages: tuple[str, ...], length: int, cla
     if student.head == "own":
         return _classifier_size(model)
     branches = len(model.branches)
-    path = [*(model.branches[0] if branches else []), *model.shared]  # the layers that a token goes through
-    layers = branches * student.branch_depth + len(model.shared)
+    copies = 1 if student.branch_rank else branches  # of the branched layers' own linear maps
+    own = model.base if student.branch_rank else next(iter(model.branches), [])
+    path = [*own, *model.shared]  # the layers that a token goes through
+    layers = copies * student.branch_depth + len(model.shared)
     return _size(model, model.encoder.config, path, layers)
 
 

@@ -15,7 +15,14 @@ from mbkd.model import card, saved
 from mbkd.model.fold import fold
 
 WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and what a folded system's name then ends in
-PLAIN = {"branch_depth": 0, "branch_position": "bottom", "mixers": "all", "heads": "shared", "inference": "all"}
+PLAIN = {
+    "branch_depth": 0,
+    "branch_rank": 0,
+    "branch_position": "bottom",
+    "mixers": "all",
+    "heads": "shared",
+    "inference": "all",
+}
 
 
 def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ class MBLMConfig(PreTrainedConfig):
     branch_languages  the N languages that have a branch, in the order of the branches
     branch_depth      K, 0 (the plain encoder) to L
     mixer_length      entries of each mixer vector
+    branch_rank       r > 0: a branch is the shared layers and a difference of rank r in each linear map; 0: copies
     branch_position   "bottom" (Fig 2) or "top" (Fig 4c, 4d)
     mixers            "all"; "outer" is `- inner-mixers` (Fig 4a); "none" is `- all mixers` (Fig 4b)
     heads             "shared", or "per_language" for the multi-classifier (Fig 4d): no outer mixer then
@@ -35,6 +36,7 @@ class MBLMConfig(PreTrainedConfig):
         branch_languages: list[str] | tuple[str, ...] = (),
         branch_depth: int = 0,
         mixer_length: int = 128,
+        branch_rank: int = 0,
         branch_position: str = "bottom",
         mixers: str = "all",
         heads: str = "shared",
@@ -48,6 +50,7 @@ class MBLMConfig(PreTrainedConfig):
         self.branch_languages = list(branch_languages)
         self.branch_depth = branch_depth
         self.mixer_length = mixer_length
+        self.branch_rank = branch_rank
         self.branch_position = branch_position
         self.mixers = mixers
         self.heads = heads

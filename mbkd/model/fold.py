@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mbkd.errors import UserError
+from mbkd.model.low_rank import LowRankLayer
 from mbkd.model.mblm import MBLMForSequenceClassification
 
 
@@ -28,7 +29,8 @@ def fold(
     if not K:
         raise UserError("this model has no branches to fold")
     shares = torch.full((K, N), 1 / N, dtype=torch.float64) if weights is None else torch.tensor(weights).double()
-    config.branch_depth, config.branch_languages, config.calibration_temperature = 0, [], None
+    config.branch_depth, config.branch_languages, config.branch_rank = 0, [], 0
+    config.calibration_temperature = None
     config.branch_position, config.mixers, config.heads, config.inference = "bottom", "all", "shared", "all"
     branched = [_mean([branch[depth] for branch in model.branches], shares[depth]) for depth in range(K)]
     shared = [layer.state_dict() for layer in model.shared]
@@ -45,7 +47,7 @@ def fold(
 
 def _mean(modules: Sequence[nn.Module] | nn.ModuleList, shares: Tensor) -> dict[str, Tensor]:
     """The weighted mean of each of the modules' tensors, summed in double so that equal ones stay what they are."""
-    states = [module.state_dict() for module in modules]
+    states = [module.whole() if isinstance(module, LowRankLayer) else module.state_dict() for module in modules]
     return {
         name: sum(share * state[name].cpu().double() for share, state in zip(shares, states, strict=True)).to(value)
         for name, value in states[0].items()

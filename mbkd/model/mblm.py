@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from mbkd.errors import UserError
 from mbkd.model import backbones, mixer
 from mbkd.model.configuration import MBLMConfig
+from mbkd.model.low_rank import LowRankLayer
 
 # What transformers' from_pretrained takes to find files, not to build a model.
 WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -26,7 +27,8 @@ WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfold
 class MBLMForSequenceClassification(PreTrainedModel):
     """The classifier.
 
-    Parameters of branch l are named `branches.l.*`, `inner.l.*` and `heads.l.*`; all others are shared.
+    Parameters of branch l are named `branches.l.*`, `inner.l.*` and `heads.l.*`; all others are shared. So is `base`,
+    the layers from which low-rank branches differ; every language learns in it, through its own branch.
     """
 
     config_class = MBLMConfig
@@ -48,7 +50,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
         branched = layers[first : first + K]
 
         # Plain lists, not ModuleDicts: a language code may be a name that a module already has ("to", "half").
-        self.branches = nn.ModuleList(copy.deepcopy(branched) for _ in range(N if K else 0))
+        self.base = branched if config.branch_rank and K else nn.ModuleList()  # what low-rank branches differ from
+        self.branches = nn.ModuleList(self._branch(branched) for _ in range(N if K else 0))
         self.shared = nn.ModuleList(layer for i, layer in enumerate(layers) if not first <= i < first + K)
         if first + K < L or K == 0:  # the last layer is shared: no mixer follows it
             self.family.narrow(self.shared[-1])
@@ -67,6 +70,12 @@ class MBLMForSequenceClassification(PreTrainedModel):
         self.watch: Callable[[str, Tensor], None] | None = None
         self.post_init()
 
+    def _branch(self, layers: nn.ModuleList) -> nn.ModuleList:
+        """The layers (K of them) as those of one branch: copies, or low-rank differences from them."""
+        if not self.config.branch_rank:
+            return copy.deepcopy(layers)
+        return nn.ModuleList(LowRankLayer(layer, self.config.branch_rank) for layer in layers)
+
     def _vector(self) -> nn.Parameter:
         """A mixer vector. Zero means uniform weights, so step 0 equals the base model exactly (decision 2)."""
         return nn.Parameter(torch.zeros(self.config.mixer_length))
@@ -77,6 +86,10 @@ class MBLMForSequenceClassification(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, LowRankLayer):
+            module.start()
+        elif isinstance(module, nn.ParameterList) and module and module[0].ndim > 1:
+            return  # a low-rank layer's, set above
         vectors = [self.outer] if module is self and self.outer is not None else []
         for v in [*vectors, *(module if isinstance(module, nn.ParameterList) else [])]:
             init.zeros_(v)

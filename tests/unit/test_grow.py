@@ -30,7 +30,8 @@ from tests.unit.test_mblm import (
 
 NEW = len(LANGUAGES)
 QUESTIONS = (*LANGUAGES, "de", "es", None)
-every_structure = pytest.mark.parametrize("structure", STRUCTURES)
+GROWABLE = [name for name in STRUCTURES if "low_rank" not in name]  # mbkd.config.grown refuses those
+every_structure = pytest.mark.parametrize("structure", GROWABLE)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_opening_goes_from_the_mix_of_the_others_to_the_mix_of_all():
 @pytest.mark.parametrize(
     ("backbone", "structure", "depth", "languages"),
     [
-        *(("bert", structure, 2, LANGUAGES) for structure in STRUCTURES),
+        *(("bert", structure, 2, LANGUAGES) for structure in GROWABLE),
         *((backbone, "full", 1, LANGUAGES) for backbone in DIFFERENT),
         *(("bert", structure, 3, ("en",)) for structure in ("full", "no_mixers_single")),
     ],

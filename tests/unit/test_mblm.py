@@ -79,6 +79,8 @@ STRUCTURES = {
     "top_own_heads": {"branch_position": "top", "heads": "per_language"},
     "top_own_heads_no_mixers": {"branch_position": "top", "heads": "per_language", "mixers": "none"},
     "idle_branches_without_dropout": {"idle_dropout": False},
+    "low_rank": {"branch_rank": 2},
+    "low_rank_top_own_heads": {"branch_rank": 2, "branch_position": "top", "heads": "per_language"},
 }
 ALL_STRUCTURES = {**STRUCTURES, "plain": {"branch_depth": 0}}
 
@@ -618,3 +620,33 @@ def test_labels_give_the_cross_entropy_of_the_logits():
     model, inputs, labels = trained(), ragged("bert"), torch.tensor([0, 2])
     output = model(**inputs, labels=labels, language="en")
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(output.logits, labels))
+
+
+# ------------------------------------------------------------------------------------------------ low-rank branches
+
+
+@different_backbones
+def test_a_low_rank_branch_is_the_base_layer_with_its_difference_added(backbone):
+    """The same model with the sums written into copies of the layers."""
+    low, inputs = trained(backbone, "low_rank"), ragged(backbone)
+    full = mblm(backbone, "full")
+    full.load_state_dict(low.state_dict(), strict=False)
+    with torch.no_grad():
+        for branch, copies in zip(low.branches, full.branches, strict=True):
+            for layer, base, copied in zip(branch, low.base, copies, strict=True):
+                copied.load_state_dict(base.state_dict())
+                for name, up, down in zip(layer.linear, layer.up, layer.down, strict=True):
+                    copied.get_submodule(name).weight.add_(up @ down)
+    for language in ("fr", "de", None):
+        expected = logits_of(full.eval(), inputs, language)
+        torch.testing.assert_close(logits_of(low, inputs, language), expected, rtol=0, atol=1e-5)
+
+
+def test_low_rank_branches_add_their_factors_and_nothing_else():
+    plain, low = mblm(structure="plain"), mblm(structure="low_rank", branch_rank=3)
+    linear = [m for m in low.base[0].modules() if isinstance(m, nn.Linear)]
+    factors = sum(3 * (m.in_features + m.out_features) for m in linear)
+    depth, count = low.config.branch_depth, len(LANGUAGES)
+    mixers = ((depth - 1) * count + 1) * low.config.mixer_length
+    extra = sum(p.numel() for p in low.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert extra == depth * count * factors + mixers
