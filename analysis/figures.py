@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import charts, confusion, curves, look, reference
+from analysis import charts, confusion, curves, look, reference, reliability
 from analysis.collect import Problem
 from analysis.context import TASKS, Context, block_name
 from analysis.groups import Group
@@ -70,6 +70,7 @@ def _wanted(context: Context, tables: Sequence[Table]) -> Iterator[tuple[str, st
         runs = {name: group.runs for name, group in main.items()}
         if main:
             yield f"confusion-{at}", f"Confusion: {of}", partial(confusion.matrices, runs, split)
+            yield f"reliability-{at}", f"Reliability: {of}", partial(reliability.draw, runs, split, looks)
         if any(run.result.get("mae") for each in runs.values() for run in each):
             yield f"distances-{at}", f"Size of the errors: {of}", partial(confusion.distances, runs, split, looks)
         for name, group in named.items():

@@ -39,7 +39,11 @@ def probabilities(logits: np.ndarray, temperature: float | None) -> np.ndarray:
 
 def reliability(found: np.ndarray, labels: np.ndarray) -> list[tuple[int, float, float]]:
     """Rows, mean confidence and accuracy of every bin of confidence that has rows, from probabilities (B, C)."""
-    confidence, right = found.max(axis=1), found.argmax(axis=1) == labels
+    return in_bins(found.max(axis=1), found.argmax(axis=1) == labels)
+
+
+def in_bins(confidence: np.ndarray, right: np.ndarray) -> list[tuple[int, float, float]]:
+    """The same from the confidence of each row, and whether it is right, both (B,)."""
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     inside = [place == i for i in range(BINS)]
     return [(int(x.sum()), float(confidence[x].mean()), float(right[x].mean())) for x in inside if x.any()]

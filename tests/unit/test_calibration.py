@@ -15,6 +15,7 @@ from mbkd.evaluate import calibration
 from mbkd.model import saved
 from mbkd.predict.classifier import Classifier
 from mbkd.predict.stream import predict
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 
 
@@ -58,7 +59,7 @@ def pair(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     ranks, root = distributed.start(), tmp_path_factory.mktemp("runs")
     overrides = ["distill.signal=labels", "train.epochs=1"]
     configs = [configuration.read(toy_yaml, [*overrides, f"seed={seed}"]) for seed in (1, 2)]
-    made = [run(config, root, ranks, 10**9) for config in configs]
+    made = [run(config, root, ranks, Schedule()) for config in configs]
     distributed.stop()
     return made
 

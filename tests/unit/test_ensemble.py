@@ -18,6 +18,7 @@ from mbkd.ensemble import runs
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.model import saved
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 from tests.conftest import run as command
 from tuning.ensemble import ensembles, spread_table
@@ -35,7 +36,7 @@ def seeds(toy_yaml: Path, root: Path) -> list[Path]:
     ranks = distributed.start()
     overrides = ["distill.signal=labels", "train.epochs=0.5"]
     configs = [configuration.read(toy_yaml, [*overrides, f"seed={seed}"]) for seed in (1, 2, 3)]
-    made = [run(config, root, ranks, 10**9) for config in configs]
+    made = [run(config, root, ranks, Schedule()) for config in configs]
     distributed.stop()
     return made
 

@@ -17,6 +17,7 @@ from mbkd.evaluate import mixers
 from mbkd.evaluate.folded import fold_run
 from mbkd.model import saved
 from mbkd.model.fold import fold
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 from tests.unit.test_mblm import DIFFERENT, LANGUAGES, STRUCTURES, logits_of, mblm, ragged, trained
 
@@ -62,8 +63,8 @@ def finished(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     distributed.quiet()
     ranks, root = distributed.start(), tmp_path_factory.mktemp("runs")
     overrides = ["distill.signal=labels", "train.epochs=0.25"]
-    run(configuration.read(toy_yaml, [*overrides, "student.branch_depth=0"]), root, ranks, 10**9)
-    made = run(configuration.read(toy_yaml, [*overrides, "student.branch_depth=2"]), root, ranks, 10**9)
+    run(configuration.read(toy_yaml, [*overrides, "student.branch_depth=0"]), root, ranks, Schedule())
+    made = run(configuration.read(toy_yaml, [*overrides, "student.branch_depth=2"]), root, ranks, Schedule())
     distributed.stop()
     return made
 

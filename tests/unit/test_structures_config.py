@@ -24,6 +24,7 @@ from mbkd.evaluate.folder import evaluate_folder
 from mbkd.model import card
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
 from mbkd.predict import push
+from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 from mbkd.train.student import build_student
 from mbkd.train.trainer import Trainer
@@ -140,8 +141,8 @@ def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(to
     distributed.quiet()
     ranks = distributed.start()
     overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.3"]
-    trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, 10**9)
-    single = run(configuration.read(toy_yaml, [*overrides, "student.inference=single"]), tmp_path, ranks, 10**9)
+    trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, Schedule())
+    single = run(configuration.read(toy_yaml, [*overrides, "student.inference=single"]), tmp_path, ranks, Schedule())
     distributed.stop()
     results = [json.loads((folder / "result.json").read_text()) for folder in (trained, single)]
     assert results[1]["trained_as"] == trained.name
@@ -172,9 +173,9 @@ def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infe
     single = configuration.read(toy_yaml, [*overrides, "student.inference=single"])
     with monkeypatch.context() as during, pytest.raises(Stopped):
         during.setattr(Trainer, "step", stopped_in_the_third)
-        run(single, tmp_path, ranks, 10**9)
-    trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, 10**9)
-    stopped = run(single, tmp_path, ranks, 10**9)
+        run(single, tmp_path, ranks, Schedule())
+    trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, Schedule())
+    stopped = run(single, tmp_path, ranks, Schedule())
     distributed.stop()
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (trained, stopped)]
     assert weights[0].keys() == weights[1].keys()
