@@ -16,6 +16,7 @@ from analysis.tables import Cell, Row, Table, empty
 from mbkd.evaluate import calibration
 
 COLUMNS = ("T", "before (S)", "(Z)", "after (S)", "(Z)", *(f"accuracy at {100 * x:g} %" for x in calibration.COVERAGES))
+LEAST = 10  # rows of a bin that is drawn: fewer say nothing
 NOTE = (
     "T divides a model's logits, and was fitted on its dev rows; – where there were none. The expected calibration "
     f"error is over {calibration.BINS} bins of confidence, the mean over languages and runs. Accuracy at a coverage is "
@@ -95,13 +96,14 @@ def draw(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, l
         panel.plot([0, 100], [0, 100], ":", color=look.INK, linewidth=0.8)
         for name, each in found[side].items():
             if each:
-                _, confidence, right = np.array(each).T
+                _, confidence, right = np.array([x for x in each if x[0] >= LEAST] or each).T
                 style = {"color": looks[name].color, "marker": looks[name].marker, "markersize": 4}
                 panel.plot(100 * confidence, 100 * right, label=name, linewidth=1.2, **style)
         panel.set(title=NAMES[side], xlabel="confidence, %", xlim=(0, 100), ylim=(0, 100))
     panels[0].set_ylabel(f"right answers, % ({split})")
     look.legend(figure, *panels[0].get_legend_handles_labels())
     return figure, (
-        f"{split}; rows of all runs and languages in {calibration.BINS} bins by their confidence, which is that of the "
-        "calibrated model. On the dotted line probabilities mean what they say; below it the system is too sure."
+        f"{split}; rows of all runs and languages in {calibration.BINS} bins by the confidence after calibration; bins "
+        f"of fewer than {LEAST} rows are left out. On the dotted line probabilities mean what they say; below it the "
+        "system is too sure."
     )

@@ -15,6 +15,7 @@ from analysis.tables import Cell, Row, Table, empty
 
 SINGLE, MBLM, ENSEMBLE = "MultiKD", "MultiKD + MBLM", "Ens2"
 TOP = f"{MBLM} + branches at the top"
+FOLDED = f"{MBLM}, folded"
 ABLATIONS = (
     f"{MBLM} - inner-mixers",
     f"{MBLM} - all mixers (single)",
@@ -48,7 +49,7 @@ def _ablations(context: Context, task: str, split: str) -> tuple[list[Table], li
     """Table 5."""
     blocks = {}
     for backbone in context.backbones(task):
-        names = (SINGLE, MBLM, *ABLATIONS)
+        names = (SINGLE, *(name for each in (MBLM, *ABLATIONS) for name in (each, f"{each}, folded")))
         here = {name: group for name in names if (group := context.find(task, backbone, name, "ablations"))}
         if any(name in here for name in ABLATIONS):
             blocks[backbone] = here
@@ -73,7 +74,7 @@ def _ablations(context: Context, task: str, split: str) -> tuple[list[Table], li
 def _ablation_label(name: str, backbone: str) -> str:
     if name == SINGLE:
         return reference.backbone_name(reference.backbone_key(backbone))
-    return "+ MBLM" if name == MBLM else name.removeprefix(MBLM).strip()
+    return name.replace(MBLM, "+ MBLM") if name in (MBLM, FOLDED) else name.removeprefix(MBLM).strip()
 
 
 def _averages(
@@ -121,7 +122,7 @@ def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], l
     """Table 6."""
     blocks = {}
     for backbone in context.backbones(task):
-        here = {name: group for name in (SINGLE, MBLM) if (group := context.find(task, backbone, name))}
+        here = {name: group for name in (SINGLE, MBLM, FOLDED) if (group := context.find(task, backbone, name))}
         if SINGLE in here and (pairs := _ensemble(context, here[SINGLE])):
             here = {SINGLE: here[SINGLE], ENSEMBLE: pairs, **here}
         if SINGLE in here and len(here) > 1:
@@ -129,7 +130,7 @@ def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], l
     if not blocks:
         return [], []
     key = "table-6" if task == "xnli" else f"{task}-efficiency"
-    names = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE}
+    names = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE, FOLDED: "MBLM, folded"}
     title = f"efficiency, {TASKS[task]} {split}, accuracy x100"
     table, *others = _averages(context, task, split, key, title, blocks, lambda name, _: names[name])
     resampled = context.resampled(task, split, "accuracy", [g for each in blocks.values() for g in each.values()])
@@ -142,7 +143,7 @@ def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], l
             row = next(rows)
             printed = {}
             if context.paper and row.cells[0].reference is not None:
-                printed = reference.tables()[key]["mbert"][name]
+                printed = reference.tables()[key]["mbert"].get(name, {})
             columns = (("Params", cost.parameters), ("Time", cost.time))
             extra = [reference.beside(_times(value), printed.get(column)) for column, value in columns]
             with_cost.append(Row(row.label, [*row.cells[:-1], *extra, row.cells[-1]], row.block))
@@ -165,6 +166,10 @@ def _ensemble(context: Context, single: Group) -> Group | None:
 
 def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) -> Cost:
     """From the record of `tuning.efficiency` for this backbone; without one from what the runs noted themselves."""
+    if name == FOLDED:
+        source = "MBLM, folded: Time is that of an answer, the same model's as Single; it is trained as MBLM is"
+        mine, single = (statistics.median(run.result["parameters"] for run in here[x].runs) for x in (name, SINGLE))
+        return Cost(mine / single, 1.0, False, source, f"{len(here[name].runs)} runs")
     label = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE}[name]
     task = here[SINGLE].task
     for record in context.collection.efficiency:

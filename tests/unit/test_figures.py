@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis import confusion, curves, errors, figures, look
+from analysis import confusion, curves, errors, figures, look, reliability
 from analysis.collect import collect
 from analysis.context import Context
 from analysis.groups import choose
@@ -57,7 +57,7 @@ def context(tmp_path_factory):
 def test_figures_without_their_data_are_named(context):
     pictures, gaps = figures.draw(context, [])
     drawn = {picture.key.split("-")[0] for picture in pictures}
-    assert drawn == {"languages", "confusion", "curves", "mixers"}
+    assert drawn == {"languages", "confusion", "reliability", "curves", "mixers"}
     missing = " ".join(f"{gap.where}: {gap.what}" for gap in gaps)
     for title in ("Accuracy over branch depth", "Learning curves of MultiKD:", "Learning curves of MultiTrain:"):
         assert title in missing
@@ -150,3 +150,33 @@ def test_labels_in_a_figure_stay_text():
     assert "<script>" not in svg and "&lt;script&gt;alert(1)" in svg
     assert "$x_1$" in svg
     assert "<b>" not in svg
+
+
+def test_the_calibration_table_has_the_means_over_runs_and_languages(tmp_path):
+    languages = paper.xnli().languages
+    supervised = paper.xnli().supervised
+    for seed, temperature in ((1, 0.5), (2, 1.5)):
+        errors = {x: 0.1 * seed if x in supervised else 0.2 * seed for x in languages}
+        noted = {
+            "temperature": temperature,
+            "error_before": {"test": dict.fromkeys(languages, 0.4)},
+            "error": {"test": errors},
+            "accuracy_at_coverage": {"test": {x: {"0.9": 0.6, "0.75": 0.7, "0.5": 0.8} for x in languages}},
+        }
+        write_run(tmp_path, config("multikd", seed), rights(0.6), calibration=noted)
+    write_run(tmp_path, config("multitrain"), rights(0.6))  # of the time before
+    (table,) = reliability.tables(read(tmp_path))
+    ((label, texts),) = [(row.label, [cell.text for cell in row.cells]) for row in table.rows]
+    assert label == "MultiKD"
+    assert texts == ["1.00", "40.00", "40.00", "15.00", "30.00", "60.00", "70.00", "80.00"]
+
+
+def test_a_reliability_bin_has_the_confidence_of_the_calibrated_model(context):
+    (run, *_) = context.find("xnli", context.backbones("xnli")[0], "MultiKD").runs
+    sure = np.exp(1) / (np.exp(1) + 2)  # synthetic logits are 1 at the answer, 0 elsewhere, of three classes
+    ((rows, confidence, right),) = reliability.bins([run], "test", "supervised")
+    assert (rows, confidence, right) == (60, pytest.approx(sure), pytest.approx(0.6))
+    run.result["calibration"] = {"temperature": 0.5}
+    ((_, confidence, _),) = reliability.bins([run], "test", "supervised")
+    del run.result["calibration"]
+    assert confidence == pytest.approx(np.exp(2) / (np.exp(2) + 2))
