@@ -58,6 +58,19 @@ def xtreme(file: Path) -> Rows:
     return rows
 
 
+def languages(kind: str, split: str, folder: Path) -> list[str]:
+    """The languages whose official files of a split lie in a folder."""
+    found: set[str] = set()
+    for name in FILES[kind, split]:
+        before, marker, after = name.partition("{language}")
+        if marker:
+            start, end = Path(before).name, after
+            found |= {x.name.removeprefix(start).removesuffix(end) for x in folder.glob(f"{before}*{after}")}
+        elif (file := folder / name).is_file():
+            found |= set(pc.unique(readers.plain_tsv(file).column("language")).to_pylist())
+    return sorted(found)
+
+
 def is_xtreme(file: Path) -> bool:
     """Whether a file's name is of XTREME's kind, such as dev-fr.tsv."""
     return file.name.startswith(tuple(f"{split}-" for split in SPLITS))

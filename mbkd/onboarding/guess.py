@@ -55,13 +55,16 @@ def columns(source: RawDataset, language: str | None, given: dict[str, str | Non
         found["language"], candidates["language"] = _language_column(values, distinct)
     if found["label"] is None:
         found["label"] = named("label", [x for x in there if x in few or x in many])
-    both = [pair for pair in pairs(there) if min(map(len, pair)) > 1 or min(length[x] for x in pair) >= FREE_TEXT]
+    both = [
+        pair
+        for pair in pairs(there, found["text"])
+        if min(map(len, pair)) > 1 or min(length[x] for x in pair) >= FREE_TEXT
+    ]
     if found["label"] is None:
         halves = {name for pair in both for name in pair}
         left = [name for name in few if name not in found.values() and name not in halves]
         found["label"], candidates["label"] = left[0] if len(left) == 1 else None, left
     both = [pair for pair in both if not set(pair) & {found["label"], found["language"]}]
-    both = [pair for pair in both if found["text"] in (None, *pair)]
     if len(both) == 1 and found["text_pair"] is None:
         first, second = both[0]
         found["text"], found["text_pair"] = (first, second) if found["text"] in (None, first) else (second, first)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import yaml
 
 from mbkd import config as configuration
-from mbkd.config import SPLITS, language_key
+from mbkd.config import SPLITS, Task, language_key
+from mbkd.data import tasks
 from mbkd.errors import UserError
 from mbkd.onboarding import divide, guess, sources, suggestions, summary
 from mbkd.onboarding import names as names_of_columns
@@ -50,22 +51,12 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
     out = out or Path(f"{_stem(given)}.yaml")
     if out.exists() and not force:
         raise UserError(f"{out}: is there already; --force writes over it, --out names another file")
-    given = _with_siblings(given, options, dialogue)
+    given = _with_siblings(sources.in_folder(given), options, dialogue)
     source, options = _read(given, options, dialogue)
     columns, alone = _columns(source, given, options, dialogue)
     source, split = _splits(source, options, dialogue)
 
-    wished = options.labels or None
-    labels = guess.labels(source, columns["label"], wished or ())
-    _refuse_numbers(labels.names, columns["label"])
-    names = _list(dialogue.ask("Labels, in the order of the classes", "--labels", wished, labels.names, _list))
-    labels = guess.labels(source, columns["label"], names)
-    if missing := [name for name in labels.names if name not in names]:
-        raise UserError(f"--labels: the rows also have the label {missing[0]!r}")
-    ordinal = guess.labels(source, columns["label"]).ordinal
-    if len(names) > 2:
-        what = "Are the labels steps of one scale, such as stars?"
-        ordinal = dialogue.confirm(what, "--ordinal", options.ordinal, ordinal)
+    labels, ordinal = _labels(source, columns["label"], options, dialogue)
     counts, merged = guess.languages(source, columns["language"], columns["label"], labels.spelt)
     if alone:  # one language, which the rows do not name
         counts = {split_: {alone: sum(by.values(), Counter())} for split_, by in counts.items()}
@@ -84,7 +75,19 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
     read = columns | ({"header": False} if options.header is False else {})
     read |= {} if options.quoting is None else {"quoted": options.quoting}
     text = suggestions.text(
-        given, out, source.path, files, read, names, ordinal, supervised, zero_shot, counts, backbone, teachers
+        given,
+        out,
+        source.kind,
+        source.path,
+        files,
+        read,
+        labels.names,
+        ordinal,
+        supervised,
+        zero_shot,
+        counts,
+        backbone,
+        teachers,
     )
     configuration.parse(yaml.safe_load(text), str(out))
     trained, named = {*supervised, *map(language_key, supervised)}, options.header is not False
@@ -94,7 +97,7 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
     part.replace(out)
     spelt = {x for x, name in labels.spelt.items() if x != name}
     for line in summary.lines(
-        source, files, read, names, ordinal, supervised, zero_shot, counts, left, merged, spelt, dropped
+        source, files, read, labels.names, ordinal, supervised, zero_shot, counts, left, merged, spelt, dropped
     ):
         print(line, file=sys.stderr)
     return out
@@ -130,6 +133,8 @@ def _columns(
 ) -> tuple[dict[str, Any], str | None]:
     """Which column holds what, and the language of all rows where none says it."""
     there = source.columns
+    if source.kind != "own":
+        return {"text": "text", "text_pair": "text_pair", "label": "label", "language": None}, None
     hint = f"the columns are {', '.join(there)}"
     if unfit := sorted({x for rows in source.tables for x in rows.unfit}):
         hint += f", and {', '.join(unfit)} with lists"
@@ -153,8 +158,10 @@ def _columns(
     elif alone is None:
         what = "Column with the language, or the language of all rows"
         answer = guessed.found["language"] or _named_language(source, given)
-        if any(len(names_of_columns.in_language(there, x)) < len(there) for x in _languages_of(there)):
-            answer = guessed.found["language"]  # columns in several languages: the user says which
+        ends = sorted(x for x in _languages_of(there) if len(names_of_columns.in_language(there, x)) < len(there))
+        if ends:  # the user says which of the columns count
+            answer = guessed.found["language"]
+            hint += f"; columns end in {', '.join(ends)}"
         answer = dialogue.ask(what, "--language", options.language, answer, column_or_code, hint)
         language, alone = (answer, None) if answer in there else (None, answer)
         guessed = guess.columns(source, alone, said | {"language": language})
@@ -216,10 +223,30 @@ def _splits(
     if column:
         return sources.by_column(source, column), "official"
     split = dialogue.confirm(
-        "There are training rows only. Write train, dev and test files beside (80, 10 and 10 %)?",
+        "There is one set of rows only. Write train, dev and test files beside (80, 10 and 10 %)?",
         "--split or --no-split", options.split, True if dialogue.interactive else None,
     )  # fmt: skip
     return source, "drawn" if split else None
+
+
+def _labels(source: sources.RawDataset, column: str, options: Options, dialogue: Dialogue) -> tuple[guess.Labels, bool]:
+    """The labels, and whether they are steps of one scale."""
+    if source.kind != "own":
+        task = Task(kind=source.kind, path=source.path)
+        names = list(tasks.label_names(task))
+        return guess.labels(source, column, names)._replace(names=names), tasks.is_ordinal(task)
+    wished = options.labels or None
+    seen = guess.labels(source, column, wished or ())
+    _refuse_numbers(seen.names, column)
+    names = _list(dialogue.ask("Labels, in the order of the classes", "--labels", wished, seen.names, _list))
+    labels = guess.labels(source, column, names)
+    if missing := [name for name in labels.names if name not in names]:
+        raise UserError(f"--labels: the rows also have the label {missing[0]!r}")
+    ordinal = seen.ordinal
+    if len(names) > 2:
+        what = "Are the labels steps of one scale, such as stars?"
+        ordinal = dialogue.confirm(what, "--ordinal", options.ordinal, ordinal)
+    return labels._replace(names=names), ordinal
 
 
 def _refuse_numbers(names: list[str], column: str) -> None:
@@ -251,7 +278,9 @@ def _languages(
         return _list(text)
 
     train = {x: count for x, count in counts["train"].items() if x in usable}
-    suggested, hint = guess.supervised(train) or None, ""
+    suggested, hint = guess.supervised(train) or None, "no language that can be used has rows of two labels"
+    if why:
+        hint += f" ({', '.join(f'{x}: {problem}' for x, problem in list(why.items())[:5])})"
     if suggested and len(suggested) > MOST_BRANCHES:
         few = suggested[:3]
         hint = (

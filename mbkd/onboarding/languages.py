@@ -59,6 +59,14 @@ def is_code(text: str) -> bool:
     return langcodes.Language.get(tag).speaking_population() > 0
 
 
+def standard(language: str) -> str:
+    """A code in its shortest form: en of eng_Latn, zh-Hans of zho_Hans, pt-BR of pt_br."""
+    try:
+        return str(langcodes.standardize_tag(language.strip(), macro=True))
+    except ValueError:  # a name, such as german
+        return base(language)
+
+
 @cache
 def _tag(text: str) -> str:
     """The language part of a standard tag; empty for a text that is none."""

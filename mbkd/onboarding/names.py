@@ -47,21 +47,32 @@ def in_language(names: list[str], language: str | None) -> list[str]:
     ]
 
 
-def pairs(names: list[str]) -> list[tuple[str, str]]:
-    """The columns that are a pair by their names, in any case and order; of a long and a short form the short one."""
+def pairs(names: list[str], one: str | None = None) -> list[tuple[str, str]]:
+    """The columns that are a pair by their names, in any case and order; of a long and a short form the short one.
+
+    one: a column of the pair, if it is known. Several pairs are in question.
+    """
     by_words = {tuple(words_of(name)): name for name in names}
     found: dict[tuple[str, str], int] = {}
     for words, name in by_words.items():
         for first, second in (*PAIRS, *MARKS):
             for place, word in enumerate(words):
                 other = (*words[:place], second, *words[place + 1 :])
-                marked = (first, second) in MARKS
-                if word == first and other in by_words and (not marked or set(words[:place]) & STEMS or not words[1:]):
+                stem_fits = (first, second) in PAIRS or (set(words) - {word}) & STEMS or not words[1:]
+                if word == first and other in by_words and stem_fits and one in (None, name, by_words[other]):
                     found[name, by_words[other]] = len(words)
     shortest = min(found.values(), default=0)
     best = [pair for pair, length in found.items() if length == shortest]
-    third = {second for _, second in best} & {first for first, _ in best}  # text1, text2, text3 are no pair
-    return best if not third else [*best, *best]
+    more = [(a, by_words[third]) for a, b in best for third in _thirds(words_of(a), words_of(b)) if third in by_words]
+    return [*best, *more]
+
+
+def _thirds(first: list[str], second: list[str]) -> list[tuple[str, ...]]:
+    """What a third column beside two of a pair is called: text3 beside text1 and text2."""
+    after = {("1", "2"): "3", ("a", "b"): "c", ("0", "1"): "2"}
+    place = next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), 0)
+    mark = after.get((first[place], second[place]))
+    return [(*first[:place], mark, *first[place + 1 :])] if mark else []
 
 
 def words_of(name: str) -> list[str]:

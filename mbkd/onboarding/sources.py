@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mbkd.config import SPLITS
-from mbkd.data import hub, readers
+from mbkd.config import SPLITS, Task
+from mbkd.data import hub, layouts, readers, tasks
 from mbkd.data.layouts import HUB_SPLITS
 from mbkd.data.readers import Rows
 from mbkd.errors import UserError
@@ -28,11 +28,13 @@ class RawDataset(NamedTuple):
     path    hub id or folder in the hub's layout; None for plain files
     files   split -> file, or file with `{language}` in its name, or the hub's name of the split
     rows    split -> language -> rows; the language is None where a column has to say it
+    kind    own, or xnli or marc, of which the rows have the columns text, text_pair and label
     """
 
     path: str | None
     files: dict[str, str]
     rows: dict[str, dict[str | None, Rows]]
+    kind: Literal["own", "xnli", "marc"] = "own"
 
     @property
     def tables(self) -> list[Rows]:
@@ -62,6 +64,8 @@ def find(given: str, header: bool = True, quoted: bool | None = None) -> RawData
     header, quoted: of CSV and TSV files, as `readers.table` takes them.
     """
     if MARK not in given and not Path(given).expanduser().is_file():
+        if official := _official(given):
+            return official
         if given.lower().endswith(readers.ENDINGS):
             raise UserError(f"{given}: no such file")
         return _on_the_hub(given)
@@ -72,14 +76,52 @@ def find(given: str, header: bool = True, quoted: bool | None = None) -> RawData
             options.append(given)
         if there := [name for name in options if _languages(name)]:
             files[split] = there[0]
+    if set(files) == {first}:  # whatever its name says
+        files = {"train": given}
     if "train" not in files:
-        raise UserError(f"{given}: no training rows found; looked for {' and '.join(_names_of(given, 'train'))}")
+        raise UserError(
+            f"{given}: the name says {first}; no training rows found, looked for"
+            f" {' and '.join(_names_of(given, 'train'))}"
+        )
     rows = {
         split: {language: readers.table(Path(name.replace(MARK, language or "")).expanduser(), header, quoted)
                 for language in _languages(name)}
         for split, name in files.items()
     }  # fmt: skip
     return RawDataset(None, files, rows)
+
+
+def in_folder(given: str) -> str:
+    """`given`; of a folder with a folder of plain files for each language the name of the training files."""
+    folder = Path(given).expanduser()
+    if MARK in given or not folder.is_dir():
+        return given
+    names = {file.name for split in ("train", "training") for file in folder.glob(f"*/{split}.*")}
+    patterns = [str(Path(given) / MARK / name) for name in sorted(names) if name.lower().endswith(readers.TEXT_ENDINGS)]
+    return next((x for x in patterns if _languages(x)), given)
+
+
+def _official(given: str) -> RawDataset | None:
+    """The official files of XNLI or MARC in a folder. Raises UserError for a row that is wrong."""
+    folder = Path(given).expanduser()
+    kinds: tuple[Literal["xnli", "marc"], ...] = ("xnli", "marc") if folder.is_dir() else ()
+    for kind in kinds:
+        there = {split: layouts.languages(kind, split, folder) for split in SPLITS}
+        train = tuple(there["train"])
+        if not train:
+            continue
+        others = tuple(sorted({x for each in there.values() for x in each} - set(train)))
+        task = Task(kind=kind, path=given, supervised=train, zero_shot=others)
+        names = pa.array(tasks.label_names(task), pa.large_string())
+        rows: dict[str, dict[str | None, Rows]] = {}
+        for split in tasks.splits(task):
+            for language in there[split]:
+                found = tasks.load(task, split, language).data.table
+                columns = {"text": found["text_a"], "text_pair": found["text_b"], "label": names.take(found["label"])}
+                table = pa.table(columns)
+                rows.setdefault(split, {})[language] = readers.from_arrow(f"{given} ({split}, {language})", table)
+        return RawDataset(given, dict.fromkeys(rows, given), rows, kind)
+    return None
 
 
 def siblings(file: str) -> tuple[str, list[str], str] | None:
@@ -173,7 +215,7 @@ def _names_of(name: str, split: str) -> list[str]:
 
 def _part(word: str) -> str:
     """A pattern for a word between other signs than letters and digits."""
-    return rf"(?<![^\W_]){word}(?![^\W_])"
+    return rf"(?<![^\W_])(?:{word})(?![^\W_])"
 
 
 def _words(split: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ MULTILINGUAL_TEACHER = "FacebookAI/xlm-roberta-large"
 def text(
     given: str,
     out: Path,
+    kind: str,
     path: str | None,
     files: dict[str, str],
     columns: dict[str, Any],
@@ -64,16 +65,20 @@ def text(
         listed = "# teachers:" + f"\n{mappings}".replace("\n", "\n# ")
     where = f"\n  path: {_yaml(path)}" if path else ""
     kinds = "CSV, TSV, JSON, JSONL or parquet; {language} in a name stands for the language"
-    return f"""\
-# Written by `mbkd init {given}`. Next: mbkd data {out}{", mbkd teach" if teachers else ""}, mbkd train.
-# Any value can be changed here, or for one run behind the command: mbkd train {out} train.lr=3e-5
-task:
-  kind: own{where}
+    rows_are = f"""\
   files: {_yaml(files)}  # {"the hub's names of the splits" if path else kinds}
   columns: {_yaml(named)}
   labels: {_yaml(labels)}  # in the order of the classes
   ordinal: {_yaml(ordinal)}  # true: steps of one scale, so that the mean absolute error says something
-  supervised: {_yaml(supervised)}  # trained on; rows: {train}
+"""
+    if kind != "own":
+        rows_are = ""  # XNLI and MARC are known
+    return f"""\
+# Written by `mbkd init {given}`. Next: mbkd data {out}{", mbkd teach" if teachers else ""}, mbkd train.
+# Any value can be changed here, or for one run behind the command: mbkd train {out} train.lr=3e-5
+task:
+  kind: {kind}{where}
+{rows_are}  supervised: {_yaml(supervised)}  # trained on; rows: {train}
   zero_shot: {_yaml(zero_shot)}  # measured only; rows: {measured}
 student:
   backbone: {_yaml(backbone)}  # hub id or folder of a multilingual encoder

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from mbkd.onboarding.languages import is_code, standard
 from mbkd.onboarding.sources import RawDataset
 
 
@@ -21,7 +22,8 @@ def lines(
     dropped: int,
 ) -> list[str]:
     """The lines: files, columns, labels, languages to train on and to measure, and what is left unused."""
-    rows = {x: sum(by[x].total() for by in counts.values() if x in by) for x in [*supervised, *zero_shot]}
+    rows = {x: sum(by[x].total() for by in counts.values() if x in by) for x in zero_shot}
+    trained = counts["train"]
     taken = {x: name for x, name in columns.items() if name is not None}
     unused = [x for x in source.columns if x not in taken.values()]
     more = [f"columns {', '.join(unused)}"] if unused else []
@@ -36,13 +38,19 @@ def lines(
         f"columns   {', '.join(f'{x} = {name}' for x, name in taken.items())}",
         f"labels    {', '.join(labels)} ({scale})"
         + (f"; also written {', '.join(map(repr, others))}" if others else ""),
-        f"train on  {', '.join(f'{x} ({rows[x]:,} rows)' for x in supervised)}",
-        f"measure   {', '.join(f'{x} ({rows[x]:,})' for x in zero_shot) or 'no other language'}"
+        f"train on  {', '.join(f'{x} ({trained[x].total():,} rows)' for x in supervised)}"
         + "".join(f"; {' and '.join(map(repr, each))} are {name}" for name, each in merged.items()),
+        f"measure   {', '.join(f'{x} ({rows[x]:,})' for x in zero_shot) or 'no other language'}",
         f"unused    {'; '.join(more) or 'nothing'}",
     ]
-    if "dev" not in files:
+    codes: dict[str, list[str]] = {}
+    for language in dict.fromkeys(x for by in counts.values() for x in by if is_code(x)):
+        codes.setdefault(standard(language), []).append(language)
+    found += [f"{' and '.join(each)} are one language under two codes?" for each in codes.values() if len(each) > 1]
+    if set(files) == {"train"}:
+        found.append("no dev or test rows: nothing is measured, and a sweep has nothing to choose by")
+    elif "dev" not in files:
         found.append("no dev rows: a sweep has nothing to choose by, and a choice by the test rows flatters them")
-    if "test" not in files:
+    elif "test" not in files:
         found.append("no test rows: the scores are of the dev rows, which a choice by them flatters")
     return found

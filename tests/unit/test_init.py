@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from mbkd import config as configuration
-from mbkd.config import Config
+from mbkd.config import Config, Task
 from mbkd.data import readers, tasks
 from mbkd.demo import toy
 from mbkd.errors import UserError
-from mbkd.onboarding import divide
+from mbkd.onboarding import divide, languages
 from mbkd.onboarding.init import Options, write
 
 QUEUES = ("billing", "technical", "other")
@@ -212,3 +212,309 @@ def test_the_file_explains_itself(whole: Path, tmp_path: Path):
         "#" in line for line in text.splitlines() if line.startswith(("  ordinal", "  branch_depth", "  signal"))
     )
     assert "rows: en 300, fr 210" in text
+
+
+# --- what init sees in the files of others ---
+
+
+def texts(language: str, count: int) -> list[tuple[str, str]]:
+    return list(islice(toy.unlabelled(language, count), count))
+
+
+def rows_of(count: int, *columns: str, language: str = "en", labels: tuple[str, ...] = ("yes", "no")) -> list[dict]:
+    """Rows with a first text, a second text and a label under these names, in this order."""
+    return [
+        dict(zip(columns, [*pair[: len(columns) - 1], labels[i % len(labels)]], strict=True))
+        for i, pair in enumerate(texts(language, count))
+    ]
+
+
+def init_one(file: Path, tmp_path: Path, **options: object) -> Task:
+    """The task of rows in one language that are not split."""
+    return init(file, tmp_path, force=True, **({"language": "en", "split": False} | options)).task
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sentence_A", "sentence_B"), ("Sentence1", "Sentence2"), ("PREMISE", "HYPOTHESIS"), ("text_a", "text_b"),
+        ("texta", "textb"), ("question1", "question2"), ("s1", "s2"), ("Q1", "Q2"), ("query", "passage"),
+        ("claim", "evidence"), ("utterance_one", "utterance_two"), ("firstSentence", "secondSentence"),
+        ("text0", "text1"), ("title_left", "title_right"), ("a", "b"), ("question", "answer"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_columns_of_a_pair_are_taken_together(tmp_path: Path, first: str, second: str, turned: bool):
+    order = (second, first) if turned else (first, second)
+    columns = init_one(save(tmp_path / "pairs.tsv", rows_of(60, *order, "gold")), tmp_path).columns
+    assert (columns.text, columns.text_pair, columns.label) == (first, second, "gold")
+
+
+def test_of_parsed_and_plain_forms_of_a_pair_the_plain_ones_are_taken(tmp_path: Path):
+    rows = [
+        {"sentence1_parse": f"({a})", "sentence1": a, "sentence2_parse": f"({b})", "sentence2": b, "y": i % 2}
+        for i, (a, b) in enumerate(texts("en", 60))
+    ]
+    columns = init_one(save(tmp_path / "parsed.csv", rows), tmp_path).columns
+    assert (columns.text, columns.text_pair) == ("sentence1", "sentence2")
+    given = init_one(tmp_path / "parsed.csv", tmp_path, text="sentence2_parse").columns
+    assert (given.text, given.text_pair) == ("sentence2_parse", "sentence1_parse")
+
+
+@pytest.mark.parametrize("names", [("premise", "conclusion"), ("question1", "rephrased"), ("sentence_a", "paraphrase")])
+def test_half_of_a_pair_is_a_question_and_never_taken_alone(tmp_path: Path, names: tuple[str, str]):
+    file = save(tmp_path / "half.csv", rows_of(60, *names, "label"))
+    with pytest.raises(UserError, match=f"--text-pair .* it could be {names[1]}"):
+        init_one(file, tmp_path)
+    assert init_one(file, tmp_path, text_pair="-").columns.text_pair is None
+    assert init_one(file, tmp_path, text_pair=names[1]).columns.text_pair == names[1]
+
+
+def test_three_sentences_are_a_question(tmp_path: Path):
+    for names in (("text1", "text2", "text3"), ("sentence_a", "sentence_b", "sentence_c")):
+        rows = [row | {names[2]: row[names[0]]} for row in rows_of(60, names[0], names[1], "label")]
+        file = save(tmp_path / "three.csv", rows)
+        with pytest.raises(UserError, match=f"--text; .* it could be {names[0]}"):
+            init_one(file, tmp_path)
+        assert init_one(file, tmp_path, text=names[1], text_pair=names[2]).columns.text == names[1]
+
+
+def test_of_columns_in_several_languages_those_of_the_language_are_taken(tmp_path: Path):
+    for ends in (("_En", "_Fr"), ("_eng", "_fra")):
+        rows = [
+            {f"text_A{x}": a for x in ends} | {f"text_B{x}": b for x in ends} | {f"label{x}": i % 2 for x in ends}
+            for i, (a, b) in enumerate(texts("fr", 60))
+        ]
+        file = save(tmp_path / "both.tsv", rows)
+        columns = init_one(file, tmp_path, language="fr").columns
+        assert (columns.text, columns.text_pair, columns.label) == tuple(
+            f"{x}{ends[1]}" for x in ("text_A", "text_B", "label")
+        )
+        with pytest.raises(UserError, match=r"--language; .* columns end in"):
+            init_one(file, tmp_path, language=None)
+
+
+def test_an_empty_second_text_changes_nothing(tmp_path: Path):
+    rows = rows_of(60, "sentence1", "sentence2", "label")
+    rows[3]["sentence2"] = ""
+    task = init_one(save(tmp_path / "pairs.csv", rows), tmp_path)
+    assert tasks.load(task, "train", "en")["text_b"][3] == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "names", "ordinal"),
+    [
+        (["1.0", "2.0", "10.0"], ("1", "2", "10"), False),
+        (["1.0", "3.0", "2.0"], ("1", "2", "3"), True),
+        (["0.5", "1.0", "1.5", "2.0"], ("0.5", "1", "1.5", "2"), True),
+        (["-1", "0", "1"], ("-1", "0", "1"), True),
+        (["Good", "good ", "BAD", "bad", "bad"], ("Good", "bad"), False),
+        (["yes", "no", "nan", "NaN", "<NA>"], ("no", "yes"), False),
+    ],
+)
+def test_labels_are_those_that_are_meant(
+    tmp_path: Path, capsys, written: list[str], names: tuple[str, ...], ordinal: bool
+):
+    file = save(tmp_path / "train.csv", rows_of(120, "review", "rating", labels=tuple(written)))
+    save(
+        tmp_path / "dev.csv", rows_of(120, "review", "rating", labels=tuple(x for x in written if "n" not in x.lower()))
+    )
+    without = any("n" in x.lower() for x in written[2:]) and "yes" in written
+    if without:  # rows without a label are counted, and the file needs a split to leave them out
+        with pytest.raises(UserError, match="Languages to train on"):
+            init(file, tmp_path, language="en")
+        (tmp_path / "dev.csv").unlink()
+        task = init(file, tmp_path, language="en", split=True).task
+        assert "72 rows without text or label" in capsys.readouterr().err
+    else:
+        task = init(file, tmp_path, language="en").task
+        said = capsys.readouterr().err
+        assert all(repr(x) in said for x in written if x not in names)
+    assert (task.labels, task.ordinal) == (names, ordinal)
+    assert len(tasks.load(task, "train", "en")) > 30
+
+
+def test_labels_that_the_user_tells_apart_stay_apart(tmp_path: Path):
+    file = save(tmp_path / "train.csv", rows_of(60, "text", "label", labels=("A", "a")))
+    assert init_one(file, tmp_path, labels=("A", "a")).labels == ("A", "a")
+    with pytest.raises(UserError, match="no language that can be used has rows of two labels"):
+        init_one(file, tmp_path, labels=("x", "a"))
+
+
+def test_measurements_are_no_classes_and_many_intents_are(tmp_path: Path):
+    scores = [row | {"score": f"{i / 7:.3f}"} for i, row in enumerate(rows_of(120, "text", "label"))]
+    file = save(tmp_path / "scores.csv", scores)
+    with pytest.raises(UserError, match="--label score: 120 different numbers"):
+        init_one(file, tmp_path, label="score")
+    for name in ("intent", "Label"):
+        many = tuple(f"i{i}" for i in range(60))
+        rows = rows_of(180, "text", name, labels=many)
+        assert init_one(save(tmp_path / "many.csv", rows), tmp_path).labels == tuple(sorted(many))
+
+
+def test_rows_in_no_language_are_counted_and_codes_that_differ_by_case_are_one(tmp_path: Path, capsys):
+    codes = ["en"] * 6 + ["EN", "enn", "", "eng"]
+    rows = [row | {"language": codes[i % 10]} for i, row in enumerate(rows_of(600, "text", "label"))]
+    task = init(save(tmp_path / "train.csv", rows), tmp_path, split=True, supervised=("en",), zero_shot=()).task
+    said = capsys.readouterr().err
+    for part in ("'en' and 'EN' are en", "enn: 60 rows, not a language's code", "'': 60 rows without a language"):
+        assert part in said
+    assert "en and eng are one language under two codes" in said
+    assert sum(len(tasks.load(task, x, "en")) for x in ("train", "dev", "test")) == 420
+    capsys.readouterr()
+    for row in rows:
+        row["language"] = row["language"].replace("enn", "Englisch?").replace("EN", "En")
+    init(save(tmp_path / "other.csv", rows), tmp_path, force=True, split=True, supervised=("en",))
+    assert "Englisch?: 60 rows, not a language's code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("codes", "teacher"),
+    [
+        (("eng_Latn", "deu_Latn"), "deepset/gbert-large"), (("english", "German"), "deepset/gbert-large"),
+        (("en-GB", "zho_Hans"), "hfl/chinese-roberta-wwm-ext-large"),
+        (("eng", "arb_Arab"), "aubmindlab/bert-large-arabertv02"),
+    ],
+)  # fmt: skip
+def test_codes_with_scripts_three_letters_and_names_are_languages(tmp_path: Path, codes: tuple[str, str], teacher: str):
+    rows = [row | {"lang": codes[i // 300]} for i, row in enumerate(rows_of(600, "text", "label"))]
+    config = init(save(tmp_path / "train.csv", rows), tmp_path, split=True)
+    assert set(config.task.supervised) == set(codes)
+    assert config.teachers[codes[1]][0].model == teacher
+    for code in codes:
+        save(tmp_path / code / "train.csv", rows_of(300, "text", "label"))
+        save(tmp_path / code / "validation.csv", rows_of(60, "text", "label"))
+    by_file = init(tmp_path / "{language}" / "train.csv", tmp_path, force=True).task
+    assert (set(by_file.supervised), set(by_file.files)) == (set(codes), {"train", "dev"})
+
+
+def test_words_that_are_rare_languages_codes_are_none():
+    for word in ("dev", "val", "raw", "csv", "pos", "neg", "yes", "not", "all", "old", "mul", "und", "text", "other"):
+        assert not languages.is_code(word), word
+    assert {languages.base(x) for x in ("arb_Arab", "swh_Latn", "cmn", "pt_BR")} == {"ar", "sw", "zh", "pt"}
+
+
+@pytest.mark.parametrize(
+    "names", [("SICK_NL", "SICK_BR"), ("pairs.de", "pairs.fr"), ("train-swh_Latn", "train-eng_Latn")]
+)
+def test_files_that_were_not_named_are_left_alone(tmp_path: Path, capsys, names: tuple[str, str]):
+    for name in names:
+        save(tmp_path / f"{name}.csv", rows_of(300, "text", "label"))
+    task = init(tmp_path / f"{names[0]}.csv", tmp_path, language="nl", split=True).task
+    assert task.languages == ("nl",)
+    assert not list(tmp_path.glob(f"{names[1]}.*.csv"))
+    with pytest.raises(UserError, match="--language"):  # the name says another language than the rows, or none at all
+        init(tmp_path / f"{names[0]}.csv", tmp_path, force=True, split=True)
+    assert "lie beside it" in capsys.readouterr().err
+
+
+def test_a_language_in_a_file_s_name_counts_if_the_rows_look_like_it(tmp_path: Path):
+    for name in ("reviews-fr", "fra_Latn/train", "Valid-french"):
+        file = save(
+            tmp_path / name.lower() / f"{name.split('/')[-1]}.csv", rows_of(300, "text", "label", language="fr")
+        )
+        if "/" in name:
+            file = save(tmp_path / f"{name}.csv", rows_of(300, "text", "label", language="fr"))
+        (language,) = init(file, tmp_path, force=True, split=True).task.supervised
+        assert language in ("fr", "fra_Latn", "french")
+
+
+def test_a_header_that_is_a_row_is_asked_for(tmp_path: Path):
+    for name, rows in {
+        "labels.tsv": [(a, ("good", "bad")[i % 2]) for i, (a, _) in enumerate(texts("en", 60))],
+        "numbers.csv": [(str(i + 3), a, ("x", "y")[i % 2]) for i, (a, _) in enumerate(texts("en", 60))],
+        "long.csv": [(f"{a} {a} {a} {a}", str(i)) for i, (a, _) in enumerate(texts("en", 60))],
+    }.items():
+        with (tmp_path / name).open("w", newline="") as stream:
+            csv.writer(stream, delimiter="\t" if name.endswith("tsv") else ",").writerows(rows)
+        with pytest.raises(UserError, match=r"looks like a row\. Say it with --header yes or --header no"):
+            init_one(tmp_path / name, tmp_path)
+    task = init_one(tmp_path / "labels.tsv", tmp_path, header=False)
+    assert (task.columns.text, task.columns.label, task.columns.header) == ("1", "2", False)
+    assert len(tasks.load(task, "train", "en")) == 60
+    split = init(tmp_path / "labels.tsv", tmp_path, force=True, language="en", header=False, split=True).task
+    assert sum(len(tasks.load(split, x, "en")) for x in split.files) == 60
+
+
+def test_headers_of_pandas_and_of_labels_own_names_are_headers(tmp_path: Path):
+    rows = [{"0": a, "1": ("x", "y")[i % 2]} for i, (a, _) in enumerate(texts("en", 60))]
+    assert init_one(save(tmp_path / "pandas.csv", rows), tmp_path, text="0", label="1").columns.text == "0"
+    rows = [{"text": a, "label": ("x", "y")[i % 2], "": str(i)} for i, (a, _) in enumerate(texts("en", 60))]
+    assert init_one(save(tmp_path / "index.csv", rows), tmp_path).columns.label == "label"
+
+
+def test_files_of_splits_that_share_no_column_are_named(tmp_path: Path):
+    save(tmp_path / "train.csv", rows_of(60, "text", "label"))
+    for other in (rows_of(60, "Satz", "Klasse"), rows_of(60, "sentence", "text")):
+        save(tmp_path / "dev.csv", other)
+        with pytest.raises(UserError, match=r"dev\.csv|label"):
+            init(tmp_path / "train.csv", tmp_path, language="en", label="label")
+
+
+@pytest.mark.parametrize(
+    "words", [("TRAIN", "TRIAL", "TEST"), ("train", "validation", "eval"), ("training", "", "test")]
+)
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_an_official_split_column_is_used(tmp_path: Path, words: tuple[str, ...], ending: str):
+    words = tuple(x for x in words if x)
+    rows = [row | {"set": words[i % 7 % len(words)]} for i, row in enumerate(rows_of(420, "text", "label"))]
+    file = save(tmp_path / f"rows.{ending}", rows)
+    with pytest.raises(UserError, match="--split-column set, --split or --no-split"):
+        init(file, tmp_path, language="en")
+    with pytest.raises(UserError, match=r"'[yn][eo]s?' is no split"):
+        init(file, tmp_path, language="en", split_column="label")
+    task = init(file, tmp_path, language="en", split_column="set").task
+    for split, word in zip(("train", "dev", "test") if len(words) > 2 else ("train", "test"), words, strict=True):
+        expected = [row["text"] for row in rows if row["set"] == word]
+        assert tasks.load(task, split, "en")["text_a"] == expected
+    assert tuple(task.files) == (("train", "dev", "test") if len(words) > 2 else ("train", "test"))
+
+
+def test_many_languages_with_training_rows_are_asked_for_with_the_cost(tmp_path: Path):
+    codes = ["en", "fr", "de", "es", "it", "nl", "pt", "pl", "ru", "tr", "ar", "zh"]
+    rows = [row | {"language": x} for x in codes for row in rows_of(220, "text", "label")]
+    file = save(tmp_path / "many.csv", rows)
+    with pytest.raises(UserError, match=r"12 languages have training rows .* 2\.2 times .* 1\.2 times"):
+        init(file, tmp_path, split=True)
+    assert init(file, tmp_path, split=True, supervised=("en", "zh")).task.supervised == ("en", "zh")
+    few = [row for row in rows if row["language"] in codes[:10]]
+    assert len(init(save(tmp_path / "ten.csv", few), tmp_path, force=True, split=True).task.supervised) == 10
+
+
+def test_what_was_taken_is_said_in_six_lines_and_missing_splits_after_them(tmp_path: Path, capsys):
+    rows = [
+        row | {"nr": f"n{i % 9}", "source": ("a", "b")[i % 2]} for i, row in enumerate(rows_of(300, "text", "label"))
+    ]
+    save(tmp_path / "train.csv", rows)
+    init(tmp_path / "train.csv", tmp_path, language="en", split=False)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in said[:6]] == ["files", "columns", "labels", "train", "measure", "unused"]
+    assert said[1].endswith("text = text, label = label")
+    assert said[2].endswith("no, yes (no scale)")
+    assert said[3].endswith("en (300 rows)")
+    assert said[5].endswith("columns nr, source")
+    assert said[6].startswith("no dev or test rows: nothing is measured")
+    for name, missing in (("dev", "no test rows"), ("test", "no dev rows")):
+        save(tmp_path / f"{name}.csv", rows)
+        init(tmp_path / "train.csv", tmp_path, force=True, language="en")
+        assert missing in capsys.readouterr().err
+        (tmp_path / f"{name}.csv").unlink()
+
+
+def test_official_files_and_folders_of_languages_are_known(tmp_path: Path):
+    for language in ("en", "fr"):
+        save(tmp_path / "xnli" / f"multinli.train.{language}.tsv", rows_of(9, "premise", "hypo", "label", labels=XNLI))
+    for language in ("en", "fr", "de"):
+        lines = [f"{a}\t{b}\t{XNLI[i % 3]}\n" for i, (a, b) in enumerate(texts(language, 9))]
+        (tmp_path / "xnli" / f"dev-{language}.tsv").write_text("".join(lines).replace("contradictory", "contradiction"))
+    task = init(tmp_path / "xnli", tmp_path).task
+    assert (task.kind, task.supervised, task.zero_shot) == ("xnli", ("en", "fr"), ("de",))
+    assert len(tasks.load(task, "dev", "de")) == 9
+    for code in ("eng_Latn", "yor_Latn"):
+        for split in ("train", "dev") if code == "eng_Latn" else ("dev",):
+            save(tmp_path / "sib" / code / f"{split}.tsv", rows_of(210, "text", "category"))
+    task = init(tmp_path / "sib", tmp_path, force=True).task
+    assert (task.supervised, task.zero_shot) == (("eng_Latn",), ("yor_Latn",))
+
+
+XNLI = ("entailment", "neutral", "contradictory")

@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # before `datasets` is imported
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -375,6 +376,86 @@ def test_own_rows_come_from_a_folder_in_the_hub_layout(tmp_path):
     )
     assert tasks.splits(task) == ("train", "dev")
     assert tasks.load(task, "dev", "fr")["label"] == [2, 0, 1]
+
+
+# --- languages and labels as rows spell them ---
+
+
+@pytest.mark.parametrize("spelt", ["PT-br", "pt_BR", " pt-br "])
+def test_a_language_s_code_is_the_same_in_any_case_and_with_either_sign(tmp_path, spelt):
+    file = write(tmp_path / "train.csv", f"text,label,language\na,pos,pt-BR\nb,neg,{spelt}\nc,pos,pt\n")
+    assert tasks.load(own(file, "pt-BR"), "train", "pt-BR")["text_a"] == ["a", "b"]
+
+
+def test_rows_in_a_language_of_neither_list_are_counted_and_named_once_a_file(tmp_path, caplog):
+    rows = ["text,label,language", "a,pos,en", "b,neg,en", "c,pos,de", "d,neg,de", "e,pos,eng", "f,pos,", "g,neg,"]
+    file = write(tmp_path / "train.csv", "\n".join(rows))
+    task = own(file, "en", "de")
+    assert tasks.unlisted(task, "train") == {"": 2, "eng": 1}
+    for language in task.languages:
+        tasks.load(task, "train", language)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "train.csv: 2 rows of '', 1 row of 'eng', in neither supervised nor zero_shot" in message
+    caplog.clear()
+    tasks.load(own(write(tmp_path / "typo.csv", file.read_text().replace("eng", "em")), "en", "de"), "train", "de")
+    assert "1 row of 'em'" in caplog.text
+    for named in (own(file, "en", "de", "eng", "xx"), own(tmp_path / "train.{language}.csv", "en")):
+        write(tmp_path / "train.en.csv", "text,label\na,pos\nb,neg\n")
+        assert "eng" not in tasks.unlisted(named, "train")
+
+
+def test_two_codes_of_one_language_are_no_two_languages():
+    with pytest.raises(ValueError, match="named twice: PT_br, pt-BR"):
+        own("x.csv", "pt-BR", "PT_br")
+
+
+@pytest.mark.parametrize("labels", [("1", "2", "10"), ("1.0", "2.0", "10.0")])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_whole_numbers_are_the_same_labels_however_a_program_writes_them(tmp_path, labels, ending):
+    rows = [{"text": x, "label": y, "language": "en"} for x, y in (("a", 1.0), ("b", 10.0), ("c", 2.0))]
+    frame, file = pd.DataFrame(rows), tmp_path / f"train.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(file)
+    elif ending == "csv":
+        frame.to_csv(file, index=False)
+    else:
+        write(file, "".join(json.dumps(row) + "\n" for row in rows))
+    assert tasks.load(own(file, labels=labels), "train", "en")["label"] == [0, 2, 1]
+
+
+def test_labels_that_differ_by_case_or_space_are_one_unless_the_configuration_tells_them_apart(tmp_path):
+    file = write(tmp_path / "train.csv", "text,label,language\na, Pos,en\nb,NEG,en\nc,pos ,en\n")
+    assert tasks.load(own(file), "train", "en")["label"] == [1, 0, 1]
+    file = write(tmp_path / "exact.csv", "text,label,language\na,PER,en\nb,per,en\n")
+    assert tasks.load(own(file, labels=("per", "PER")), "train", "en")["label"] == [1, 0]
+    file = write(tmp_path / "open.csv", "text,label,language\na,PER,en\nb,Per,en\n")
+    refuses(own(file, labels=("per", "PER")), "line 3", "unknown label 'Per'")
+
+
+def test_a_missing_number_is_no_label(tmp_path):
+    table = pa.table({"text": ["a", "b", "c"], "label": [1.0, float("nan"), 2.0], "language": ["en"] * 3})
+    pq.write_table(table, tmp_path / "train.parquet")
+    refuses(own(tmp_path / "train.parquet", labels=("1", "2")), "row 2", "unknown label ''")
+    file = write(tmp_path / "train.csv", "text,label,language\na,1,en\nb,nan,en\n")
+    refuses(own(file, labels=("1", "2")), "line 3", "unknown label 'nan'")
+
+
+def test_one_text_of_a_pair_may_be_empty_and_not_both(tmp_path):
+    file = write(tmp_path / "train.csv", "text,more,label,language\na,,pos,en\n ,b,neg,en\n")
+    assert tasks.load(own(file, text_pair="more"), "train", "en")["text_b"] == ["", "b"]
+    refuses(own(file), "line 3", "text is empty")
+    file = write(tmp_path / "both.csv", "text,more,label,language\na,,pos,en\n, ,neg,en\n")
+    refuses(own(file, text_pair="more"), "line 3", "text and more is empty")
+
+
+def test_a_file_s_own_way_of_quotes_and_header_is_read_by_the_configuration(tmp_path):
+    file = write(tmp_path / "train.tsv", '"a\tneg\n"b ""c""\tpos\n')
+    columns = {"text": "1", "label": "2", "language": None, "header": False, "quoted": False}
+    assert tasks.load(own(file, **columns), "train", "en")["text_a"] == ['"a', '"b ""c""']
+    refuses(own(file, **columns | {"quoted": True}), "line 1", "check the quotes")
+    assert tasks.fingerprint(own(file, **columns), "train", "en") != tasks.fingerprint(
+        own(file, **columns | {"quoted": True}), "train", "en"
+    )
 
 
 BAD_OWN = {
