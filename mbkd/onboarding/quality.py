@@ -3,6 +3,7 @@
 Rows are counted and compared in full; lengths, unknown tokens and languages are measured on SAMPLE rows, evenly spread.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def inspect(config: Config) -> dict[str, Any]:
     with ProgressBar("looking at the rows", len(wanted)) as progress:
         for split, language in wanted:
             try:
-                rows = tasks.load(task, split, language).data.table
+                rows = tasks.load(task, split, language, warn=False).data.table
             except UserError as error:
                 problems.append(str(error))
             else:
@@ -56,8 +57,22 @@ def inspect(config: Config) -> dict[str, Any]:
         "tokenizers": tokenizers,
         "splits": found,
         "problems": list(dict.fromkeys(problems)),  # a file that is missing is missing for every language
-        "warnings": [warning for each in found for warning in _warnings(each, config.train.max_length)],
+        "warnings": [
+            *_unlisted(config, [split for split, each in languages.items() if each]),
+            *(warning for each in found for warning in _warnings(each, config.train.max_length)),
+        ],
     }
+
+
+def _unlisted(config: Config, splits: list[str]) -> list[dict[str, str]]:
+    """A warning for each split with rows in languages that the configuration does not name."""
+    said = []
+    for split in splits:
+        with contextlib.suppress(UserError):  # a file that cannot be read is a problem already
+            if left := tasks.unlisted(config.task, split):
+                message = f"in neither supervised nor zero_shot, and not read: {tasks.shown(left)}"
+                said.append({"split": split, "language": "others", "kind": "other languages", "message": message})
+    return said
 
 
 def _tokenizers(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,8 +101,9 @@ def _measure(
 ) -> dict[str, Any]:
     """One split of one language; `before` holds the splits that were read already and takes up this one.
 
-    duplicates: rows that repeat another one's texts; conflicts: of them, those that repeat it with another label;
-    also_in: {split: rows whose texts stand there, too}; constant: share of the most frequent first text.
+    empty: rows of which one text of the pair is empty; duplicates: rows that repeat another one's texts; conflicts:
+    of them, those that repeat it with another label; also_in: {split: rows whose texts stand there, too}; constant:
+    share of the most frequent first text.
     """
     count = rows.num_rows
     text_a, text_b, labels = (rows.column(x).combine_chunks() for x in ("text_a", "text_b", "label"))
@@ -108,6 +124,7 @@ def _measure(
         "language": language,
         "rows": count,
         "labels": dict(zip(names, np.bincount(labels.to_numpy(), minlength=len(names)).tolist(), strict=True)),
+        "empty": 0 if text_b.null_count else _empty(text_a) + _empty(text_b),
         "duplicates": count - distinct,
         "conflicts": pc.count_distinct(with_labels).as_py() - distinct,
         "also_in": also_in,
@@ -121,6 +138,10 @@ def _measure(
             for i in range(min(EXAMPLES, count))
         ],
     }
+
+
+def _empty(texts: pa.Array) -> int:
+    return int(pc.sum(pc.equal(_key(texts), "")).as_py())
 
 
 def _key(texts: pa.Array) -> pa.Array:
@@ -168,24 +189,28 @@ def _warnings(found: dict[str, Any], max_length: int) -> list[dict[str, str]]:
         if count:
             what = "its scores will flatter; remove the rows from one" if other == "train" else "measured twice"
             said.append(("leakage", f"also in {other}: {_rows(count)} ({what})"))
+    if found["empty"]:
+        said.append(("empty text", f"one text of the pair is empty: {_rows(found['empty'])}"))
     if found["conflicts"]:
         said.append(("conflicting labels", f"same text as another row's, other label: {_rows(found['conflicts'])}"))
     if (look := found["looks_like"]) and look["own"] < OWN_LANGUAGE:
         others = ", ".join(f"{share:.0%} {language}" for language, share in look["others"].items())
         said.append(("wrong language", f"{look['own']:.0%} of the rows look like {found['language']} ({others})"))
     for name, tokens in found["tokens"].items():
-        if tokens["longer"] > TRUNCATED:
-            said.append(
-                (
-                    "truncation",
-                    f"{tokens['longer']:.0%} of the rows have more than {max_length} tokens of {name}, "
-                    f"99 % up to {tokens['p99']}; raise train.max_length",
-                )
-            )
-        if tokens["unknown"] is not None and tokens["unknown"] > UNKNOWN:
-            said.append(("unknown tokens", f"{tokens['unknown']:.1%} of the tokens are unknown to {name}"))
+        said += _of_tokens(name, tokens, max_length)
     where = {"split": found["split"], "language": found["language"]}
     return [where | {"kind": kind, "message": message} for kind, message in said]
+
+
+def _of_tokens(name: str, tokens: dict[str, Any], max_length: int) -> list[tuple[str, str]]:
+    """What a tokenizer loses of the rows."""
+    said = []
+    if tokens["longer"] > TRUNCATED:
+        share = f"{tokens['longer']:.0%} of the rows have more than {max_length} tokens of {name}"
+        said.append(("truncation", f"{share}, 99 % up to {tokens['p99']}; raise train.max_length"))
+    if tokens["unknown"] is not None and tokens["unknown"] > UNKNOWN:
+        said.append(("unknown tokens", f"{tokens['unknown']:.1%} of the tokens are unknown to {name}"))
+    return said
 
 
 def _rows(count: int) -> str:

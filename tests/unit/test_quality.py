@@ -29,15 +29,15 @@ def good(world: Path, tmp_path: Path):
         "dev": [row for x in ("en", "fr", "de") for row in rows(x, 40, 200)],
     }
 
-    def look(more: dict[str, Any] | None = None, **changes: list[dict[str, str]]) -> dict[str, Any]:
+    def look(more: dict[str, Any] | None = None, task=None, columns=None, **changes: Any) -> dict[str, Any]:
         for split, each in (whole | changes).items():
             (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
         models = world / "models"
         values: dict[str, Any] = {
             "task": {
                 "kind": "own", "labels": LABELS, "supervised": ["en", "fr"], "zero_shot": ["de"],
-                "files": {x: str(tmp_path / f"{x}.jsonl") for x in (whole | changes)},
-            },
+                "files": {x: str(tmp_path / f"{x}.jsonl") for x in (whole | changes)}, "columns": columns or {},
+            } | (task or {}),
             "student": {"backbone": str(models / "teacher-en"), "branch_depth": 1},  # bytes: nothing is unknown
             "teachers": {x: {"model": str(models / f"teacher-{x}")} for x in ("en", "fr")},
             "distill": {"signal": "labels"},
@@ -131,6 +131,39 @@ def test_rows_of_another_language_are_said(good):
     assert said(found) == {("wrong language", "train", "en")}
     assert languages.looks_like(["a text in a language that has no name here"], "tlh") is None
     assert languages.looks_like(["short"], "en") is None
+
+
+def test_rows_in_languages_of_neither_list_are_counted_and_named(good):
+    odd = [row | {"language": x} for row, x in zip(rows("en", 4, 500), ("eng", "EN ", "", "eng"), strict=True)]
+    found = good(train=good.whole["train"] + odd, dev=good.whole["dev"] + odd[:1])
+    messages = {x["split"]: x["message"] for x in found["warnings"] if x["kind"] == "other languages"}
+    assert messages["train"].endswith("2 rows of 'eng', 1 row of ''")
+    assert messages["dev"].endswith("1 row of 'eng'")
+    assert of(found, "train", "en")["rows"] == 121  # `EN ` is en
+
+
+def test_codes_of_any_kind_are_held_against_what_rows_look_like(good):
+    for code in ("fra_Latn", "french"):
+
+        def renamed(each, code=code):
+            return [row | {"language": code if row["language"] == "fr" else row["language"]} for row in each]
+
+        task = {"kind": "own", "labels": LABELS, "supervised": ["en", code], "zero_shot": ["de"]}
+        french = [row | {"language": "en"} for row in rows("fr", 80, 300)]
+        found = good(
+            {"teachers": {}}, train=renamed(good.whole["train"]) + french, dev=renamed(good.whole["dev"]), task=task
+        )
+        assert of(found, "train", code)["looks_like"]["own"] == 1
+        assert ("wrong language", "train", "en") in said(found)
+
+
+def test_an_empty_second_text_is_counted(good):
+    pairs = [row | {"more": "" if i < 7 else "x"} for i, row in enumerate(good.whole["train"])]
+    dev = [row | {"more": "y"} for row in good.whole["dev"]]
+    found = good({}, train=pairs, dev=dev, columns={"text_pair": "more"})
+    assert of(found, "train", "en")["empty"] == 7
+    assert ("empty text", "train", "en") in said(found)
+    assert ("empty text", "dev", "en") not in said(found)
 
 
 def test_what_stops_a_training_is_gathered_and_the_rest_is_shown(good):
