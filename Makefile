@@ -4,16 +4,21 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format docs clean
+.PHONY: demo test test-all test-gpu lint format docs wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/mbkd demo
 
+# Without GPUs, so that a test says the same on every machine; `make test-gpu` has those that are about one.
 test: lint
-	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	CUDA_VISIBLE_DEVICES= $(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: lint
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	CUDA_VISIBLE_DEVICES= $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# On a machine with one GPU, in minutes; `python -m benchmarks.gpu` measures there.
+test-gpu: $(VENV)/installed
+	$(BIN)/pytest -rs tests/gpu
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -34,5 +39,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# wheels/: what a machine without a network lacks; docs/clusters.md.
+wheels: $(VENV)/installed
+	$(BIN)/python launchers/wheels.py
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs wheels .pytest_cache .mypy_cache .ruff_cache

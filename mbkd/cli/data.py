@@ -86,11 +86,10 @@ def plan(
     quiet()
     from mbkd.estimate import machine, plan
     from mbkd.terminal.results import print_plan
-    from mbkd.train.launch import default_ranks
 
     text = plan.text(found, runs)
     device = machine.on_gpu(gpu) if gpu else machine.calibrate(found, text.lengths)
-    estimate = plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or default_ranks())
+    estimate = plan.estimate([*paper.teacher_runs(found), found], runs, device, ranks or 1)
     if json:
         print_json(estimate)
         return

@@ -10,7 +10,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="for example train.lr=2e-5 seed=3", metavar="[KEY=VALUE]...")
 ]
 Runs = Annotated[Path, typer.Option(help="Where run directories and token stores go.")]
-Ranks = Annotated[int | None, typer.Option(help="Processes; one per GPU if not given, one without a GPU.")]
+Ranks = Annotated[int | None, typer.Option(help="Processes; 1 if not given, and one per GPU for `cache`.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, also where a run is finished.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")]
 CheckpointSteps = Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints, besides.")]

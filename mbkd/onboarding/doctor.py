@@ -34,7 +34,12 @@ def findings() -> Iterator[tuple[str, str, str]]:
             if package in ("torch", "deepspeed"):
                 return
     from mbkd import distributed
+    from mbkd.train.launch import free_port, gloo_interface
 
+    interface, problem = gloo_interface()
+    yield "gloo's interface", interface, problem
+    if problem:
+        return  # joining a process group would fail
     distributed.quiet()
     ranks = distributed.start()
     backend = distributed.backend()
@@ -51,8 +56,6 @@ def findings() -> Iterator[tuple[str, str, str]]:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield "free disk here", f"{free:.0f} GB", "" if free > MIN_FREE_GB else f"less than {MIN_FREE_GB} GB"
     yield "shared memory", *_shared_memory()
-    from mbkd.train.launch import free_port
-
     yield "free port on loopback", free_port(), ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mbkd.config import paper
 from mbkd.errors import STOPPED, UNAVAILABLE, Stopped, TransientError, UserError, is_transient
 from mbkd.train import tracking
+from mbkd.train.launch import gloo_interface
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +27,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint-steps", type=int, help="steps between checkpoints, besides (default: none)")
     parser.add_argument("--log", default="tensorboard", help="tensorboard (default), wandb, mlflow or none")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th of the teachers from the I-th on (default: all)")
     parser.add_argument("--verbose", action="store_true", help="show what DeepSpeed and transformers print")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher passes it
     return parser.parse_intermixed_args(argv)
@@ -63,7 +65,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
             open_source(config, prepare(config, asked.runs), asked.runs, ranks)
             distributed.stop()
             return []
-        wanted = paper.teacher_runs(config) if asked.teach else [config]
+        part, parts = map(int, asked.part.split("/"))
+        wanted = list(paper.teacher_runs(config))[part::parts] if asked.teach else [config]
         every = (asked.checkpoint_minutes, asked.checkpoint_steps)
         directories = [run(each, asked.runs, ranks, Schedule(*every), asked.log) for each in wanted]
         distributed.stop()
@@ -116,6 +119,12 @@ def of_torch(error: RuntimeError) -> UserError | TransientError | None:
         return UserError(
             f"the memory does not suffice ({first}); raise train.accumulation, which takes a batch in "
             "parts, or lower train.max_length; `mbkd plan` says what is needed"
+        )
+    if "gloo" in said and any(words in said for words in ("Unable to find address", "connectFullMesh", "resolve")):
+        here, problem = gloo_interface()
+        return UserError(
+            f"the ranks do not reach each other; gloo's interface is {here}{problem and f': {problem}'}. Set "
+            f"GLOO_SOCKET_IFNAME to the interface that all machines share ({said.splitlines()[0]})"
         )
     if "EADDRINUSE" in said:  # `mbkd` chooses another port at its next try
         here = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -18,6 +18,11 @@ from mbkd.errors import STOPPED, UNAVAILABLE, TransientError, UserError, patient
 from mbkd.runs import finished, folder, lock, read_result
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PAYS_FROM = 256  # rows of a batch from which several GPUs are faster than one (docs/cost.md)
+OFTEN: dict[int, str] = {  # why a signal kills a rank
+    signal.SIGKILL: " (often the system, out of memory)",
+    signal.SIGABRT: " (often NCCL, which ends a rank so when another one is gone)",
+}
 KILLED_BY = 191  # exit codes above: the launcher ends with minus the number of the signal that killed a rank
 
 
@@ -33,6 +38,7 @@ def carry_out(
 
     arguments: the job's command line that asks for these runs. Raises UserError for bad input before any rank starts.
     """
+    ranks = 1 if ranks is None else _refused(ranks)
     directories = [folder(root, config) for config in wanted]
     for directory, config in zip(directories, wanted, strict=True):
         if fresh and directory.exists():
@@ -46,14 +52,15 @@ def carry_out(
         from mbkd.data.batches import micro_batch
         from mbkd.inputs import prepare
 
-        ranks = default_ranks() if ranks is None else ranks
-        if ranks < 1:
-            raise UserError(f"--ranks {ranks}: at least one rank is needed")
         for config in wanted:
             # Refuses a batch that does not divide, before any process starts.
             micro_batch(np.arange(config.train.batch_size), 0, ranks, config.train.accumulation, 0)
             patiently(partial(prepare, config, root))
-        patiently(partial(launch, [*arguments, "--runs", str(root)], ranks, verbose))
+        if ranks > 1:
+            print(share(wanted[0], ranks), file=sys.stderr)
+        # Runs that need not wait for each other train side by side, where each can have a GPU of its own.
+        beside = min(len(wanted), devices()) if ranks == 1 else 1
+        patiently(partial(launch, [*arguments, "--runs", str(root)], ranks, verbose, beside))
     return {directory: read_result(directory) for directory in directories}
 
 
@@ -64,15 +71,34 @@ def build_cache(config: Config, arguments: list[str], root: Path, ranks: int | N
     """
     from mbkd.inputs import prepare
 
-    ranks = default_ranks() if ranks is None else ranks
-    if ranks < 1:
-        raise UserError(f"--ranks {ranks}: at least one rank is needed")
+    ranks = devices() if ranks is None else _refused(ranks)  # each answers for rows of its own, at full speed
     patiently(lambda: prepare(config, root))
     patiently(lambda: launch([*arguments, "--cache", "--runs", str(root)], ranks, verbose))
 
 
-def default_ranks() -> int:
-    """One rank per accelerator, one on a machine without."""
+def _refused(ranks: int) -> int:
+    if ranks < 1:
+        raise UserError(f"--ranks {ranks}: at least one rank is needed")
+    return ranks
+
+
+def share(config: Config, ranks: int) -> str:
+    """What it costs to train one model on several ranks, in one line."""
+    from mbkd.data.classifiers import configuration
+
+    train, shape = config.train, configuration(config.student.backbone)
+    rows = train.batch_size // (ranks * train.accumulation)
+    said = f"{ranks} ranks: each computes {rows} of the {train.batch_size} rows of a step"
+    width, layers = shape.get("hidden_size"), shape.get("num_hidden_layers")
+    if width and layers:  # 12 d^2 weights a layer: attention's four products and the feed-forward part's two
+        said += f" and sends about {12 * width**2 * layers * 4 / 1e9:.2g} GB of gradients"
+    if train.batch_size < PAYS_FROM:
+        said += f"; on GPUs several ranks pay from train.batch_size = {PAYS_FROM} on, below that one is faster"
+    return said
+
+
+def devices() -> int:
+    """How many accelerators there are, 1 on a machine without."""
     # A torch built for CPUs alone need not be imported, which takes seconds; a plug-in could still bring a device.
     if version("torch").endswith("+cpu") and not entry_points(group="torch.backends"):
         return 1
@@ -81,8 +107,10 @@ def default_ranks() -> int:
     return max(1, torch.accelerator.device_count()) if torch.accelerator.is_available() else 1
 
 
-def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
+def launch(arguments: list[str], ranks: int, verbose: bool = False, beside: int = 1) -> None:
     """Run mbkd.train.job with `arguments` on a number of ranks and wait for it: several by the `deepspeed` launcher.
+
+    beside: how many jobs of one rank share the runs that the arguments ask for, each on a device of its own.
 
     One rank is a process like any other: the launcher would import torch and DeepSpeed, for seconds and 300 MB, before
     the rank may do so. SIGTERM and Ctrl-C reach the ranks, which write a checkpoint and leave; so they do where this
@@ -96,38 +124,43 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False) -> None:
     job = ["mbkd.train.job", *arguments, *(["--verbose"] if verbose else [])]
     if ranks == 1:
         environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        command = [sys.executable, "-u", "-m", *job]
+        commands = [[sys.executable, "-u", "-m", *job, "--part", f"{part}/{beside}"] for part in range(beside)]
     else:
         # The launcher's part for one node, without the part that looks for other nodes: a third of the start.
         here = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(ranks)}).encode()).decode()
         command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={here}"]
         command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank"]
-        command += [f"--log_level={'info' if verbose else 'critical'}", "--module", *job]
+        commands = [[*command, f"--log_level={'info' if verbose else 'critical'}", "--module", *job]]
+    one_each = [{"CUDA_VISIBLE_DEVICES": device} for device in _devices(beside)] if beside > 1 else [{}]
     stopped = False
 
     def stop(number: int, frame: Any) -> None:
         nonlocal stopped
         stopped = True
-        _stop_ranks(process.pid)
+        for process in processes:
+            _stop_ranks(process.pid)
 
     # A session of its own: Ctrl-C reaches the ranks through `stop` alone, not the launcher, which would kill them.
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
-    )
+    processes = [
+        subprocess.Popen(
+            command,
+            env=environment | device,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
+        )
+        for command, device in zip(commands, one_each, strict=True)
+    ]
     before = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
-        code = process.wait() % 256  # a signal's number, negated, as the launcher ends with it
+        # A signal's number, negated, as the launcher ends with it; the worst of jobs beside each other.
+        code = max(process.wait() % 256 for process in processes)
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
     if code and not stopped and code > KILLED_BY:
         number = 256 - code
         print(
-            f"error: a rank was killed by signal {number}"
-            f"{' (often the system, out of memory)' if number == signal.SIGKILL else ''}; "
+            f"error: a rank was killed by signal {number}{OFTEN.get(number, '')}; "
             "the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
@@ -174,6 +207,27 @@ def _stop_ranks(started: int) -> None:
             process.terminate()
     except psutil.NoSuchProcess:
         pass  # it ended by itself
+
+
+def gloo_interface() -> tuple[str, str]:
+    """The network interface that ranks on CPUs, and the hosts of GPUs, talk through; and what is wrong with it."""
+    import socket
+
+    import psutil
+
+    there = {
+        name: [each.address for each in found if each.family == socket.AF_INET]
+        for name, found in psutil.net_if_addrs().items()
+    }
+    each = ", ".join(f"{name} {' '.join(addresses)}" for name, addresses in there.items() if addresses)
+    if named := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return f"GLOO_SOCKET_IFNAME={named}", "" if named in there else f"no such interface; there are: {each}"
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return socket.gethostname(), f"this name has no address; set GLOO_SOCKET_IFNAME to one of: {each}"
+    only = "; other machines do not reach it, for several set GLOO_SOCKET_IFNAME" if address.startswith("127.") else ""
+    return f"{address}, by this machine's name{only} ({each})", ""
 
 
 def free_port() -> str:

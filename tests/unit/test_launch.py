@@ -1,16 +1,20 @@
 """How a job starts and ends on one machine: the devices of its ranks, and errors of torch that a user can mend."""
 
 import errno
+import json
 import sys
 import urllib.error
 from email.message import Message
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig
 
+from mbkd.config import changed, paper
 from mbkd.errors import UserError, is_transient
 from mbkd.train.job import lost_rank, of_torch
-from mbkd.train.launch import _devices
+from mbkd.train.launch import _devices, share
 from tests.conftest import run
 
 
@@ -109,3 +113,43 @@ for _ in range(2):  # a process may leave and join again
 """
     done = run(sys.executable, "-c", code)
     assert done.stdout.split() == ["[]"] * 4, done.stdout + done.stderr
+
+
+def test_an_interface_of_gloo_that_is_not_there_is_named_by_the_job_and_by_doctor(toy_yaml: Path, tmp_path: Path):
+    job = run(sys.executable, "-m", "mbkd.train.job", toy_yaml, "--runs", tmp_path, GLOO_SOCKET_IFNAME="eth77")
+    doctor = run(sys.executable, "-m", "mbkd", "doctor", "--json", GLOO_SOCKET_IFNAME="eth77")
+    assert (job.returncode, doctor.returncode) == (2, 1), job.stderr + doctor.stderr
+    assert "GLOO_SOCKET_IFNAME=eth77" in job.stderr and "Traceback" not in job.stderr
+    (found,) = [x for x in json.loads(doctor.stdout) if x["what"] == "gloo's interface"]
+    for said in (job.stderr, found["problem"]):
+        assert "no such interface; there are: lo 127.0.0.1" in said
+
+
+def test_what_several_ranks_cost_is_said_before_they_start(tmp_path: Path):
+    BertConfig(hidden_size=768, num_hidden_layers=12).save_pretrained(tmp_path)
+    config = changed(paper.recipes()["xnli-mbert-mblm"], {"student": {"backbone": str(tmp_path)}})
+    said = share(config, 8)
+    assert (
+        "each computes 4 of the 32 rows of a step" in said and "0.34 GB" in said and "below that one is faster" in said
+    )
+    assert "faster" not in share(changed(config, {"train": {"batch_size": 512}}), 8)
+
+
+def test_teachers_train_side_by_side_where_each_can_have_a_device(toy_yaml: Path, tmp_path: Path):
+    code = (
+        "import sys, subprocess\n"
+        "from mbkd import cli\n"
+        "from mbkd.train import launch\n"
+        "launch.devices = lambda: 2\n"
+        "start = subprocess.Popen\n"
+        "def started(command, **more):\n"
+        "    if '--part' in command:\n"
+        "        print('job', command[-1], more['env']['CUDA_VISIBLE_DEVICES'], file=sys.stderr)\n"
+        "    return start(command, **more)\n"
+        "subprocess.Popen = started\n"
+        "cli.main()\n"
+    )
+    done = run(sys.executable, "-c", code, "teach", toy_yaml, "--runs", tmp_path, "--json", CUDA_VISIBLE_DEVICES="5,6")
+    assert done.returncode == 0, done.stderr
+    assert [x for x in done.stderr.splitlines() if x.startswith("job")] == ["job 0/2 5", "job 1/2 6"]
+    assert sorted(x["system"] for x in json.loads(done.stdout)) == ["Teacher en", "Teacher fr", "Teacher zh"]
