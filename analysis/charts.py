@@ -50,8 +50,8 @@ def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.
     axes.set_yticks(range(len(order)), order)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=f"accuracy x100, {split}")
     caption = f"{split}; {_mean_over(list(groups.values()))}."
-    if first.result["zero_shot"]:
-        axes.axhline(len(first.result["supervised"]) - 0.5, color=look.INK, linewidth=0.8, linestyle=":")
+    if first.result.zero_shot:
+        axes.axhline(len(first.result.supervised) - 0.5, color=look.INK, linewidth=0.8, linestyle=":")
         caption += " Labelled languages above the dotted line, zero-shot ones below."
     look.legend(figure, *axes.get_legend_handles_labels())
     return figure, caption

@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 
 from mbkd.errors import UserError
+from mbkd.result import FILE, Metric, Result
 
 # libyaml reads the configurations of a thousand runs in a second, pure Python in fifteen.
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-NEEDED = ("system", "role", "task", "backbone", "supervised", "zero_shot", "accuracy", "averages")
 
 
 @dataclass(frozen=True)
@@ -34,49 +34,49 @@ class Run:
 
     folder: Path
     name: str
-    result: dict[str, Any]
+    result: Result
     config: dict[str, Any]
     damaged: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def system(self) -> str:
         """The system as the paper's tables call it."""
-        return str(self.result["system"])
+        return self.result.system
 
     @property
     def role(self) -> str:
         """student, teacher or ensemble."""
-        return str(self.result["role"])
+        return self.result.role
 
     @property
     def task(self) -> str:
         """xnli, marc or own."""
-        return str(self.result["task"])
+        return self.result.task
 
     @property
     def backbone(self) -> str:
         """The hub id or the folder that the model started from."""
-        return str(self.result["backbone"])
+        return self.result.backbone
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The run's seed; of an ensemble the seeds of its members."""
-        return tuple(self.result.get("seeds") or (self.result["seed"],))
+        return self.result.all_seeds
 
     @property
     def branch_depth(self) -> int:
         """K; 0 without branches."""
-        depth = self.result.get("branch_depth", self.config.get("student", {}).get("branch_depth", 0))
-        return int(depth)
+        depth = self.result.branch_depth
+        return int(self.config.get("student", {}).get("branch_depth", 0) if depth is None else depth)
 
     @property
     def languages(self) -> tuple[str, ...]:
         """All languages of the task, the supervised ones first."""
-        return (*self.result["supervised"], *self.result["zero_shot"])
+        return (*self.result.supervised, *self.result.zero_shot)
 
-    def scores(self, split: str, metric: str = "accuracy") -> dict[str, float]:
+    def scores(self, split: str, metric: Metric = "accuracy") -> dict[str, float]:
         """Language -> accuracy (0 to 1) or mae (classes) of a split, without what is damaged."""
-        found = self.result.get(metric, {}).get(split, {})
+        found = self.result.scores(split, metric)
         return {x: value for x, value in found.items() if (split, x) not in self.damaged}
 
     def logits(self, split: str, language: str) -> np.ndarray:
@@ -124,20 +124,18 @@ def collect(root: Path) -> Collection:
 
 def _read(path: Path, problems: list[Problem]) -> Run | None:
     """The finished run in a directory, or None; what is wrong is added to the problems."""
-    if not (path / "result.json").is_file():
+    if not (path / FILE).is_file():
         if (path / "config.yaml").is_file():
             problems.append(Problem(path.name, _why_unfinished(path)))
         return None
     try:
-        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        result = Result.read(path)
         config_file = path / "config.yaml"
         config = yaml.load(config_file.read_bytes(), YAML) if config_file.is_file() else {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        if not result.all_seeds or not isinstance(config, dict):
+            raise ValueError("no seed" if not result.all_seeds else "config.yaml holds no configuration")
+    except (OSError, ValueError, yaml.YAMLError, UserError) as error:
         problems.append(Problem(path.name, f"cannot be read, left out ({error})"))
-        return None
-    missing = [key for key in NEEDED if not isinstance(result, dict) or key not in result]
-    if missing or not (result.get("seeds") or "seed" in result) or not isinstance(config, dict):
-        problems.append(Problem(path.name, f"not a result of mbkd, left out (no {', '.join(missing) or 'seed'})"))
         return None
     run = Run(path, path.name, result, config)
     return Run(path, path.name, result, config, _damaged(run, problems))
@@ -154,7 +152,7 @@ def _why_unfinished(path: Path) -> str:
 def _damaged(run: Run, problems: list[Problem]) -> frozenset[tuple[str, str]]:
     """(split, language) of the run whose arrays are there and cannot be used."""
     found = set()
-    for split, scores in run.result["accuracy"].items():
+    for split, scores in run.result.accuracy.items():
         for language in scores:
             try:
                 logits, labels = run.logits(split, language), run.labels(split, language)
@@ -183,7 +181,7 @@ def _without_contradictions(runs: list[Run], problems: list[Problem]) -> list[Ru
     kept = []
     for several in same.values():
         first = several[0]
-        if all(run.result["accuracy"] == first.result["accuracy"] for run in several):
+        if all(run.result.accuracy == first.result.accuracy for run in several):
             kept.append(first)
         else:
             names = ", ".join(run.name for run in several)
@@ -193,7 +191,7 @@ def _without_contradictions(runs: list[Run], problems: list[Problem]) -> list[Ru
 
 def _identity(run: Run) -> str:
     """What makes two runs the same run: the configuration with its seed; of an ensemble its members."""
-    what = run.config or {key: run.result.get(key) for key in ("system", "task", "backbone", "members")}
+    what = run.config or [run.system, run.task, run.backbone, run.result.members]
     return json.dumps([run.system, what], sort_keys=True, default=str)
 
 
@@ -220,11 +218,11 @@ def _task_of(run: Run) -> TaskIdentity:
     result = run.result
     rows = tuple(
         (f"{split} {language}", count)
-        for split, each in sorted(result.get("rows", {}).items())
+        for split, each in sorted(result.rows.items())
         if split != "train"
         for language, count in each.items()
     )
-    return tuple(result["supervised"]), tuple(result["zero_shot"]), tuple(result.get("labels", ())), rows
+    return result.supervised, result.zero_shot, result.labels, rows
 
 
 def _other_task(run: Run, usual: TaskIdentity) -> str:

@@ -36,7 +36,7 @@ def _by_side(systems: Mapping[str, Sequence[Run]], split: str) -> dict[tuple[str
     found = {}
     for name, runs in systems.items():
         for side in NAMES:
-            total = counts(runs, split, runs[0].result[side])
+            total = counts(runs, split, getattr(runs[0].result, side))
             if total is not None:
                 found[name, side] = total
     if not found:
@@ -49,7 +49,7 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
     found = _by_side(systems, split)
     there = [name for name in systems if any(key[0] == name for key in found)]
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
-    labels = next(iter(systems.values()))[0].result["labels"]
+    labels = next(iter(systems.values()))[0].result.labels
     if len(labels) > MOST:
         raise look.NoData(f"{len(labels)} labels, a matrix shows {MOST} at most")
     short = [label if len(label) <= 14 else f"{label[:13]}…" for label in labels]

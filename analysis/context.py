@@ -32,11 +32,7 @@ class Context:
     def splits(self, task: str) -> list[str]:
         """The splits of a task that were measured, of those asked for: test first."""
         there = {
-            split
-            for group in self.groups
-            if group.task == task
-            for run in group.runs
-            for split in run.result["accuracy"]
+            split for group in self.groups if group.task == task for run in group.runs for split in run.result.accuracy
         }
         return [split for split in ("test", "dev") if split in there and self.split in (None, split)]
 

@@ -34,7 +34,7 @@ def statistics_table(context: Context) -> Table:
     for task in context.tasks:
         first = next(g.runs[0] for g in context.groups if g.task == task and g.role == "student")
         printed = reference.tables()["table-1"].get(TASKS[task], {}) if context.paper else {}
-        counts = [(len(first.languages), "languages"), (len(first.result["labels"]), "labels")]
+        counts = [(len(first.languages), "languages"), (len(first.result.labels), "labels")]
         cells = [reference.beside(Cell(n, f"{n:,}"), printed.get(name)) for n, name in counts]
         for split in ("train", "dev", "test"):
             cells.append(reference.beside(_rows(first, split), printed.get(split)))
@@ -45,7 +45,7 @@ def statistics_table(context: Context) -> Table:
 
 def _rows(run: Run, split: str) -> Cell:
     """How many rows a language has; `least to most` where they differ."""
-    counts = list(run.result.get("rows", {}).get(split, {}).values())
+    counts = list(run.result.rows.get(split, {}).values())
     if not counts:
         return empty()
     low, high = min(counts), max(counts)
@@ -56,14 +56,14 @@ def teachers_table(context: Context) -> Table:
     """Table 2: each teacher's accuracy in its own language, on test where there is one, and their mean."""
     groups = [group for group in context.groups if group.role == "teacher"]
     tasks = [task for task in TASKS if any(group.task == task for group in groups)]
-    languages = list(dict.fromkeys(x for run in context.collection.runs for x in run.result["supervised"]))
+    languages = list(dict.fromkeys(x for run in context.collection.runs for x in run.result.supervised))
     found: dict[tuple[int, str], dict[str, Score]] = {}
     notes = []
     for task in tasks:
         split = _split(context, [g for g in groups if g.task == task])
         notes.append(f"{TASKS[task]}: {split} split.")
         for group in groups:
-            language = group.runs[0].result["supervised"][0]
+            language = group.runs[0].result.supervised[0]
             values = [x for run in group.runs if (x := run.scores(split).get(language)) is not None]
             if group.task == task and values:
                 name = Path(group.backbone).name
@@ -81,7 +81,7 @@ def teachers_table(context: Context) -> Table:
 
 def _split(context: Context, groups: list[Group]) -> str:
     """The one that is asked for; else test, where all teachers of a task were measured on it."""
-    everywhere = all("test" in run.result["accuracy"] for group in groups for run in group.runs)
+    everywhere = all("test" in run.result.accuracy for group in groups for run in group.runs)
     return context.split or ("test" if everywhere else "dev")
 
 
@@ -91,9 +91,7 @@ def _average(context: Context, found: dict[tuple[int, str], dict[str, Score]], t
     for (language, _), each in found.items():
         if task in each:
             best[language] = max(best.get(language, 0.0), each[task].mean)
-    wanted = {
-        x for g in context.groups if g.task == task and g.role == "student" for x in g.runs[0].result["supervised"]
-    }
+    wanted = {x for g in context.groups if g.task == task and g.role == "student" for x in g.runs[0].result.supervised}
     if len(best) < len(wanted):
         return empty("a language has no teacher here")
     mean = statistics.fmean(best.values())

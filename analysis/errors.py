@@ -80,7 +80,7 @@ def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
             gaps.append(Problem(f"texts of {title}", f"row numbers only for {split} {languages}: {why}"))
         if items:
             items.sort(key=lambda item: -abs(item.difference))
-            labels = tuple(first.runs[0].result["labels"])
+            labels = tuple(first.runs[0].result.labels)
             key = f"items-{len(found) + 1}"
             found.append(Comparison(key, title, split, first.system, second.system, labels, items, rows))
     return found, gaps
@@ -121,7 +121,7 @@ def _differing(
     rows = np.arange(len(labels))
     differences = one[rows, labels] - two[rows, labels]
     chosen = np.argsort(-np.abs(differences), kind="stable")[:most]
-    names = first.runs[0].result["labels"]
+    names = first.runs[0].result.labels
     try:
         texts = _texts(first.runs[0].config.get("task", {}), split, language, labels, chosen)
     except UserError as error:

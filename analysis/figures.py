@@ -71,7 +71,7 @@ def _wanted(context: Context, tables: Sequence[Table]) -> Iterator[tuple[str, st
         if main:
             yield f"confusion-{at}", f"Confusion: {of}", partial(confusion.matrices, runs, split)
             yield f"reliability-{at}", f"Reliability: {of}", partial(reliability.draw, runs, split, looks)
-        if any(run.result.get("mae") for each in runs.values() for run in each):
+        if any(run.result.mae for each in runs.values() for run in each):
             yield f"distances-{at}", f"Size of the errors: {of}", partial(confusion.distances, runs, split, looks)
         for name, group in named.items():
             if group.role == "student":

@@ -42,7 +42,7 @@ class Group:
 
     def measured(self, split: str) -> tuple[str, ...]:
         """The task's languages that there were rows of on a split; a zero-shot language may have none on dev."""
-        there = {language for run in self.runs for language in run.result["accuracy"].get(split, {})}
+        there = {language for run in self.runs for language in run.result.accuracy.get(split, {})}
         return tuple(language for language in self.runs[0].languages if language in there)
 
 
@@ -124,7 +124,7 @@ def _ensembles(collection: Collection, groups: Sequence[Group]) -> list[Group]:
     found, kept = [], set()
     for members in groups:
         names = {run.name for run in members.runs}
-        mine = [run for run in collection.runs if run.role == "ensemble" and set(run.result["members"]) <= names]
+        mine = [run for run in collection.runs if run.role == "ensemble" and set(run.result.members) <= names]
         for key, runs in _by_key(mine).items():
             if runs[0].name not in kept:  # two sweeps may have chosen the same members
                 found.append(Group(*key, _by_seed(runs), {}, f"all that are there of {members.system}'s seeds"))

@@ -19,7 +19,7 @@ def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
     """The languages behind AVG(S), AVG(Z) and AVG(A); an average over none, or one without rows, is none."""
     first = group.runs[0]
     measured = set(group.measured(split))
-    found = {"S": tuple(first.result["supervised"]), "Z": tuple(first.result["zero_shot"]), "A": first.languages}
+    found = {"S": tuple(first.result.supervised), "Z": tuple(first.result.zero_shot), "A": first.languages}
     return {name: languages for name, languages in found.items() if languages and measured.issuperset(languages)}
 
 

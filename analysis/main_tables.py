@@ -12,6 +12,7 @@ from analysis.items import AVERAGES as NAMES
 from analysis.items import Resampled
 from analysis.scores import AVERAGES, gaps, scores
 from analysis.tables import Cell, Row, Table, embolden, empty
+from mbkd.result import Metric
 
 SYSTEMS = ("MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM")
 PAPER = {
@@ -20,7 +21,7 @@ PAPER = {
     ("xnli", "dev", "accuracy"): "table-7",
     ("marc", "test", "mae"): "table-8",
 }
-METRICS = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}
+METRICS: dict[Metric, str] = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}
 
 
 def main_tables(context: Context) -> tuple[list[Table], list[Claim]]:
@@ -42,11 +43,11 @@ def main_tables(context: Context) -> tuple[list[Table], list[Claim]]:
     return tables, claims
 
 
-def main_table(context: Context, task: str, split: str, metric: str, groups: Sequence[Group]) -> Table:
+def main_table(context: Context, task: str, split: str, metric: Metric, groups: Sequence[Group]) -> Table:
     """One table in the paper's layout: a row per system, a block per backbone, languages, averages, number of runs."""
     key = PAPER.get((task, split, metric), f"{task}-{split}{'-mae' if metric == 'mae' else ''}")
     first = groups[0].runs[0]
-    supervised, zero_shot = first.result["supervised"], first.result["zero_shot"]
+    supervised, zero_shot = first.result.supervised, first.result.zero_shot
     columns = [*first.languages, *(name for name in AVERAGES if zero_shot or name != "AVG(Z)")]
     rows, notes = [], []
     for group in groups:

@@ -39,7 +39,7 @@ def tables(context: Context) -> list[Table]:
 
 def _noted(group: Group, split: str) -> list[tuple[Run, dict[str, Any]]]:
     """The runs that noted their calibration on a split, with what they noted."""
-    each = [(run, run.result.get("calibration") or {}) for run in group.runs]
+    each = [(run, run.result.calibration) for run in group.runs]
     return [(run, noted) for run, noted in each if split in noted.get("error", {})]
 
 
@@ -49,7 +49,12 @@ def _cells(group: Group, split: str) -> list[Cell]:
     cells = [Cell(statistics.fmean(temperatures), f"{statistics.fmean(temperatures):.2f}") if temperatures else empty()]
     for field in ("error_before", "error"):
         for side in NAMES:
-            values = [each[field][split][x] for run, each in noted for x in run.result[side] if x in each[field][split]]
+            values = [
+                each[field][split][x]
+                for run, each in noted
+                for x in getattr(run.result, side)
+                if x in each[field][split]
+            ]
             cells.append(_percent(values))
     for coverage in calibration.COVERAGES:
         values = [each[f"{coverage:g}"] for _, found in noted for each in found["accuracy_at_coverage"][split].values()]
@@ -68,8 +73,8 @@ def bins(runs: Sequence[Run], split: str, side: str) -> list[tuple[int, float, f
     """Rows, mean confidence and accuracy by bin of confidence, over runs and languages; empty without logits."""
     confidences, right = [], []
     for run in runs:
-        temperature = (run.result.get("calibration") or {}).get("temperature")
-        for language in run.result[side]:
+        temperature = run.result.calibration.get("temperature")
+        for language in getattr(run.result, side):
             if (split, language) in run.damaged:
                 continue
             try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from analysis.groups import Group
 from analysis.tables import Cell
 from mbkd.evaluate import metrics
+from mbkd.result import Metric
 
 AVERAGES = ("AVG(S)", "AVG(Z)", "AVG(A)")
 
@@ -23,7 +24,7 @@ class Score:
         return Cell(self.mean, f"{self.mean:.2f}", std=self.std, n=self.n)
 
 
-def scores(group: Group, split: str, metric: str = "accuracy") -> dict[str, Score]:
+def scores(group: Group, split: str, metric: Metric = "accuracy") -> dict[str, Score]:
     """Column (a language, or one of AVERAGES) -> score. What no run measured is not there.
 
     An average is over the runs that measured all its languages.
@@ -33,7 +34,7 @@ def scores(group: Group, split: str, metric: str = "accuracy") -> dict[str, Scor
         each = run.scores(split, metric)
         for language, value in each.items():
             values.setdefault(language, []).append(value)
-        means = metrics.averages(each, run.result["supervised"], run.result["zero_shot"])
+        means = metrics.averages(each, run.result.supervised, run.result.zero_shot)
         for name, mean in means.items():
             if mean is not None:
                 values.setdefault(f"AVG({name})", []).append(mean)
@@ -46,7 +47,7 @@ def score(values: list[float]) -> Score:
     return Score(100 * statistics.fmean(values), std, len(values))
 
 
-def gaps(group: Group, split: str, metric: str = "accuracy") -> list[str]:
+def gaps(group: Group, split: str, metric: Metric = "accuracy") -> list[str]:
     """In words: what keeps a group's averages from being over all runs and all languages."""
     found = []
     measured = group.measured(split)

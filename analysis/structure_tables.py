@@ -159,7 +159,7 @@ def _ensemble(context: Context, single: Group) -> Group | None:
     """The pairs of Single's runs."""
     members = {run.name for run in single.runs}
     for group in context.groups:
-        if group.system == ENSEMBLE and set(group.runs[0].result["members"]) <= members:
+        if group.system == ENSEMBLE and set(group.runs[0].result.members) <= members:
             return group
     return None
 
@@ -168,7 +168,7 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
     """From the record of `tuning.efficiency` for this backbone; without one from what the runs noted themselves."""
     if name == FOLDED:
         source = "MBLM, folded: Time is that of an answer, the same model's as Single; it is trained as MBLM is"
-        mine, single = (statistics.median(run.result["parameters"] for run in here[x].runs) for x in (name, SINGLE))
+        mine, single = (statistics.median(run.result.parameters for run in here[x].runs) for x in (name, SINGLE))
         return Cost(mine / single, 1.0, False, source, f"{len(here[name].runs)} runs")
     label = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE}[name]
     task = here[SINGLE].task
@@ -185,9 +185,9 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
             parameters = mine["parameters"] / single["parameters"]
             return Cost(parameters, time, True, source, f"{record['rounds']} rounds")
     results = {key: [run.result for run in here[key].runs] for key in (SINGLE, name)}
-    modes = {result["step_seconds"]["teacher"] for each in results.values() for result in each}
-    sizes = {key: statistics.median(result["parameters"] for result in each) for key, each in results.items()}
-    steps = {key: statistics.median(x["step_seconds"]["median"] for x in each) for key, each in results.items()}
+    modes = {result.step_seconds["teacher"] for each in results.values() for result in each}
+    sizes = {key: statistics.median(result.parameters for result in each) for key, each in results.items()}
+    steps = {key: statistics.median(x.step_seconds["median"] for x in each) for key, each in results.items()}
     source = "Params and Time from the runs' own records, teachers " + " and ".join(sorted(modes))
     time = steps[name] / steps[SINGLE] if len(modes) == 1 else None
     return Cost(sizes[name] / sizes[SINGLE], time, modes == {"online"}, source, f"{len(here[name].runs)} runs")

@@ -22,9 +22,10 @@ from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks import common
 from benchmarks.levers import LEVERS
-from mbkd import distributed, runs
+from mbkd import distributed
 from mbkd.config import Config, changed, paper, parse
 from mbkd.demo import toy, toy_models
+from mbkd.result import Result
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 from mbkd.train.trainer import Trainer
@@ -74,8 +75,8 @@ def train(config: Config, root: Path, ranks: distributed.Ranks, off: bool) -> di
             whole(trainer)
 
     with patch.object(Trainer, "train", slowly if off else whole):
-        result = runs.read_result(run(config, root, ranks, Schedule()))
-    return {name: 100 * value for name, value in result["averages"]["test"].items()}
+        result = Result.read(run(config, root, ranks, Schedule()))
+    return {name: 100 * value for name, value in result.averages["test"].items()}
 
 
 def main() -> None:

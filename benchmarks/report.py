@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import common
-from mbkd import runs
 from mbkd.config import Config, changed, paper
 from mbkd.evaluate import metrics
+from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 
 TARGET_SECONDS, TARGET_GB = 120, 2
@@ -49,23 +49,25 @@ def _make_run(root: Path, config: Config, labels: np.ndarray) -> None:
         np.save(folder / "labels" / f"test.{language}.npy", labels)
         accuracy[language] = metrics.accuracy(logits, labels)
     task = config.task
-    result = {
-        "system": config.system,
-        "role": "student",
-        "task": task.kind,
-        "backbone": config.student.backbone,
-        "seed": config.seed,
-        "labels": ["entailment", "neutral", "contradiction"],
-        "supervised": task.supervised,
-        "zero_shot": task.zero_shot,
-        "accuracy": {"test": accuracy},
-        "averages": {"test": metrics.averages(accuracy, task.supervised, task.zero_shot)},
-        "rows": {"test": dict.fromkeys(task.languages, len(labels))},
-        "parameters": 1,
-        "steps": 1,
-        "step_seconds": {"median": 1.0, "teacher": "online"},
-    }
-    runs.write_json(folder / "result.json", result)
+    result = Result(
+        system=config.system,
+        role="student",
+        task=task.kind,
+        backbone=config.student.backbone,
+        seed=config.seed,
+        labels=("entailment", "neutral", "contradiction"),
+        supervised=task.supervised,
+        zero_shot=task.zero_shot,
+        accuracy={"test": accuracy},
+        averages={"test": metrics.averages(accuracy, task.supervised, task.zero_shot)},
+        mae={},
+        mae_averages={},
+        rows={"test": dict.fromkeys(task.languages, len(labels))},
+        parameters=1,
+        steps=1,
+        step_seconds={"median": 1.0, "teacher": "online"},
+    )
+    result.write(folder)
 
 
 def measure(root: Path, out: Path) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.cache import make_world
 from mbkd import config as configuration
-from mbkd import runs
+from mbkd.result import Result
 
 TARGET = 1.15
 
@@ -39,7 +39,7 @@ def main() -> None:
         began = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
-        steps = [runs.read_result(file.parent)["train_seconds"] for file in sorted(root.glob("*/result.json"))]
+        steps = [Result.read(file.parent).train_seconds for file in sorted(root.glob("*/result.json"))]
     ratio, outside = wall / sum(steps), (wall - sum(steps)) / len(steps)
     columns = ("runs", "steps of each, s", "wall, s", "outside of steps, s a run", "wall / steps", "target")
     each = ", ".join(f"{x:.1f}" for x in steps)

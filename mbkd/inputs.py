@@ -5,17 +5,17 @@ find them ready.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from mbkd import runs
 from mbkd.config import Config, grown
 from mbkd.data import hub, tasks
 from mbkd.data.classifiers import fingerprint, layers
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 from mbkd.model import positions
+from mbkd.provenance import made_from, teacher_path
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Inputs:
     labels: tuple[str, ...]
     ordinal: bool
     grown_from: str | None = None  # the hash of the trained model that gets a branch
+    made_from: dict[str, str] = field(default_factory=dict)  # as mbkd.provenance has it
 
     @property
     def rows(self) -> dict[str, dict[str, int]]:
@@ -47,20 +48,6 @@ class Inputs:
             split: {x: len(tokens) for x, tokens in stores.items()}
             for split, stores in {"train": self.train, **self.heldout}.items()
         }
-
-
-def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
-    """A hub id or folder with a fine-tuned teacher of a language. Raises UserError if it is not made yet."""
-    teacher = config.teachers[language][index]
-    if teacher.fine_tuned:
-        return teacher.model
-    run = runs.folder(root, config.teacher_run(language, index))
-    if not runs.finished(run):
-        raise UserError(
-            f"the teacher of {language} is not fine-tuned yet ({run} has no result); run `mbkd teach` with the same "
-            f"configuration first, or set teachers.{language}.fine_tuned=true for one that is"
-        )
-    return str(run / "model")
 
 
 def _check_depth(config: Config) -> None:
@@ -124,6 +111,7 @@ def prepare(config: Config, root: Path) -> Inputs:
         labels=tasks.label_names(task),
         ordinal=tasks.is_ordinal(task),
         grown_from=fingerprint(backbone, root / "store") if config.student.grow is not None else None,
+        made_from=made_from(config, root),
     )
     for language, teachers in inputs.teachers.items():
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):

@@ -11,8 +11,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mbkd import result
 from mbkd.config import Config
 from mbkd.errors import UserError
+from mbkd.files import write_json
 
 PACKAGES = ("mbkd", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 
@@ -24,34 +26,7 @@ def folder(root: Path, config: Config) -> Path:
 
 def finished(run: Path) -> bool:
     """Whether a run's result is there."""
-    return (run / "result.json").is_file()
-
-
-def read_result(run: Path) -> dict[str, Any]:
-    """What a finished run measured. Raises UserError if it is not there or not readable."""
-    try:
-        result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        return result
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{run}: no finished run here ({error})") from None
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write a value as a JSON file, as `write_whole` does."""
-    write_whole(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a loss of power."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)  # there only after an error, such as a full disk
+    return (run / result.FILE).is_file()
 
 
 def begin(run: Path, config: Config, device: dict[str, Any]) -> None:

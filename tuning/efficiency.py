@@ -22,7 +22,8 @@ from mbkd import distributed
 from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
 from mbkd.estimate import cost, dry_run, machine, plan
-from mbkd.runs import environment, write_json
+from mbkd.files import write_json
+from mbkd.runs import environment
 from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import Row, fitting
 from mbkd.terminal.progress import ProgressBar

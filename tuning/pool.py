@@ -21,6 +21,7 @@ from ray import tune
 from mbkd import runs
 from mbkd.errors import UserError
 from mbkd.evaluate import selection
+from mbkd.result import Result
 from tuning.board import Board
 from tuning.trial import Conditions, Job, TrialFailed, hopeless, work
 
@@ -143,7 +144,7 @@ def _trial(params: dict[str, Any], find: Find, given: Conditions, rule: selectio
         if not hopeless(directory):
             raise
     if job.command == "train" and runs.finished(directory):
-        end["score"] = runs.read_result(directory)["averages"].get("dev", {}).get(average, float("nan"))
+        end["score"] = Result.read(directory).means("dev").get(average, float("nan"))
     tune.report(end)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from mbkd.config import Config
 from mbkd.evaluate import selection
+from mbkd.result import Result
 from tuning.experiments import Protocol, System
 from tuning.grids import value_of
 
-Results = Mapping[str, dict[str, Any]]  # by run name, of the finished ones
+Results = Mapping[str, Result]  # by run name, of the finished ones
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Choice:
         """The names of its runs: a teacher has one, whatever the seeds."""
         return list(dict.fromkeys(self.run(seed).run_name for seed in seeds))
 
-    def results(self, seeds: Sequence[int], results: Results) -> tuple[dict[str, Any], ...]:
+    def results(self, seeds: Sequence[int], results: Results) -> tuple[Result, ...]:
         """What its finished runs measured."""
         return tuple(results[name] for name in self.names(seeds) if name in results)
 
@@ -112,9 +113,9 @@ def record(
         searched.append(
             {
                 "values": choice.values,
-                "seeds": [result["seed"] for result in found],
+                "seeds": [result.seed for result in found],
                 "score": sum(scores) / len(scores) if scores else None,
-                "steps": found[0]["steps"] if found else None,
+                "steps": found[0].steps if found else None,
                 "runs": [name for name in choice.names(seeds) if name in results],
             }
         )
@@ -136,7 +137,6 @@ def record(
     }
 
 
-def _score(result: dict[str, Any], rule: selection.Rule) -> float | None:
+def _score(result: Result, rule: selection.Rule) -> float | None:
     """The dev average by the rule; None without one, which matters only where a choice is to be made."""
-    value: float | None = result["averages"].get("dev", {}).get(selection.AVERAGE[rule])
-    return value
+    return result.means("dev").get(selection.AVERAGE[rule])

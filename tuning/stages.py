@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mbkd import config as configuration
 from mbkd import runs
 from mbkd.config import Config, paper
+from mbkd.files import write_json
+from mbkd.result import Result
 from tuning import grids
 from tuning.board import Board
 from tuning.experiments import System
@@ -179,16 +181,14 @@ class Stages:
         problem = failure(directory)
         if job.command == "train" and runs.finished(directory):
             (directory / "failed.json").unlink(missing_ok=True)
-            self.study.results[name] = runs.read_result(directory)
+            self.study.results[name] = Result.read(directory)
             score = self.study.score(self.study.results[name])
             self.board.end(name, "" if score is None else f"dev {100 * score:.2f}")
         elif problem or (job.command != "cache" and not job.finished(self.root)):
             self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or its machine)")
             if not problem:
                 directory.mkdir(parents=True, exist_ok=True)
-                runs.write_json(
-                    directory / "failed.json", {"reason": self.study.failed[name], "attempts": 1, "log": []}
-                )
+                write_json(directory / "failed.json", {"reason": self.study.failed[name], "attempts": 1, "log": []})
             self.board.end(name, self.study.failed[name], failed=True)
         else:
             self.board.end(name, "")

@@ -9,6 +9,8 @@ from typing import Any
 from mbkd import runs
 from mbkd.config import Config
 from mbkd.evaluate import selection
+from mbkd.files import write_json
+from mbkd.result import Result
 from tuning import protocols
 from tuning.experiments import Protocol
 from tuning.protocols import Choice, Group
@@ -27,7 +29,7 @@ class Sweep:
     command: str
     ranges: dict[str, tuple[float, float] | list[Any]] = field(default_factory=dict)  # of a search
     budget: int = 0
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
     file: Path = field(init=False)  # of the record: RUNS/sweeps/<name>-<hash>.json
@@ -49,7 +51,7 @@ class Sweep:
             for choice in group.choices:
                 for name in choice.names(self.seeds):
                     if name not in self.results and runs.finished(self.root / name):
-                        self.results[name] = runs.read_result(self.root / name)
+                        self.results[name] = Result.read(self.root / name)
 
     @property
     def tried(self) -> list[int]:
@@ -73,10 +75,9 @@ class Sweep:
         best = self.chosen(group)
         return [name for name in best.names(self.seeds) if name in self.results] if best is not None else []
 
-    def score(self, result: dict[str, Any]) -> float | None:
+    def score(self, result: Result) -> float | None:
         """The dev average that a run is judged by; None without one."""
-        value: float | None = result["averages"].get("dev", {}).get(selection.AVERAGE[self.rule])
-        return value
+        return result.means("dev").get(selection.AVERAGE[self.rule])
 
     def best(self, group: Group) -> tuple[float | None, int]:
         """The best dev average of a group so far, and how many of its runs are finished."""
@@ -110,5 +111,5 @@ class Sweep:
             ],
             "nodes": self.nodes,
         }
-        runs.write_json(self.file, content)
+        write_json(self.file, content)
         return self.file

@@ -3,7 +3,9 @@
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ import yaml
 from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.evaluate import metrics, selection
+from mbkd.result import Result
 from mbkd.terminal.results import print_results
 from tuning import grids, protocols
 from tuning.experiments import EXPERIMENTS, GRID, Experiment, Protocol, base
@@ -187,7 +190,7 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
 
 def show(study: Sweep) -> None:
     """The tables of the chosen configurations, means over their seeds: for each task and backbone, split by split."""
-    means: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    means: dict[tuple[str, str], list[Result]] = {}
     for group in study.groups:
         best = study.chosen(group)
         if best is not None:
@@ -196,28 +199,28 @@ def show(study: Sweep) -> None:
             rows = means.setdefault((group.task, group.backbone), [])
             rows.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))
             if study.name == "efficiency" and not group.branch_depth and len(found) > 1:
-                from tuning.ensemble import ensembles  # torch
+                from mbkd.ensemble.runs import write_scores  # torch
 
                 folders = [study.root / name for name in study.finished(group)]
-                pairs = tuple(ensembles(folders, study.root).values())
+                pairs = tuple(write_scores(folders, study.root).values())
                 rows.append(_mean(pairs, f"Ens2 of {group.label} (n={len(pairs)} pairs)"))
     for (task, backbone), mine in means.items():
         print(f"{task}, {backbone}")
-        for split in mine[0]["accuracy"]:
+        for split in mine[0].accuracy:
             print_results(mine, split)
 
 
-def _mean(results: Sequence[dict[str, Any]], label: str) -> dict[str, Any]:
+def _mean(results: Sequence[Result], label: str) -> Result:
     """One result for several seeds: the mean of every score."""
-    mean: dict[str, Any] = {key: results[0][key] for key in ("role", "task", "supervised", "zero_shot")}
-    mean["system"] = label
+    first = results[0]
+    scores: dict[str, Any] = {}
     for metric, averages in (("accuracy", "averages"), ("mae", "mae_averages")):
-        mean[metric], mean[averages] = {}, {}
-        for split, languages in results[0][metric].items():
-            each = {x: sum(result[metric][split][x] for result in results) / len(results) for x in languages}
-            mean[metric][split] = each
-            mean[averages][split] = metrics.averages(each, mean["supervised"], mean["zero_shot"])
-    return mean
+        scores[metric], scores[averages] = {}, {}
+        for split, languages in getattr(first, metric).items():
+            each = {x: fmean(getattr(result, metric)[split][x] for result in results) for x in languages}
+            scores[metric][split] = each
+            scores[averages][split] = metrics.averages(each, first.supervised, first.zero_shot)
+    return replace(first, system=label, **scores)
 
 
 def write_teachers(study: Sweep) -> Iterator[Path]:

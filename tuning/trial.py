@@ -17,6 +17,7 @@ import mbkd
 from mbkd import runs
 from mbkd.config import Config
 from mbkd.errors import UNAVAILABLE, UserError, waits
+from mbkd.files import write_json
 from mbkd.train.launch import die_with_parent
 
 LOOK = 0.5  # seconds between two looks at a process
@@ -238,7 +239,7 @@ def _fail(job: Job, root: Path, code: int | None, lines: list[str]) -> str:
     directory = job.home(root)
     attempts = failure(directory).get("attempts", 0) + 1
     directory.mkdir(parents=True, exist_ok=True)
-    runs.write_json(directory / "failed.json", {"reason": reason, "attempts": attempts, "code": code, "log": lines})
+    write_json(directory / "failed.json", {"reason": reason, "attempts": attempts, "code": code, "log": lines})
     return reason
 
 

@@ -30,6 +30,7 @@ for command in (  # in the order of `mbkd --help`
     use.fold,
     use.predict,
     use.serve,
+    use.ensemble,
     use.export,
     use.push,
     data.doctor,

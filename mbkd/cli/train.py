@@ -1,7 +1,8 @@
 """Commands that train: baseline, demo, teach, cache, train, grow."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,6 +21,7 @@ from mbkd.cli.options import (
     quiet,
 )
 from mbkd.errors import UserError
+from mbkd.result import Result
 
 
 def demo(
@@ -121,7 +123,7 @@ def grow(
     arguments = [config, *overrides, *_job(checkpoint_minutes, checkpoint_steps, log)]
     results = carry_out([found], arguments, runs, ranks, fresh, verbose)
     (result,) = results.values()
-    _show(results, json, above=[result | result["before"] | {"system": "before"}])
+    _show(results, json, above=[replace(result, system="before", **(result.before or {}))])
 
 
 def baseline(
@@ -133,10 +135,9 @@ def baseline(
     found = paper.find(config, overrides or [])
     quiet()
     from mbkd.evaluate.baseline import baseline as floor
-    from mbkd.runs import read_result
 
     directory = floor(found, runs)
-    _show({directory: read_result(directory)}, json)
+    _show({directory: Result.read(directory)}, json)
 
 
 def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> list[str]:
@@ -148,20 +149,18 @@ def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> l
     return ["--checkpoint-minutes", str(checkpoint_minutes), *steps, "--log", log]
 
 
-def _show(
-    results: dict[Path, dict[str, Any]], json: bool, several: bool = False, above: list[dict[str, Any]] | None = None
-) -> None:
+def _show(results: dict[Path, Result], json: bool, several: bool = False, above: list[Result] | None = None) -> None:
     """Print results as tables, the directories last; or as JSON: one object, a list where a command makes `several`.
 
     above: rows that stand above the results' own.
     """
     if json:
-        documents = [{"directory": str(directory), **result} for directory, result in results.items()]
+        documents = [{"directory": str(directory), **result.as_json()} for directory, result in results.items()]
         print_json(documents if several else documents[0])
         return
     from mbkd.terminal.results import print_calibration, print_results
 
-    for split in next(iter(results.values()))["accuracy"]:
+    for split in next(iter(results.values())).accuracy:
         print_results([*(above or []), *results.values()], split)
     for result in results.values():
         print_calibration(result)

@@ -27,14 +27,14 @@ def evaluate(
 
     found = paper.find(config, overrides or [])
     from mbkd.evaluate.folder import evaluate_folder
-    from mbkd.runs import write_json
+    from mbkd.files import write_json
     from mbkd.terminal.results import print_results
 
     result = evaluate_folder(model, found, split, runs, inference)
     out = out or model / f"evaluation-{split}{'-' + inference if inference else ''}-{found.hash}.json"
-    write_json(out, result)
+    write_json(out, result.as_json())
     if json:
-        print_json(result)
+        print_json(result.as_json())
         return
     print_results([result], split)
     print(out)
@@ -91,9 +91,9 @@ def fold(
 
     directory, results = fold_run(run, weights, out)
     if json:
-        print_json({"directory": str(directory), **results[1]})
+        print_json({"directory": str(directory), **results[1].as_json()})
         return
-    for split in results[0]["accuracy"]:
+    for split in results[0].accuracy:
         print_results(results, split)
     print(directory)
 
@@ -143,13 +143,41 @@ def serve(
     answer(model, host, port, batch_tokens, Limits(max_body, max_texts, max_characters, queue), engine)
 
 
+def ensemble(
+    run: Annotated[list[Path], typer.Argument(help="Directories of finished runs of one system.")],
+    size: Annotated[int, typer.Option(help="Members of a group.")] = 2,
+    runs: Annotated[Path, typer.Option(help="Where the groups' directories go.")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="A folder: write one model of all these runs there, and score no groups.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score every pair of runs from their saved logits (Ens2), or write one model that averages the logits."""
+    from mbkd.terminal.results import print_results, print_spread
+
+    quiet()
+    from mbkd.ensemble.runs import write_model, write_scores
+
+    found = write_scores(run, runs, size) if out is None else {out: write_model(run, out)}
+    if json:
+        print_json([{"directory": str(folder), **result.as_json()} for folder, result in found.items()])
+        return
+    results = list(found.values())
+    for split in results[0].accuracy:
+        if out is None:
+            print_spread(results, split)
+        else:
+            print_results(results, split)
+    total = f"{results[0].parameters:,} parameters, {results[0].train_seconds:.0f} s of optimizer steps"
+    print(f"sums over the members of {'a group' if out is None else 'the model'}: {total}")
+    for folder in found:
+        print(folder)
+
+
 def export(
-    model: Annotated[list[Path], typer.Argument(help="A run directory, or a model's folder; runs with --ensemble.")],
+    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; may be repeated.")] = None,
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Write one transformers model that averages the logits of several runs.")
-    ] = False,
     rows: Annotated[
         Path | None,
         typer.Option(help="Rows to check the graphs on, in a file that `mbkd predict` reads."),
@@ -162,25 +190,12 @@ def export(
     """Write the whole model as one graph, checked against torch on up to 1,000 rows, with size and speed measured."""
     if format != "onnx":
         raise UserError(f"--format {format}: there is onnx")
-    if ensemble and out is None:
-        raise UserError("--ensemble: name the new model's folder with --out")
-    if len(model) > 1 and not ensemble:
-        raise UserError(f"{model[1]}: one model at a time; --ensemble makes one of several runs")
     quiet()
-    if ensemble and out is not None:
-        from mbkd.ensemble.runs import write_model
-        from mbkd.terminal.results import print_results
-
-        result = write_model(model, out)
-        for split in result["accuracy"]:
-            print_results([result], split)
-        print(out)
-        return
     from mbkd.predict.export import export as write
     from mbkd.predict.stream import pairs
     from mbkd.terminal.results import print_export
 
-    report, folder = write(model[0], dtype or ["fp32"], out, pairs(rows, text, text_pair) if rows else ())
+    report, folder = write(model, dtype or ["fp32"], out, pairs(rows, text, text_pair) if rows else ())
     if json:
         print_json({"directory": str(folder), **report})
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError, patiently
-from mbkd.runs import write_json
+from mbkd.files import digest
 
 
 def fingerprint(path: str, store: Path) -> str:
@@ -28,10 +28,22 @@ def fingerprint(path: str, store: Path) -> str:
         missing = "weights (*.safetensors or *.bin)" if config else "config.json"
         raise UserError(f"{path}: no model here, there is no {missing}; name a folder with both, or a hub id")
     files = sorted(weights + config)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {_sha256(file, store)}\n".encode())
-    return digest.hexdigest()
+    lines = "".join(f"{file.name} {digest(file, store)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def cached_revision(path: str) -> str | None:
+    """What `fingerprint` gives for a hub id that is in the cache of this machine, without asking; None otherwise."""
+    if Path(path).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        file = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:  # a folder that is not there
+        return None
+    return f"{path}@{Path(file).parent.name}" if isinstance(file, str) else None
 
 
 def layers(path: str) -> int | None:
@@ -78,25 +90,3 @@ def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -
         f"{where}: the model's labels are {', '.join(names.values())}, the task's are {', '.join(labels)} ({what}); "
         "set id2label in the model's config.json to the task's names"
     )
-
-
-def _sha256(file: Path, store: Path) -> str:
-    """A file's hash, read again only when its size, its place on the disk or a time of change says so."""
-    stat = file.stat()
-    # The time of change of the inode too: a copy can carry any modification time.
-    name = str(file.resolve())
-    seen = [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    kept = store / "hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
-    try:
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        if before["seen"] == seen:
-            return str(before["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not hashed yet
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(kept, {"seen": seen, "sha256": digest.hexdigest()})
-    return digest.hexdigest()

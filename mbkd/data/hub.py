@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbkd.data.readers import Rows, from_arrow, one_line
 from mbkd.errors import UserError, is_transient, patiently
-from mbkd.runs import write_json
+from mbkd.files import write_json
 
 if TYPE_CHECKING:  # a second that local files do not pay for
     import datasets

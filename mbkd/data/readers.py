@@ -4,13 +4,12 @@ import codecs
 import csv
 import difflib
 import gzip
-import hashlib
 import io
 import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,21 +261,6 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     return {name: each["names"] for name, each in features.items() if "names" in each}
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file's bytes, computed once as long as the file stays the same."""
-    stat = file.stat()
-    return _digest(file, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _digest(file: Path, size: int, mtime: int) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def content(file: Path) -> bytes:

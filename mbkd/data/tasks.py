@@ -17,6 +17,7 @@ from mbkd.config import SPLITS, Columns, Task, language_key
 from mbkd.data import hub, layouts, readers
 from mbkd.data.readers import Rows, first
 from mbkd.errors import UserError
+from mbkd.files import digest
 
 if TYPE_CHECKING:  # a second that a run on stores that are there does not pay for
     import datasets
@@ -130,16 +131,19 @@ def shown(left: dict[str, int], most: int = 10) -> str:
     return ", ".join([*parts, *rest])
 
 
-def fingerprint(task: Task, split: str, language: str) -> str:
-    """Hash of what `load` would give, without parsing a row of local files. Raises UserError."""
+def fingerprint(task: Task, split: str, language: str, store: Path | None = None) -> str:
+    """Hash of what `load` would give, without parsing a row of local files. Raises UserError.
+
+    store: where hashes of files are kept for other processes; None: for this one only.
+    """
     path = _hub(task)
     if path is None:
-        sources = [readers.digest(_file(task, split, language))]
+        sources = [digest(_file(task, split, language), store)]
     elif hub.is_local(path):
         there, name = hub.files(path, language), _hub_split(task, split)
         if name not in there:
             raise UserError(f"{path}: no split {name!r} for {language!r}; there are {', '.join(there)}")
-        sources = [readers.digest(Path(file)) for file in there[name]]
+        sources = [digest(Path(file), store) for file in there[name]]
     else:
         sources = hub.fingerprint(path, language, _hub_split(task, split))
     parts = [task.kind, task.columns.model_dump(), task.labels, task.limit, split, language, sources]

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import re
-import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,15 +21,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mbkd.config import Task
-from mbkd.data import tasks
+from mbkd.data import rows, tasks
 from mbkd.errors import UserError, patiently
+from mbkd.files import Store, fingerprint, sha256
 
 FORMAT = 1  # raise it when the files of a store change their meaning
 CHUNK = 2048  # rows per call of the tokenizer; memory is bounded by this, not by the size of the data
-PATIENCE = 5.0  # seconds of silence before a process says that it waits for another one
 
 # What a folder must hold for there to be a tokenizer, and the further files that decide what it does.
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "bpe.codes")
@@ -110,27 +107,33 @@ def open_store(store: Path, task: Task, split: str, language: str, tokenizer: st
     Safe to call from any number of processes at once: one tokenises, the others wait for it.
     tokenizer: a folder or a hub id. Raises UserError for bad data or a missing tokenizer.
     """
-    made_from: dict[str, Any] = {
-        "data": tasks.fingerprint(task, split, language),
+    made_from = _made_from(store, task, split, language, tokenizer, max_length)
+    readable = re.sub(r"[^\w-]", "_", f"{language}-{split}")
+    found = Store(store / "tokens" / readable, made_from)
+
+    def write(folder: Path) -> dict[str, Any]:
+        data = tasks.load(task, split, language)
+        rows.keep(data, made_from["data"], store)
+        return {"tokenizer": tokenizer, **_write(folder, data, _load(tokenizer, made_from["tokenizer"]), max_length)}
+
+    found.open(write)
+    return Tokens(found.folder)
+
+
+def store_fingerprint(store: Path, task: Task, split: str, language: str, tokenizer: str, max_length: int) -> str:
+    """The fingerprint of what `open_store` would open. Raises UserError."""
+    return fingerprint(_made_from(store, task, split, language, tokenizer, max_length))
+
+
+def _made_from(store: Path, task: Task, split: str, language: str, tokenizer: str, max_length: int) -> dict[str, Any]:
+    return {
+        "data": tasks.fingerprint(task, split, language, store),
         "split": split,
         "language": language,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "max_length": max_length,
         "format": FORMAT,
     }
-    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    readable = re.sub(r"[^\w-]", "_", f"{language}-{split}")
-    folder = Path(store) / "tokens" / f"{readable}-{fingerprint[:16]}"
-    if _problem(folder, fingerprint):  # a whole store is opened without the lock, from a read-only disk too
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            if problem := _problem(folder, fingerprint):  # not if another process built it meanwhile
-                if folder.exists():
-                    log.warning("%s: %s; tokenising again", folder, problem)
-                header = {"fingerprint": fingerprint, "made_from": made_from, "tokenizer": tokenizer}
-                loaded = _load(tokenizer, made_from["tokenizer"])
-                _build(folder, header, tasks.load(task, split, language), loaded, max_length)
-    return Tokens(folder)
 
 
 def tokenizer_fingerprint(tokenizer: str) -> str:
@@ -154,7 +157,7 @@ def _folder_fingerprint(folder: Path) -> str:
     if (config := folder / "config.json").is_file():  # without a tokenizer_class the model's type decides
         with contextlib.suppress(ValueError):
             content["model_type"] = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return fingerprint(content)
 
 
 @functools.lru_cache(maxsize=8)
@@ -184,49 +187,14 @@ def _load(tokenizer: str, fingerprint: str) -> Any:
     return loaded
 
 
-def _problem(folder: Path, fingerprint: str) -> str | None:
-    """What is wrong with a store, checksums and all, or None."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, file in manifest["files"].items():
-            if (size := (folder / name).stat().st_size) != file["bytes"]:
-                return f"{name} has {size:,} bytes, not {file['bytes']:,}"
-            if sha256(folder / name) != file["sha256"]:
-                return f"{name} is not what was written (another checksum)"
-        return None if manifest["fingerprint"] == fingerprint else "manifest.json is another store's"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError):
-        return "manifest.json is damaged"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock beside the folder. The system drops it when its holder dies, so it is never stale."""
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        log.warning("waiting for another process that tokenises %s", folder.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _build(folder: Path, header: dict[str, Any], data: Any, tokenizer: Any, max_length: int) -> None:
-    """Tokenise chunk by chunk to a folder beside, then put it in place with one rename."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left; its lock is ours now
-    part.mkdir()
-
+def _write(folder: Path, data: Any, tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """Tokenise chunk by chunk to a folder; returns what the manifest says of the tokens."""
     columns = {"input_ids": ("ids.npy", "<i4")}
     if "token_type_ids" in tokenizer.model_input_names:
         columns["token_type_ids"] = ("segments.npy", "|i1")
     lengths, labels, row_ids = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)], []
     with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context((part / name).open("wb")) for name, _ in columns.values()}
+        files = {name: stack.enter_context((folder / name).open("wb")) for name, _ in columns.values()}
         for name, dtype in columns.values():
             _header(files[name], dtype, 0)
         for rows, encoded in _ahead(data, _encoder(tokenizer, max_length)):
@@ -238,23 +206,19 @@ def _build(folder: Path, header: dict[str, Any], data: Any, tokenizer: Any, max_
         offsets = np.cumsum(np.concatenate(lengths))  # (rows + 1,)
         for name, dtype in columns.values():
             _header(files[name], dtype, int(offsets[-1]))
-    np.save(part / "offsets.npy", offsets)
-    np.save(part / "labels.npy", np.concatenate(labels))
-    (part / "row_ids.json").write_text(json.dumps(row_ids, ensure_ascii=False), encoding="utf-8")
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "labels.npy", np.concatenate(labels))
+    (folder / "row_ids.json").write_text(json.dumps(row_ids, ensure_ascii=False), encoding="utf-8")
 
-    manifest = header | {
+    log.info("tokenised %s: %d rows, %d tokens", folder.stem, len(data), offsets[-1])
+    return {
         "rows": len(data),
         "tokens": int(offsets[-1]),
         "pad_id": tokenizer.pad_token_id,
         "pad_segment": tokenizer.pad_token_type_id,
         "padding_side": tokenizer.padding_side,
         "versions": {x: version(x) for x in ("transformers", "tokenizers", "datasets", "numpy")},
-        "files": {x.name: {"bytes": x.stat().st_size, "sha256": sha256(x)} for x in sorted(part.iterdir())},
     }
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)  # a damaged store
-    part.rename(folder)
-    log.info("tokenised %s: %d rows, %d tokens", folder.name, len(data), offsets[-1])
 
 
 def _ahead(data: Any, encode: Encoder) -> Iterator[tuple[dict[str, Any], dict[str, list[list[int]]]]]:
@@ -304,12 +268,3 @@ def _header(file: IO[bytes], dtype: str, count: int) -> None:
     """Write the .npy header at the start; numpy leaves room in it for a count that grows."""
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": (count,)})
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

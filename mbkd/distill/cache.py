@@ -5,7 +5,6 @@ the teacher's own order of classes, and a manifest. The hash is over what made t
 (data, tokenizer, length), precision and versions. It is built in chunks that outlive a kill, and appears whole.
 """
 
-import hashlib
 import io
 import json
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from mbkd import distributed
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
@@ -23,11 +22,11 @@ from mbkd.data.tokens import Tokens
 from mbkd.distill import checks
 from mbkd.distill.teachers import Teacher, dtype
 from mbkd.errors import UserError
+from mbkd.files import Store, refuse_full, write_whole
 from mbkd.inputs import TeacherInput
-from mbkd.runs import write_json, write_whole
 from mbkd.terminal.progress import ProgressBar
 
-FORMAT = 1  # raise it when the files of a cache change their meaning
+FORMAT = 2  # raise it when the files of a cache change their meaning
 BATCHES_PER_CHUNK = 8
 PATIENCE = 2.0  # seconds between two looks at another builder's lock
 
@@ -46,7 +45,7 @@ class Cache:
         self.folder = folder
         self.logits: np.ndarray = np.load(folder / "logits.npy", mmap_mode="r")
         self.labels = {int(index): name for index, name in manifest["labels"].items()}
-        self.sha256: str = manifest["sha256"]
+        self.sha256: str = manifest["files"]["logits.npy"]["sha256"]
         self.checked: dict[str, Any] = manifest["checked"]
 
 
@@ -70,71 +69,46 @@ def open_cache(
         "versions": checks.versions(),
         "format": FORMAT,
     }
-    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    folder = store / "logits" / f"{language}-{fingerprint[:16]}"
-    lock = FileLock(f"{folder}.lock")
+    found = Store(store / "logits" / language, made_from)
     if ranks.first:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with refuse_full(found.folder):
+            found.folder.parent.mkdir(parents=True, exist_ok=True)
     waited = False
     # The first rank looks and locks; the others hear of it often, so that no collective call waits for long.
-    while (state := distributed.everyones(_look(folder, fingerprint, lock) if ranks.first else "")[0]) == "busy":
+    while (state := distributed.everyones(_look(found) if ranks.first else "")[0]) == "busy":
         if ranks.first and not waited:
-            print(f"waiting for another process that builds {folder}", file=sys.stderr, flush=True)
+            print(f"waiting for another process that builds {found.folder}", file=sys.stderr, flush=True)
         waited = True
     if state == "ours":
         try:
             teacher = make()
             checked = checks.examine(teacher, language, given, store)
             checks.refuse(language, checked, allow_chance)
-            _chunks(teacher, language, given.train, folder, ranks)
-            problem = ""
-            if ranks.first:
-                manifest = {
-                    "fingerprint": fingerprint,
-                    "made_from": made_from,
-                    "teacher": given.path,
-                    "labels": teacher.labels,
-                    "checked": checked,
-                }
-                problem = _assemble(folder, manifest, given.train)
+            _chunks(teacher, language, given.train, found.folder, ranks)
+            header = {"teacher": given.path, "labels": teacher.labels, "checked": checked}
+            problem = _assemble(found, header, given.train) if ranks.first else ""
             if problem := distributed.everyones(problem)[0]:
                 raise UserError(f"teacher of {language} ({given.path}): {problem}")
         finally:
-            lock.release()
-    return Cache(folder)
+            found.lock.release()
+    return Cache(found.folder)
 
 
-def _look(folder: Path, fingerprint: str, lock: FileLock) -> str:
+def _look(found: Store) -> str:
     """Whether the cache is `whole`, `ours` to build with the lock in hand, or another process is `busy` with it."""
-    if not _problem(folder, fingerprint):
+    if not found.problem():
         return "whole"  # opened without the lock
     try:
-        lock.acquire(timeout=PATIENCE)  # the system drops it when its holder dies
+        found.lock.acquire(timeout=PATIENCE)
     except Timeout:
         return "busy"
-    problem = _problem(folder, fingerprint)
+    problem = found.problem()
     if not problem:  # another process built it meanwhile
-        lock.release()
+        found.lock.release()
         return "whole"
-    if folder.exists():
-        print(f"warning: {folder}: {problem}; it is built again", file=sys.stderr, flush=True)
+    if found.folder.exists():
+        print(f"warning: {found.folder}: {problem}; it is built again", file=sys.stderr, flush=True)
     return "ours"
-
-
-def _problem(folder: Path, fingerprint: str) -> str:
-    """What is wrong with a cache, checksum and all; empty if nothing is."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        size = (folder / "logits.npy").stat().st_size
-        if size != manifest["bytes"]:
-            return f"logits.npy has {size:,} bytes, not {manifest['bytes']:,}"
-        if hashlib.sha256((folder / "logits.npy").read_bytes()).hexdigest() != manifest["sha256"]:
-            return "logits.npy is not what was written (another checksum)"
-        return "" if manifest["fingerprint"] == fingerprint else "manifest.json is another cache's"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError):
-        return "manifest.json is damaged"
 
 
 def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks: distributed.Ranks) -> None:
@@ -156,10 +130,10 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
             progress.advance(steps=min(ranks.world, len(chunks) - start))
 
 
-def _assemble(folder: Path, manifest: dict[str, Any], tokens: Tokens) -> str:
-    """Put the chunks together in the rows' order, beside, then in place with one rename. Returns what is wrong."""
-    parts, whole = _parts(folder), folder.with_name(folder.name + ".whole")
-    logits = np.zeros((len(tokens), len(manifest["labels"])), np.float32)
+def _assemble(found: Store, header: dict[str, Any], tokens: Tokens) -> str:
+    """Put the chunks together in the rows' order. Returns what is wrong; the store is then not there."""
+    parts = _parts(found.folder)
+    logits = np.zeros((len(tokens), len(header["labels"])), np.float32)
     for number, chunk in enumerate(_plan(tokens)):
         rows = np.concatenate(chunk)
         part = _part(parts, number, len(rows))
@@ -169,14 +143,15 @@ def _assemble(folder: Path, manifest: dict[str, Any], tokens: Tokens) -> str:
     if not (finite := np.isfinite(logits).all(axis=1)).all():
         row = int((~finite).argmax())
         return f"its logits are not finite for {int((~finite).sum())} rows, the first is {tokens.row_ids[row]}"
-    shutil.rmtree(whole, ignore_errors=True)
-    whole.mkdir()
-    np.save(whole / "logits.npy", logits)
-    content = (whole / "logits.npy").read_bytes()
-    manifest = manifest | {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    write_json(whole / "manifest.json", manifest)
-    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-    whole.rename(folder)
+
+    def write(folder: Path) -> dict[str, Any]:
+        np.save(folder / "logits.npy", logits)
+        return header
+
+    try:
+        found.build(write)
+    except UserError as error:
+        return str(error)
     shutil.rmtree(parts)
     return ""
 

@@ -18,11 +18,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from mbkd import distributed, runs
+from mbkd import distributed
 from mbkd.data.tokens import Tokens
 from mbkd.distill.teachers import Teacher, dtype, load
 from mbkd.errors import UserError
 from mbkd.evaluate import measure, metrics
+from mbkd.files import write_json
 from mbkd.inputs import TeacherInput
 from mbkd.terminal.console import make_console
 
@@ -51,7 +52,7 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
         found |= parity(teacher, given.train) | knowledge(teacher, given.dev)
     if teacher.ranks.first:
         file.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(file, found)
+        write_json(file, found)
     return found
 
 

@@ -4,6 +4,7 @@ Raw logits are averaged, not probabilities (decision 26): what a model that hold
 """
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from mbkd import config as configuration
-from mbkd import runs
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.ensemble.model import mean_logits, save
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
 from mbkd.model import card
+from mbkd.result import Result
 
 # What members must have in common, and what a reader calls it.
 COMMON = {
@@ -39,7 +40,7 @@ class Member:
     """A finished run: what it measured, how it was made, its logits (rows, C) and its rows' classes (rows,)."""
 
     run: Path
-    result: dict[str, Any]
+    result: Result
     config: Config
     logits: Arrays
     labels: Arrays
@@ -56,14 +57,14 @@ def read(directories: Sequence[Path]) -> list[Member]:
             raise UserError(f"{other.run}: named twice; an ensemble needs different runs")
         seen.add(other.run.resolve())
         for field, name in COMMON.items():
-            if (mine := other.result[field]) != (wanted := first.result[field]):
-                raise UserError(f"{other.run}: has another {name} ({_said(mine)}) than {first.run} ({_said(wanted)})")
+            if (mine := getattr(other.result, field)) != (wanted := getattr(first.result, field)):
+                raise UserError(f"{other.run}: has another {name} ({_words(mine)}) than {first.run} ({_words(wanted)})")
         if (split := _other_rows(first, other)) is not None:
             raise UserError(f"{other.run}: was measured on other rows of {split} than {first.run}")
     return [first, *others]
 
 
-def combine(members: Sequence[Member]) -> tuple[dict[str, Any], Arrays]:
+def combine(members: Sequence[Member]) -> tuple[Result, Arrays]:
     """What the members score together, as in result.json, and their logits.
 
     Parameters and seconds are the sums of what the members measured.
@@ -76,31 +77,48 @@ def combine(members: Sequence[Member]) -> tuple[dict[str, Any], Arrays]:
     task = first.config.task
     ordinal = tasks.is_ordinal(task)
     scores = {split: measure.scores(logits[split], first.labels[split], task, ordinal) for split in logits}
-    names = [member.run.name for member in members]
-    result = {
-        "system": f"Ens{len(members)}",
-        "role": "ensemble",
-        "members": names,
-        "seeds": [result["seed"] for result in results],
-        "branch_depth": first.config.student.branch_depth,
-        "hash": hashlib.sha256(" ".join(names).encode()).hexdigest()[:8],
-        **{field: first.result[field] for field in KEPT},
-        "accuracy": {split: found["accuracy"] for split, found in scores.items()},
-        "averages": {split: found["accuracy_averages"] for split, found in scores.items()},
-        "mae": {split: found["mae"] for split, found in scores.items() if ordinal},
-        "mae_averages": {split: found["mae_averages"] for split, found in scores.items() if ordinal},
-        "calibration": calibration.summary(logits, first.labels, fitted=True),
-        "parameters": sum(result["parameters"] for result in results),
-        "train_seconds": sum(result["train_seconds"] for result in results),
-        "step_seconds": {
-            "median": sum(result["step_seconds"]["median"] for result in results),
-            "teacher": first.result["step_seconds"]["teacher"],
+    names = tuple(member.run.name for member in members)
+    result = Result(
+        system=f"Ens{len(members)}",
+        role="ensemble",
+        members=names,
+        seeds=tuple(seed for each in results for seed in each.all_seeds),
+        branch_depth=first.config.student.branch_depth,
+        hash=hashlib.sha256(" ".join(names).encode()).hexdigest()[:8],
+        **{field: getattr(first.result, field) for field in KEPT},
+        **measure.by_split(scores),
+        calibration=calibration.summary(logits, first.labels, fitted=True),
+        parameters=sum(each.parameters for each in results),
+        train_seconds=sum(each.train_seconds for each in results),
+        step_seconds={
+            "median": sum(each.step_seconds["median"] for each in results),
+            "teacher": first.result.step_seconds["teacher"],
         },
-    }
+    )
     return result, logits
 
 
-def write_model(directories: Sequence[Path], out: Path) -> dict[str, Any]:
+def write_scores(directories: Sequence[Path], root: Path, size: int = 2) -> dict[Path, Result]:
+    """Measure every group of `size` of the runs, and write a directory below `root` for each.
+
+    Returns the groups' results by their directories, which are described in docs/run-directory.md. Raises UserError for
+    runs that do not fit together.
+    """
+    if not 2 <= size <= len(directories):
+        raise UserError(f"--size {size}: with {len(directories)} runs it can be 2 to {len(directories)}")
+    found = {}
+    for members in itertools.combinations(read(directories), size):
+        result, logits = combine(members)
+        seeds = "-".join(f"s{seed}" for seed in result.seeds)
+        folder = root / f"{result.task}-ens{size}-{members[0].config.slug}-{seeds}-{result.hash}"
+        for split, each in logits.items():
+            measure.save(folder, split, each, members[0].labels[split])
+        result.write(folder)
+        found[folder] = result
+    return found
+
+
+def write_model(directories: Sequence[Path], out: Path) -> Result:
     """Write one model that holds the runs' students, its tokenizer and its card to a folder that is not there yet.
 
     Returns what the members score together. Raises UserError as `read` does.
@@ -111,16 +129,16 @@ def write_model(directories: Sequence[Path], out: Path) -> dict[str, Any]:
     result, _ = combine(members)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-    save(directories, part, result["calibration"]["temperature"])
+    save(directories, part, result.calibration["temperature"])
     card.write(part, members[0].config, result)
     part.rename(out)
     return result
 
 
 def _member(run: Path) -> Member:
-    result = runs.read_result(run)
+    result = Result.read(run)
     config = configuration.read(run / "config.yaml")
-    languages = {split: list(scores) for split, scores in result["accuracy"].items()}
+    languages = {split: list(scores) for split, scores in result.accuracy.items()}
 
     def arrays(kind: str) -> Arrays:
         return {split: {x: np.load(run / kind / f"{split}.{x}.npy") for x in each} for split, each in languages.items()}
@@ -140,5 +158,5 @@ def _other_rows(a: Member, b: Member) -> str | None:
     return None
 
 
-def _said(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+def _words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -20,7 +20,9 @@ from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
+from mbkd.files import write_json
 from mbkd.model import backbones, saved
+from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 
 SYSTEM = "Baseline (frozen encoder)"
@@ -68,40 +70,33 @@ def baseline(config: Config, root: Path) -> Path:
         part = directory.with_name(f".{directory.name}.part")
         shutil.rmtree(part, ignore_errors=True)  # what a killed process left
         for split, stores in heldout.items():
-            found = {x: answer(features(store)) for x, store in stores.items()}
+            answers = {x: answer(features(store)) for x, store in stores.items()}
             labels = {x: np.asarray(store.labels) for x, store in stores.items()}
-            scores[split] = measure.scores(found, labels, task, tasks.is_ordinal(task))
-            measure.save(part, split, found, labels)
-    accuracy = {split: each["accuracy"] for split, each in scores.items()}
-    result: dict[str, Any] = {
-        "system": SYSTEM,
-        "role": "student",
-        "task": task.kind,
-        "backbone": backbone,
-        "seed": config.seed,
-        "hash": digest,
-        "labels": tasks.label_names(task),
-        "trained": config.languages,
-        "branches": [],
-        "supervised": task.supervised,
-        "zero_shot": task.zero_shot,
-        "accuracy": accuracy,
-        "averages": {split: each["accuracy_averages"] for split, each in scores.items()},
-        "mae": {split: each["mae"] for split, each in scores.items() if "mae" in each},
-        "mae_averages": {split: each["mae_averages"] for split, each in scores.items() if "mae" in each},
-        "calibration": calibration.of_run(part, accuracy, fitted=False),
-        "parameters": sum(p.numel() for p in encoder.parameters()) + (rows.shape[1] + 1) * len(tasks.label_names(task)),
-        "steps": 0,
-        "train_seconds": seconds,
-        "step_seconds": {"median": 0.0, "teacher": "labels"},
-        "rows": {
-            split: {x: len(s) for x, s in stores.items()} for split, stores in {"train": train, **heldout}.items()
-        },
-    }
+            scores[split] = measure.scores(answers, labels, task, tasks.is_ordinal(task))
+            measure.save(part, split, answers, labels)
+    found = measure.by_split(scores)
+    result = Result(
+        system=SYSTEM,
+        role="student",
+        task=task.kind,
+        backbone=backbone,
+        seed=config.seed,
+        hash=digest,
+        labels=tasks.label_names(task),
+        trained=config.languages,
+        supervised=task.supervised,
+        zero_shot=task.zero_shot,
+        **found,
+        calibration=calibration.of_run(part, found["accuracy"], fitted=False),
+        parameters=sum(p.numel() for p in encoder.parameters()) + (rows.shape[1] + 1) * len(tasks.label_names(task)),
+        train_seconds=seconds,
+        step_seconds={"median": 0.0, "teacher": "labels"},
+        rows={split: {x: len(s) for x, s in stores.items()} for split, stores in {"train": train, **heldout}.items()},
+    )
     plain = {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}}
     (part / "config.yaml").write_text(configuration.changed(config, plain).dump(), encoding="utf-8")
-    runs.write_json(part / "environment.json", runs.environment())
-    runs.write_json(part / "result.json", result)
+    write_json(part / "environment.json", runs.environment())
+    result.write(part)
     shutil.rmtree(directory, ignore_errors=True)
     part.rename(directory)
     return directory

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mbkd.errors import UserError
 from mbkd.evaluate import calibration, folder, measure, mixers
 from mbkd.model import card, saved
 from mbkd.model.fold import fold
+from mbkd.result import Result
 
 WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and what a folded system's name then ends in
 PLAIN = {
@@ -25,7 +27,7 @@ PLAIN = {
 }
 
 
-def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[dict[str, Any]]]:
+def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[Result]]:
     """Fold a run's student, measure it on every split in every language, and write it to a folder like a run's.
 
     weights: a key of WEIGHTS; `mixers` takes for each depth the mean weights that the mixers there give on dev, over
@@ -38,7 +40,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     out = out or run.with_name(f"{run.name}-folded{'-mixers' if weights == 'mixers' else ''}")
     if out.exists():
         raise UserError(f"{out}: is there already; name another folder with --out")
-    before, config = runs.read_result(run), configuration.read(run / "config.yaml")
+    before, config = Result.read(run), configuration.read(run / "config.yaml")
     source, root = saved.folder(run), run.parent
     model = saved.load(source)
     if not getattr(model.config, "branch_depth", 0):
@@ -50,28 +52,27 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     ranks = distributed.start()
     folded.to(ranks.device)
     scores: dict[str, dict[str, Any]] = {}
-    for split in before["accuracy"]:
-        found, labels = folder.logits(folded, source, config, split, root, ranks)
-        scores[split] = measure.scores(found, labels, config.task, tasks.is_ordinal(config.task))
-        measure.save(part, split, found, labels)
+    for split in before.accuracy:
+        answers, labels = folder.logits(folded, source, config, split, root, ranks)
+        scores[split] = measure.scores(answers, labels, config.task, tasks.is_ordinal(config.task))
+        measure.save(part, split, answers, labels)
     distributed.stop()
-    result = before | {
-        "system": f"{before['system']}, folded{WEIGHTS[weights]}",
-        "hash": hashlib.sha256(f"{run.name} {weights}".encode()).hexdigest()[:8],
-        "branches": [],
-        "folded_from": run.name,
-        "accuracy": {split: each["accuracy"] for split, each in scores.items()},
-        "averages": {split: each["accuracy_averages"] for split, each in scores.items()},
-        "mae": {split: each["mae"] for split, each in scores.items() if "mae" in each},
-        "mae_averages": {split: each["mae_averages"] for split, each in scores.items() if "mae" in each},
-        "parameters": sum(p.numel() for p in folded.parameters()),
-    }
-    result["calibration"] = calibration.of_run(part, result["accuracy"], fitted=True)
-    saved.calibrate(folded, result["calibration"]["temperature"])
+    found = measure.by_split(scores)
+    result = replace(
+        before,
+        system=f"{before.system}, folded{WEIGHTS[weights]}",
+        hash=hashlib.sha256(f"{run.name} {weights}".encode()).hexdigest()[:8],
+        branches=(),
+        folded_from=run.name,
+        **found,
+        calibration=calibration.of_run(part, found["accuracy"], fitted=True),
+        parameters=sum(p.numel() for p in folded.parameters()),
+    )
+    saved.calibrate(folded, result.calibration["temperature"])
     saved.save(folded, saved.load_tokenizer(source), part / "model")
     card.write(part / "model", config, result)
     (part / "config.yaml").write_text(config.dump(), encoding="utf-8")
-    runs.write_json(part / "result.json", result)
+    result.write(part)
     part.rename(out)
     return out, [before, result, *_plain(config, root)]
 
@@ -99,7 +100,7 @@ def _depth(mixer: str) -> int | None:
     return None if mixer == "outer" else int(mixer.split()[1].rstrip(","))
 
 
-def _plain(config: Config, root: Path) -> list[dict[str, Any]]:
+def _plain(config: Config, root: Path) -> list[Result]:
     """The result of the run without branches that differs in nothing else, if it is finished."""
     run = runs.folder(root, changed(config, {"student": PLAIN}))
-    return [runs.read_result(run)] if runs.finished(run) else []
+    return [Result.read(run)] if runs.finished(run) else []

@@ -14,10 +14,11 @@ from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.model import saved
+from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 
 
-def evaluate_folder(path: Path, config: Config, split: str, root: Path, inference: str | None = None) -> dict[str, Any]:
+def evaluate_folder(path: Path, config: Config, split: str, root: Path, inference: str | None = None) -> Result:
     """Scores of a model on a split of the configuration's task, as in result.json. Raises UserError.
 
     inference: of a student without mixers, another way to infer than the one that it was trained with.
@@ -26,26 +27,28 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     if split not in tasks.splits(task):
         raise UserError(f"split {split!r}: the task has {', '.join(tasks.splits(task))}")
     distributed.quiet()
-    ranks = distributed.start()
     folder = saved.folder(path)
     model = saved.load(folder)
     if inference is not None:
         _infer(model, inference, path)
+    ranks = distributed.start()
     model.to(ranks.device)
     found, truth = logits(model, folder, config, split, root, ranks)
     distributed.stop()
     scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
-    return {
-        "system": _system(path, inference),
-        "role": "student",
-        "task": task.kind,
-        "supervised": task.supervised,
-        "zero_shot": task.zero_shot,
-        "accuracy": {split: scores["accuracy"]},
-        "averages": {split: scores["accuracy_averages"]},
-        "mae": {split: scores["mae"]} if "mae" in scores else {},
-        "mae_averages": {split: scores["mae_averages"]} if "mae" in scores else {},
-    }
+    system, backbone = _origin(path, inference)
+    return Result(
+        system=system,
+        role="student",
+        task=task.kind,
+        backbone=backbone,
+        labels=tasks.label_names(task),
+        supervised=task.supervised,
+        zero_shot=task.zero_shot,
+        **measure.by_split({split: scores}),
+        parameters=sum(p.numel() for p in model.parameters()),
+        rows={split: {x: len(each) for x, each in truth.items()}},
+    )
 
 
 def logits(
@@ -78,10 +81,10 @@ def _infer(model: Any, inference: str, path: Path) -> None:
     model.config.inference = inference
 
 
-def _system(path: Path, inference: str | None) -> str:
-    """What the tables call the model: the run's system, or the folder's name where it is not a run's."""
+def _origin(path: Path, inference: str | None) -> tuple[str, str]:
+    """What the tables call the model, and its backbone: of a folder that is no run's, its name and itself."""
     if not (path / "config.yaml").is_file():
-        return path.name
-    if inference is None and runs.finished(path):
-        return str(runs.read_result(path)["system"])
-    return configuration.read(path / "config.yaml", [f"student.inference={inference}"] if inference else []).system
+        return path.name, str(path)
+    config = configuration.read(path / "config.yaml", [f"student.inference={inference}"] if inference else [])
+    named = Result.read(path).system if inference is None and runs.finished(path) else config.system
+    return named, config.student.backbone

@@ -49,6 +49,15 @@ def scores(
     return result
 
 
+def by_split(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The scores of some splits as the fields of a `Result`: accuracy, averages, mae, mae_averages."""
+    fields = {"accuracy": "accuracy", "averages": "accuracy_averages", "mae": "mae", "mae_averages": "mae_averages"}
+    return {
+        field: {split: scores[name] for split, scores in found.items() if name in scores}
+        for field, name in fields.items()
+    }
+
+
 def save(folder: Path, split: str, found: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
     """Write logits/<split>.<language>.npy and labels/<split>.<language>.npy below a folder."""
     for name, arrays in (("logits", found), ("labels", labels)):

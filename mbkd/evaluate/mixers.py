@@ -15,8 +15,8 @@ from mbkd.data import tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import open_store
 from mbkd.errors import UserError
+from mbkd.files import write_json
 from mbkd.model import saved
-from mbkd.runs import write_json
 from mbkd.terminal.progress import ProgressBar
 
 

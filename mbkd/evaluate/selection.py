@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mbkd.errors import UserError
+from mbkd.result import Result
 
 # all: dev AVG(A), as in the paper, which looks at zero-shot dev labels; supervised: dev AVG(S) (decision 19)
 Rule = Literal["all", "supervised"]
@@ -17,16 +18,16 @@ class Candidate:
     """One configuration of a system: its values, and the results of its finished runs, one for each seed."""
 
     values: dict[str, Any]
-    results: tuple[dict[str, Any], ...]
+    results: tuple[Result, ...]
 
 
-def score(result: dict[str, Any], rule: Rule = "all") -> float:
+def score(result: Result, rule: Rule = "all") -> float:
     """The dev average, 0 to 1, by which a run is judged. Raises UserError for a run without it."""
     name = AVERAGE[rule]
-    value = result["averages"].get("dev", {}).get(name)
+    value = result.means("dev").get(name)
     if value is None:
         raise UserError(
-            f"{result['system']}, seed {result['seed']}: no AVG({name}) on a dev split, so no configuration can be "
+            f"{result.system}, seed {result.seed}: no AVG({name}) on a dev split, so no configuration can be "
             f"chosen by it; give the task dev rows in every language{OTHERWISE[rule]}, or train with fixed values"
         )
     return float(value)
@@ -49,4 +50,4 @@ def choose(candidates: Sequence[Candidate], rule: Rule = "all") -> Candidate:
     full = [candidate for candidate in candidates if len(candidate.results) == most]
     if len(full) == 1:
         return full[0]
-    return max(full, key=lambda candidate: (mean_score(candidate, rule), -candidate.results[0]["steps"]))
+    return max(full, key=lambda candidate: (mean_score(candidate, rule), -candidate.results[0].steps))

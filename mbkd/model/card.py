@@ -7,24 +7,25 @@ import yaml
 
 from mbkd.config import Config
 from mbkd.errors import UserError
+from mbkd.result import Result
 
 LICENCE = "unknown"  # whoever publishes decides: backbone, teachers and data have a say in it
 
 
-def write(folder: Path, config: Config, result: dict[str, Any]) -> None:
+def write(folder: Path, config: Config, result: Result) -> None:
     """Write README.md into a model's folder, from the run's configuration and what goes into its result.json."""
     (folder / "README.md").write_text(text(config, result), encoding="utf-8")
 
 
-def text(config: Config, result: dict[str, Any]) -> str:
+def text(config: Config, result: Result) -> str:
     """The card in Markdown, with the metadata that the hub reads on top."""
-    scores = [("accuracy x100", result["accuracy"], result["averages"])]
-    if result["mae"]:
-        scores.append(("mean absolute error x100", result["mae"], result["mae_averages"]))
+    scores = [("accuracy x100", result.accuracy, result.averages)]
+    if result.mae:
+        scores.append(("mean absolute error x100", result.mae, result.mae_averages))
     parts = [
         f"---\n{yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True)}---",
         f"# {_name(config, result)}: {config.task.kind} in {len(config.task.languages)} languages",
-        f"A text classifier with the labels {', '.join(result['labels'])}, made with mbkd. It needs no language id.",
+        f"A text classifier with the labels {', '.join(result.labels)}, made with mbkd. It needs no language id.",
         "## Use",
         _usage(config, result),
         "## What it was made from",
@@ -63,27 +64,27 @@ def _metadata(config: Config) -> dict[str, Any]:
     return values
 
 
-def _name(config: Config, result: dict[str, Any]) -> str:
+def _name(config: Config, result: Result) -> str:
     """The system, and of an ensemble its members'."""
-    if result["role"] != "ensemble":
-        return str(result["system"])
-    return f"{result['system']} of {config.system}, seeds {', '.join(map(str, result['seeds']))}"
+    if result.role != "ensemble":
+        return result.system
+    return f"{result.system} of {config.system}, seeds {', '.join(map(str, result.seeds))}"
 
 
-def _usage(config: Config, result: dict[str, Any]) -> str:
+def _usage(config: Config, result: Result) -> str:
     lines = ["from transformers import pipeline", "", 'classify = pipeline("text-classification", "THIS_MODEL")']
     pair = config.task.kind != "own" or config.task.columns.text_pair is not None
     lines.append('classify({"text": "...", "text_pair": "..."})' if pair else 'classify("...")')
-    if config.student.head == "linear" or result["role"] == "ensemble":
+    if config.student.head == "linear" or result.role == "ensemble":
         lines.insert(0, "import mbkd  # pip install mbkd; makes the model known to transformers")
     return "\n".join(["```python", *lines, "```"])
 
 
-def _origin(config: Config, result: dict[str, Any]) -> str:
+def _origin(config: Config, result: Result) -> str:
     student, distill = config.student, config.distill
     # A grown model has learned all its supervised languages, the last of them in this run.
     labelled = config.task.supervised if student.grow else config.languages
-    branches = result["branches"]
+    branches = result.branches
     teachers = [f"{_public(t.model)} ({x})" for x in config.languages for t in config.teachers.get(x, ())]
     rows = {
         "task": config.task.kind,
@@ -92,10 +93,10 @@ def _origin(config: Config, result: dict[str, Any]) -> str:
         "zero-shot languages": ", ".join(x for x in config.task.languages if x not in labelled) or "none",
         "grown from" if student.grow else "backbone": _public(student.backbone),
         "branches": f"{student.branch_depth} layers for each of {', '.join(branches)}" if branches else "none",
-        **({"folded from": f"{config.system}, {result['folded_from']}"} if "folded_from" in result else {}),
-        "probabilities": _calibrated(result["calibration"]),
+        **({"folded from": f"{config.system}, {result.folded_from}"} if result.folded_from else {}),
+        "probabilities": _calibrated(result.calibration),
         "teachers": "none: hard labels" if distill.signal == "labels" else ", ".join(teachers),
-        "parameters": f"{result['parameters']:,}",
+        "parameters": f"{result.parameters:,}",
         "longest input": f"{config.train.max_length} tokens",
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -103,7 +104,7 @@ def _origin(config: Config, result: dict[str, Any]) -> str:
 
 def _calibrated(found: dict[str, Any]) -> str:
     """Whether a probability says how often the model is right."""
-    if found["temperature"] is None:
+    if found.get("temperature") is None:
         return "not calibrated: a probability does not say how often the label is right"
     return f"calibrated on dev rows of {', '.join(found['fitted_on'])} (temperature {found['temperature']:.3g})"
 

@@ -1,6 +1,5 @@
 """A trained classifier on disk: where it lies, the model, its tokenizer, how many tokens it takes."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
+from mbkd import result
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError
 from mbkd.model import positions
+from mbkd.result import Result
 
 # What a model's files raise that are damaged, that do not fit each other (RuntimeError: other shapes of weights;
 # StrictDataclassError: other types of config.json's values), or that a full disk does not take.
@@ -34,9 +35,8 @@ def folder(path: Path) -> Path:
     """The model's folder, given it or a run directory. Raises UserError if there is none."""
     found = path / "model" if (path / "model").is_dir() else path
     if not (found / "config.json").is_file():
-        result = path / "result.json"
-        if result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("role") == "ensemble":
-            make = "`mbkd export RUN RUN --ensemble --out FOLDER` makes one of its members"
+        if (path / result.FILE).is_file() and Result.read(path).role == "ensemble":
+            make = "`mbkd ensemble RUN RUN --out FOLDER` makes one of its members"
             raise UserError(f"{path}: an ensemble's scores, without a model; {make}")
         raise UserError(f"{path}: neither a run directory nor a model's folder (no config.json)")
     return found

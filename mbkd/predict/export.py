@@ -25,8 +25,8 @@ from mbkd.data import tasks
 from mbkd.data.batches import evaluation_batches
 from mbkd.data.classifiers import label_order
 from mbkd.errors import UserError
+from mbkd.files import write_json
 from mbkd.model import saved
-from mbkd.runs import write_json
 
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the hub calls them
 REPORT = "export.json"

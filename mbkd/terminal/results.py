@@ -1,5 +1,6 @@
 """What commands found, on the terminal: scores by language, sizes, weights of branches, costs."""
 
+import statistics
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -8,43 +9,44 @@ from rich.cells import cell_len
 from rich.table import Column, Table
 from rich.text import Text
 
+from mbkd.result import Metric, Result
 from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import FRAME, Columns, Row, beside, fitting
 
 AVERAGES = {"AVG(S)": "S", "AVG(Z)": "Z", "AVG(A)": "A"}
-METRICS = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}
+METRICS: dict[Metric, str] = {"accuracy": "accuracy x100", "mae": "mean absolute error x100, lower is better"}
 
 
-def print_results(results: Sequence[dict[str, Any]], split: str) -> None:
+def print_results(results: Sequence[Result], split: str) -> None:
     """Print the scores of a split: accuracy, and MAE where the labels are ordinal."""
     console = make_console()
     for metric, title in METRICS.items():
-        if metric == "accuracy" or any(r[metric].get(split) for r in results):
+        if metric == "accuracy" or any(r.scores(split, metric) for r in results):
             rows, columns = results_grid(results, split, metric)
             for table in fitting(rows, columns, console, f"{split}: {title}"):
                 console.print(table)
 
 
-def results_grid(results: Sequence[dict[str, Any]], split: str, metric: str = "accuracy") -> tuple[list[Row], Columns]:
+def results_grid(results: Sequence[Result], split: str, metric: Metric = "accuracy") -> tuple[list[Row], Columns]:
     """Scores x100 of a split for results as in result.json; `-` where a run did not measure a language.
 
     metric: accuracy, or mae (lower is better).
     """
-    scores = [r[metric].get(split, {}) for r in results]
-    teachers = [r["role"] == "teacher" for r in results]
+    scores = [r.scores(split, metric) for r in results]
+    teachers = [r.role == "teacher" for r in results]
     if all(teachers) and all(len(each) == 1 for each in scores):
-        rows = [Row(r["system"], [_score(*each.values())]) for r, each in zip(results, scores, strict=True)]
+        rows = [Row(r.system, [_score(*each.values())]) for r, each in zip(results, scores, strict=True)]
         return rows, [("", ["own language"])]
-    supervised = list(dict.fromkeys(x for r in results for x in r["supervised"]))
-    zero_shot = list(dict.fromkeys(x for r in results for x in r["zero_shot"] if x not in supervised))
+    supervised = list(dict.fromkeys(x for r in results for x in r.supervised))
+    zero_shot = list(dict.fromkeys(x for r in results for x in r.zero_shot if x not in supervised))
     # A teacher knows one language: an average over it would say nothing.
     averages = [] if all(teachers) else list(AVERAGES)
     rows = []
     for result, each, teacher in zip(results, scores, teachers, strict=True):
-        means = {} if teacher else result["averages" if metric == "accuracy" else "mae_averages"].get(split, {})
+        means = {} if teacher else result.means(split, metric)
         cells = [Text(_score(each.get(x))) for x in (*supervised, *zero_shot)]
         cells += [Text(_score(means.get(AVERAGES[x])), "bold") for x in averages]
-        rows.append(Row(result["system"], cells))
+        rows.append(Row(result.system, cells))
     return rows, [("supervised", supervised), ("zero-shot", zero_shot), ("", averages)]
 
 
@@ -52,10 +54,10 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def print_calibration(result: dict[str, Any]) -> None:
+def print_calibration(result: Result) -> None:
     """Print whether a model's probabilities say how often its labels are right, and by how much they are off."""
-    found = result.get("calibration")
-    if not found or result["role"] == "teacher":
+    found = result.calibration
+    if not found or result.role == "teacher":
         return
     text = "the probabilities are not calibrated: they do not say how often a label is right"
     if found["temperature"] is not None:
@@ -64,6 +66,35 @@ def print_calibration(result: dict[str, Any]) -> None:
             means = [100 * sum(each.values()) / len(each) for each in (found["error_before"][split], after)]
             text += f"; expected calibration error on {split} {means[0]:.1f} -> {means[1]:.1f} %"
     make_console().print(text, highlight=False, soft_wrap=True)
+
+
+def print_spread(results: Sequence[Result], split: str) -> None:
+    """Print the tables of some ensembles of one system on a split: accuracy, and MAE where the labels are ordinal."""
+    console = make_console()
+    console.print(spread_table(results, split))
+    if results[0].scores(split, "mae"):
+        console.print(spread_table(results, split, "mae"))
+
+
+def spread_table(results: Sequence[Result], split: str, metric: Metric = "accuracy") -> Table:
+    """Mean ± standard deviation x100 over some results of one system: languages as columns, the averages behind."""
+    first = results[0]
+    title = f"{split}: {first.system}, {metric} x100, mean ± standard deviation over {len(results)} groups"
+    columns = {x: [result.scores(split, metric)[x] for result in results] for x in first.scores(split, metric)}
+    means = {f"AVG({x})": [result.means(split, metric)[x] for result in results] for x in first.means(split, metric)}
+    table = Table(title=title, title_justify="left")
+    for name in [*columns, *means]:
+        table.add_column(name, justify="right")
+    table.add_row(*[_spread(values) for values in columns.values()], *[_spread(values) for values in means.values()])
+    return table
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if len(known) < len(values):
+        return "-"
+    deviation = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{deviation}"
 
 
 def print_export(report: dict[str, Any]) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mbkd.data.readers import one_line
-from mbkd.data.tokens import sha256
 from mbkd.distributed import Ranks, everyones, wait_for_all
 from mbkd.errors import UserError
-from mbkd.runs import write_json
+from mbkd.files import sha256, write_json
 
 KEPT = 2
 DEEPSPEED = "deepspeed"  # the tag, which is the name of DeepSpeed's folder

@@ -15,7 +15,9 @@ from typing import Any
 
 from mbkd.config import Config
 from mbkd.errors import STOPPED, UNAVAILABLE, TransientError, UserError, patiently
-from mbkd.runs import finished, folder, lock, read_result
+from mbkd.provenance import refuse, stale
+from mbkd.result import Result
+from mbkd.runs import finished, folder, lock
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PAYS_FROM = 256  # rows of a batch from which several GPUs are faster than one (docs/cost.md)
@@ -33,18 +35,16 @@ def carry_out(
     ranks: int | None,
     fresh: bool = False,
     verbose: bool = False,
-) -> dict[Path, dict[str, Any]]:
+) -> dict[Path, Result]:
     """Run what is not finished, and return the result of each wanted run by its directory.
 
     arguments: the job's command line that asks for these runs. Raises UserError for bad input before any rank starts.
     """
     ranks = 1 if ranks is None else _refused(ranks)
-    directories = [folder(root, config) for config in wanted]
-    for directory, config in zip(directories, wanted, strict=True):
-        if fresh and directory.exists():
-            with lock(root, config):
-                shutil.rmtree(directory)
-    if all(finished(directory) for directory in directories):
+    directories = {folder(root, config): config for config in wanted}
+    if not fresh:
+        refuse(stale(directories, root))
+    if not fresh and all(finished(directory) for directory in directories):
         print("finished before; --fresh starts over", file=sys.stderr)
     else:
         import numpy as np
@@ -56,12 +56,16 @@ def carry_out(
             # Refuses a batch that does not divide, before any process starts.
             micro_batch(np.arange(config.train.batch_size), 0, ranks, config.train.accumulation, 0)
             patiently(partial(prepare, config, root))
+        for directory, config in directories.items():  # not before all that it is made from is there
+            if fresh and directory.exists():
+                with lock(root, config):
+                    shutil.rmtree(directory)
         if ranks > 1:
             print(share(wanted[0], ranks), file=sys.stderr)
         # Runs that need not wait for each other train side by side, where each can have a GPU of its own.
         beside = min(len(wanted), devices()) if ranks == 1 else 1
         patiently(partial(launch, [*arguments, "--runs", str(root)], ranks, verbose, beside))
-    return {directory: read_result(directory) for directory in directories}
+    return {directory: Result.read(directory) for directory in directories}
 
 
 def build_cache(config: Config, arguments: list[str], root: Path, ranks: int | None, verbose: bool = False) -> None:

@@ -4,19 +4,21 @@ docs/run-directory.md describes everything that a run writes.
 """
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from mbkd import distributed, runs
+from mbkd import distributed, provenance, runs
 from mbkd.config import Config, changed
 from mbkd.data.batches import Plan
 from mbkd.distill import hidden, signals
-from mbkd.evaluate import calibration
+from mbkd.evaluate import calibration, measure
 from mbkd.inputs import prepare
 from mbkd.model import card, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
+from mbkd.result import Result
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
@@ -25,7 +27,7 @@ from mbkd.train.trainer import Trainer
 
 WARM_STEPS = 5  # first steps that step_seconds leaves out
 # What a run that only infers in another way takes from the result of the run that trained.
-OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "fingerprints")
+OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "made_from")
 
 
 def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Schedule, log: str = "none") -> Path:
@@ -36,6 +38,8 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     Raises UserError, and Stopped after a signal.
     """
     directory = runs.folder(root, config)
+    if ranks.first:
+        provenance.refuse(provenance.stale({directory: config}, root))
     if distributed.everyones(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
@@ -77,44 +81,43 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         engine.module.opening = 1.0
     found = {split: trainer.measure(split) for split in inputs.heldout}
     if ranks.first:
-        result = {
-            "system": config.system,
-            "role": config.role,
-            "task": config.task.kind,
-            "backbone": config.student.backbone,
-            "seed": config.seed,
-            "hash": config.hash,
-            "labels": inputs.labels,
-            "trained": config.languages,
-            "branches": branches,
-            "supervised": config.task.supervised,
-            "zero_shot": config.task.zero_shot,
-            **_scores(found),
-            "calibration": calibration.of_run(
+        result = Result(
+            system=config.system,
+            role=config.role,
+            task=config.task.kind,
+            backbone=config.student.backbone,
+            seed=config.seed,
+            hash=config.hash,
+            labels=inputs.labels,
+            trained=config.languages,
+            branches=tuple(branches),
+            supervised=config.task.supervised,
+            zero_shot=config.task.zero_shot,
+            **measure.by_split(found),
+            calibration=calibration.of_run(
                 directory, {x: each["accuracy"] for x, each in found.items()}, fitted=config.student.head == "linear"
             ),
-            "teacher_accuracy": source.accuracy,
-            "parameters": parameters,
-            "steps": plan.steps,
-            "steps_per_language": plan.steps_per_language,
-            "train_seconds": sum(trainer.seconds),
-            "step_seconds": {
+            teacher_accuracy=source.accuracy,
+            parameters=parameters,
+            steps=plan.steps,
+            steps_per_language=plan.steps_per_language,
+            train_seconds=sum(trainer.seconds),
+            step_seconds={
                 "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds or [0.0]),
                 "teacher": config.distill.signal,
             },
-            "rows": inputs.rows,
-            "fingerprints": trainer.fingerprints(),
-        }
+            rows=inputs.rows,
+            made_from=inputs.made_from,
+            before=measure.by_split(before) if config.student.grow is not None else None,
+        )
         if twin is not None:
-            trained = runs.read_result(twin)
-            result |= {name: trained[name] for name in OF_THE_TRAINING} | {"trained_as": twin.name}
-        if config.student.grow is not None:
-            result["before"] = _scores(before)
-            if trainer.precision != "fp32":
-                grow.restore(engine.module, build_student(config, inputs.labels))
+            trained = Result.read(twin)
+            result = replace(result, **{name: getattr(trained, name) for name in OF_THE_TRAINING}, trained_as=twin.name)
+        if config.student.grow is not None and trainer.precision != "fp32":
+            grow.restore(engine.module, build_student(config, inputs.labels))
         if config.distill.hidden and twin is None:
             del model.matching
-        saved.calibrate(engine.module, result["calibration"]["temperature"])
+        saved.calibrate(engine.module, result.calibration["temperature"])
         _save(config, directory, engine.module, result)
         trainer.finish(result)
     distributed.wait_for_all()
@@ -133,21 +136,12 @@ def _twin(config: Config, root: Path) -> Path | None:
     if any((runs.folder(root, config) / "checkpoints").glob("step-*")):
         return None
     other = {"all": "single", "single": "all"}[config.student.inference]
-    twin = runs.folder(root, changed(config, {"student": {"inference": other}}))
-    return twin if runs.finished(twin) else None
+    inferring = changed(config, {"student": {"inference": other}})
+    twin = runs.folder(root, inferring)
+    return twin if runs.finished(twin) and not provenance.stale({twin: inferring}, root) else None
 
 
-def _scores(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What result.json holds of the scores by split."""
-    return {
-        "accuracy": {split: scores["accuracy"] for split, scores in found.items()},
-        "averages": {split: scores["accuracy_averages"] for split, scores in found.items()},
-        "mae": {split: scores["mae"] for split, scores in found.items() if "mae" in scores},
-        "mae_averages": {split: scores["mae_averages"] for split, scores in found.items() if "mae" in scores},
-    }
-
-
-def _save(config: Config, directory: Path, model: PreTrainedModel, result: dict[str, Any]) -> None:
+def _save(config: Config, directory: Path, model: PreTrainedModel, result: Result) -> None:
     """The trained model with its tokenizer and its card, as a transformers folder."""
     saved.save(model, saved.load_tokenizer(config.student.backbone), directory / "model")
     card.write(directory / "model", config, result)

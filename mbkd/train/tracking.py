@@ -19,7 +19,7 @@ from typing import Any
 from mbkd.config import Config
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError
-from mbkd.runs import write_json
+from mbkd.files import write_json
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow", "none": ""}
 PROJECT = "mbkd"  # where WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME say nothing

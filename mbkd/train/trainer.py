@@ -22,6 +22,7 @@ from mbkd.errors import Stopped, UserError
 from mbkd.evaluate import measure
 from mbkd.inputs import Inputs
 from mbkd.model import grow
+from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 from mbkd.train import checkpoint
 from mbkd.train.engine import one_branch_learns
@@ -209,11 +210,11 @@ class Trainer:
                 measure.save(self.directory, split, found, labels)
         return scores
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: Result) -> None:
         """Write result.json, after everything else that the run leaves behind; on the first rank."""
         if self.tracker is not None:
             self.tracker.close()  # a run that stops before this is not finished for its tracker, too
-        runs.write_json(self.directory / "result.json", result)
+        result.write(self.directory)
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)  # a finished run needs none
 
     def fingerprints(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The cache of teacher logits: the engine's own numbers, built once, whole or not at all, never another teacher's."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ from mbkd.data.tokens import open_store
 from mbkd.distill import cache
 from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
+from mbkd.files import Store
 from mbkd.inputs import TeacherInput
 
 LABELS = ("1", "2", "3", "4", "5")
@@ -123,7 +123,7 @@ def test_another_length_gets_a_cache_of_its_own(opened):
         ("logits.npy", lambda data: data[:-8], "bytes, not"),
         ("logits.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "another checksum"),
         ("manifest.json", lambda data: data[:-20], "manifest.json is damaged"),
-        ("manifest.json", lambda data: data.replace(b'"fingerprint": "', b'"fingerprint": "0'), "another cache's"),
+        ("manifest.json", lambda data: data.replace(b'"fingerprint": "', b'"fingerprint": "0'), "another store's"),
     ],
     ids=["truncated", "altered", "manifest damaged", "manifest of another"],
 )
@@ -163,15 +163,16 @@ def test_a_chunk_that_is_not_readable_is_computed_again(world, classifier, opene
 
 def test_logits_that_are_not_finite_are_refused(world, opened, ranks, tmp_path, monkeypatch):
     found, _ = opened()
-    manifest = json.loads((found.folder / "manifest.json").read_text())
+    store = Store(found.folder, {})
     tokens = given(world, tmp_path / "teacher", tmp_path / "store").train
     (rows,) = (np.concatenate(chunk) for chunk in cache._plan(tokens))
     logits = np.zeros((len(tokens), 5), np.float32)
     logits[7, 2] = np.inf
-    parts = cache._parts(found.folder)
+    parts = cache._parts(store.folder)
     parts.mkdir()
     np.save(parts / "0.npy", logits[rows])
-    assert tokens.row_ids[7] in cache._assemble(found.folder, manifest, tokens)
+    assert tokens.row_ids[7] in cache._assemble(store, {"labels": LABELS}, tokens)
+    assert not store.folder.exists()
 
 
 def test_a_teacher_that_is_refused_leaves_no_cache(world, classifier, tmp_path, ranks):

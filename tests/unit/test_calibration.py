@@ -103,7 +103,7 @@ def test_an_ensemble_averages_raw_logits_and_has_a_temperature_of_its_own(pair: 
         saved.calibrate(member, None)
     with torch.no_grad():
         raw = sum(member(**inputs).logits for member in members) / 2
-        torch.testing.assert_close(model(**inputs).logits, raw / result["calibration"]["temperature"])
+        torch.testing.assert_close(model(**inputs).logits, raw / result.calibration["temperature"])
 
 
 def test_without_dev_rows_a_model_is_not_calibrated_and_says_so(student: Path, tmp_path: Path, capsys):

@@ -216,5 +216,5 @@ def test_ensembles_of_runs_that_were_not_chosen_are_left_out(tmp_path: Path):
         write_ensemble(tmp_path, members, rights)
     collection = collect(tmp_path)
     groups = {group.system: group for group in choose(collection)}
-    assert groups["Ens2"].runs[0].result["members"] == [of.run_name for of in good]
+    assert groups["Ens2"].runs[0].result.members == tuple(of.run_name for of in good)
     assert "its members are not the chosen runs" in said(collection)

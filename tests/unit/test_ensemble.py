@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from mbkd.ensemble import runs
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.model import saved
+from mbkd.result import Result
+from mbkd.terminal.results import spread_table
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
-from tests.conftest import run as command
-from tuning.ensemble import ensembles, spread_table
+from tests.conftest import mbkd as command
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +61,24 @@ def test_saved_logits_and_the_model_of_the_ensemble_agree_to_the_last_bit(
 
 
 def test_every_pair_becomes_a_directory_like_a_runs(seeds: list[Path], tmp_path: Path):
-    found = ensembles(seeds, tmp_path)
-    assert [result["seeds"] for result in found.values()] == [[1, 2], [1, 3], [2, 3]]
-    one = json.loads((seeds[0] / "result.json").read_text())
-    two = json.loads((seeds[1] / "result.json").read_text())
+    found = runs.write_scores(seeds, tmp_path)
+    assert [result.seeds for result in found.values()] == [(1, 2), (1, 3), (2, 3)]
+    one, two = (Result.read(seed) for seed in seeds[:2])
     for folder, result in found.items():
         assert folder.name.startswith("marc-ens2-multitrain-mblm-s")
-        assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+        assert Result.read(folder) == result
         for split in ("dev", "test"):
-            for language, score in result["accuracy"][split].items():
+            for language, score in result.accuracy[split].items():
                 logits = np.load(folder / "logits" / f"{split}.{language}.npy")
                 labels = np.load(folder / "labels" / f"{split}.{language}.npy")
                 assert (logits.argmax(1) == labels).mean() == pytest.approx(score)
     first = next(iter(found.values()))
-    assert (first["system"], first["role"], first["branch_depth"]) == ("Ens2", "ensemble", 1)
-    assert first["members"] == [seeds[0].name, seeds[1].name]
-    assert first["parameters"] == one["parameters"] + two["parameters"]
-    assert first["train_seconds"] == one["train_seconds"] + two["train_seconds"]
-    assert first["step_seconds"]["median"] == one["step_seconds"]["median"] + two["step_seconds"]["median"]
-    assert first["rows"] == one["rows"]
+    assert (first.system, first.role, first.branch_depth) == ("Ens2", "ensemble", 1)
+    assert first.members == (seeds[0].name, seeds[1].name)
+    assert first.parameters == one.parameters + two.parameters
+    assert first.train_seconds == one.train_seconds + two.train_seconds
+    assert first.step_seconds["median"] == one.step_seconds["median"] + two.step_seconds["median"]
+    assert first.rows == one.rows
     assert len(spread_table(list(found.values()), "test").columns) == 6 + 3
 
 
@@ -115,15 +114,15 @@ def test_runs_that_cannot_be_compared_are_refused(
     shutil.copytree(seeds[1], other)
     change(other)
     with pytest.raises(UserError, match=message):
-        ensembles([seeds[0], other], tmp_path / "out")
+        runs.write_scores([seeds[0], other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_one_run_is_no_ensemble(seeds: list[Path], tmp_path: Path):
     with pytest.raises(UserError, match="named twice"):
-        ensembles([seeds[0], seeds[0]], tmp_path)
+        runs.write_scores([seeds[0], seeds[0]], tmp_path)
     with pytest.raises(UserError, match="it can be 2 to 3"):
-        ensembles(seeds, tmp_path, 4)
+        runs.write_scores(seeds, tmp_path, 4)
 
 
 def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_yaml: Path, root: Path, tmp_path: Path):
@@ -133,7 +132,7 @@ def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_
         return done.output
 
     out = tmp_path / "ens2"
-    assert str(out) in mbkd("export", "--ensemble", *seeds[:2], "--out", out)
+    assert str(out) in mbkd("ensemble", *seeds[:2], "--out", out)
     assert "# Ens2 of MultiTrain + MBLM, seeds 1, 2" in (out / "README.md").read_text()
     assert "model.safetensors" in mbkd("push", out, "me/ens2", "--dry-run")
     (tmp_path / "rows.txt").write_text("good\nbad\n")
@@ -141,7 +140,7 @@ def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_
     assert len((tmp_path / "labels.jsonl").read_text().splitlines()) == 2
     mbkd("evaluate", out, toy_yaml, "--runs", root, "--out", tmp_path / "scores.json")
     result, _ = runs.combine(runs.read(seeds[:2]))
-    assert json.loads((tmp_path / "scores.json").read_text())["accuracy"]["test"] == result["accuracy"]["test"]
+    assert json.loads((tmp_path / "scores.json").read_text())["accuracy"]["test"] == result.accuracy["test"]
     with pytest.raises(UserError, match="is there already"):
         runs.write_model(seeds[:2], out)
 
@@ -158,7 +157,7 @@ def test_an_ensemble_is_one_onnx_graph_too(seeds: list[Path], tmp_path: Path):
 
 def test_a_place_that_cannot_be_written_ends_in_one_message(seeds: list[Path], tmp_path: Path):
     (tmp_path / "file").touch()
-    done = command(sys.executable, "-m", "tuning.ensemble", *seeds, "--runs", tmp_path / "file")
+    done = command("ensemble", *seeds, "--runs", tmp_path / "file")
     assert done.returncode == 2
     assert done.stderr.startswith("error: [Errno 20] Not a directory")
     assert len(done.stderr.splitlines()) == 1

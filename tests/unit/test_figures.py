@@ -176,7 +176,7 @@ def test_a_reliability_bin_has_the_confidence_of_the_calibrated_model(context):
     sure = np.exp(1) / (np.exp(1) + 2)  # synthetic logits are 1 at the answer, 0 elsewhere, of three classes
     ((rows, confidence, right),) = reliability.bins([run], "test", "supervised")
     assert (rows, confidence, right) == (60, pytest.approx(sure), pytest.approx(0.6))
-    run.result["calibration"] = {"temperature": 0.5}
+    run.result.calibration["temperature"] = 0.5
     ((_, confidence, _),) = reliability.bins([run], "test", "supervised")
-    del run.result["calibration"]
+    del run.result.calibration["temperature"]
     assert confidence == pytest.approx(np.exp(2) / (np.exp(2) + 2))

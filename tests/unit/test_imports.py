@@ -16,9 +16,11 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [
     {"errors", "registration"},
     {"config"},
-    {"runs", "terminal", "distributed"},
+    {"files"},
+    {"result", "runs", "terminal", "distributed"},
     {"data"},
     {"model"},
+    {"provenance"},
     {"inputs"},
     {"evaluate"},
     {"distill", "ensemble"},

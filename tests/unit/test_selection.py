@@ -4,13 +4,15 @@ import pytest
 
 from mbkd.errors import UserError
 from mbkd.evaluate.selection import Candidate, choose, mean_score
+from mbkd.result import Result
+from tests.synthetic import make_result
 
 
-def result(seed: int, a: float | None, s: float = 0.5, steps: int = 100) -> dict:
-    return {"system": "MultiKD", "seed": seed, "steps": steps, "averages": {"dev": {"S": s, "Z": None, "A": a}}}
+def result(seed: int, a: float | None, s: float = 0.5, steps: int = 100) -> Result:
+    return make_result(seed=seed, steps=steps, averages={"dev": {"S": s, "Z": None, "A": a}})
 
 
-def candidate(lr: float, *results: dict) -> Candidate:
+def candidate(lr: float, *results: Result) -> Candidate:
     return Candidate({"train.lr": lr}, results)
 
 

@@ -17,6 +17,7 @@ from mbkd.predict.classifier import Classifier, length_of
 from mbkd.serve.batching import Full, Worker
 from mbkd.serve.requests import Limits, Refused, parse
 from tests.conftest import random_student
+from tests.synthetic import make_result
 
 LIMITS = Limits(body=1000, texts=3, characters=10, queue=4)
 REVIEWS = [pair for language in toy.LANGUAGES for pair in toy.unlabelled(language, 5)]
@@ -217,8 +218,8 @@ def test_models_without_mixers_answer_without_branches(world, tmp_path):
 
 
 def test_the_scores_of_an_ensemble_are_no_model_and_say_how_to_make_one(tmp_path):
-    (tmp_path / "result.json").write_text('{"role": "ensemble"}')
-    with pytest.raises(UserError, match="export RUN RUN --ensemble"):
+    make_result(role="ensemble", seeds=(1, 2)).write(tmp_path)
+    with pytest.raises(UserError, match="ensemble RUN RUN --out"):
         Classifier(tmp_path)
 
 

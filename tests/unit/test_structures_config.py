@@ -29,6 +29,7 @@ from mbkd.train.run import run
 from mbkd.train.student import build_student
 from mbkd.train.trainer import Trainer
 from tests.conftest import ENVIRONMENT
+from tests.synthetic import make_result
 
 TABLE_5 = {
     "mblm": "MultiKD + MBLM",
@@ -127,7 +128,7 @@ def without_mixers(world, tmp_path_factory):
 def test_one_training_without_mixers_is_measured_in_both_ways(without_mixers, tmp_path):
     config = paper.find(str(without_mixers / "toy.yaml"), [])
     found = {
-        way: evaluate_folder(without_mixers, config, "test", tmp_path, way)["accuracy"]["test"]
+        way: evaluate_folder(without_mixers, config, "test", tmp_path, way).accuracy["test"]
         for way in (None, "all", "single")
     }
     assert found[None] == found["all"]
@@ -147,7 +148,7 @@ def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(to
     results = [json.loads((folder / "result.json").read_text()) for folder in (trained, single)]
     assert results[1]["trained_as"] == trained.name
     assert results[1]["system"] == "MultiTrain + MBLM - all mixers (single)"
-    for name in ("steps", "train_seconds", "step_seconds", "parameters", "fingerprints"):
+    for name in ("steps", "train_seconds", "step_seconds", "parameters", "made_from"):
         assert results[1][name] == results[0][name]
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (trained, single)]
     assert weights[0] == weights[1]
@@ -269,16 +270,15 @@ def carded(without_mixers, tmp_path):
     for file in without_mixers.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = paper.find(str(without_mixers / "toy.yaml"), [])
-    result = {
-        "role": "student",
-        "labels": ["1", "2"],
-        "parameters": 12345,
-        "branches": ["en", "fr", "zh"],
-        "accuracy": {"test": dict.fromkeys(config.task.languages, 0.5)},
-        "averages": {"test": {"S": 0.5, "Z": 0.25, "A": 0.375}},
-        "mae": {},
-        "mae_averages": {},
-    }
+    result = make_result(
+        system=config.system,
+        labels=("1", "2"),
+        parameters=12345,
+        branches=("en", "fr", "zh"),
+        accuracy={"test": dict.fromkeys(config.task.languages, 0.5)},
+        averages={"test": {"S": 0.5, "Z": 0.25, "A": 0.375}},
+        calibration={"temperature": None},
+    )
     card.write(tmp_path, config, result)
     return tmp_path
 

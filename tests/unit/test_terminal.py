@@ -11,8 +11,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from analysis import render, tables
+from mbkd.result import Result
 from mbkd.terminal import data, grid, results
 from mbkd.terminal.console import make_console
+from tests.synthetic import make_result
 
 WIDTHS = (80, 100, 120, 200)
 COUNTS = (6, 15, 48, 205)
@@ -40,13 +42,18 @@ def codes(count: int) -> list[str]:
     return [f"x{i:02}" if count < 20 else f"x{i:02}_Latn" for i in range(count)]
 
 
-def result(system: str, languages: list[str], supervised: int = 3, role: str = "student") -> dict[str, Any]:
+def result(system: str, languages: list[str], supervised: int = 3, role: str = "student") -> Result:
     """A finished run with scores that no other one has."""
     draw = np.random.default_rng(zlib.crc32(system.encode()))
     scores = {x: float(draw.random()) for x in languages}
-    found: dict[str, Any] = {"system": system, "role": role, "accuracy": {"test": scores}, "mae": {}}
-    found["averages"] = {"test": {x: float(draw.random()) for x in "SZA"}}
-    return found | {"supervised": languages[:supervised], "zero_shot": languages[supervised:]}
+    return make_result(
+        system=system,
+        role=role,
+        accuracy={"test": scores},
+        averages={"test": {x: float(draw.random()) for x in "SZA"}},
+        supervised=tuple(languages[:supervised]),
+        zero_shot=tuple(languages[supervised:]),
+    )
 
 
 def shown(lines: list[str]) -> dict[str, list[str]]:
@@ -77,7 +84,7 @@ def test_every_score_is_whole_and_in_its_place(window, systems: tuple[str, ...],
     found = shown(lines)
     if "supervised" not in found:  # languages across
         assert count < 48
-        scores = [[*run["accuracy"]["test"].values(), *run["averages"]["test"].values()] for run in runs]
+        scores = [[*run.accuracy["test"].values(), *run.averages["test"].values()] for run in runs]
         cells = [re.findall(r"[\d.]+(?= │)", line.partition("│")[2].partition("│")[2]) for line in lines]
         assert [row for row in cells if row] == [[printed(x) for x in row] for row in scores]
         return
@@ -85,9 +92,9 @@ def test_every_score_is_whole_and_in_its_place(window, systems: tuple[str, ...],
     order = ["AVG(S)", "AVG(Z)", "AVG(A)", "supervised", *languages[:3], "zero-shot", *languages[3:]]
     assert [label for label in found if label][-len(order) :] == order
     for language in languages:
-        assert found[language] == [printed(run["accuracy"]["test"][language]) for run in runs]
+        assert found[language] == [printed(run.accuracy["test"][language]) for run in runs]
     for name in "SZA":
-        assert found[f"AVG({name})"] == [printed(run["averages"]["test"][name]) for run in runs]
+        assert found[f"AVG({name})"] == [printed(run.averages["test"][name]) for run in runs]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -103,7 +110,7 @@ def test_a_teacher_is_one_line_with_its_own_language(window, count: int):
     runs = [result(f"Teacher {x}", [x], 1, "teacher") for x in codes(count)]
     results.print_results(runs, "test")
     found = shown(window.lines())
-    assert found == {run["system"]: [printed(*run["accuracy"]["test"].values())] for run in runs}
+    assert found == {run.system: [printed(*run.accuracy["test"].values())] for run in runs}
 
 
 @pytest.mark.parametrize("branches", [3, 15])

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from mbkd import files
 from mbkd.config import Columns, Task
 from mbkd.data import tokens
 from mbkd.data.tokens import open_store, tokenizer_fingerprint
@@ -210,7 +211,7 @@ def test_a_truncated_file_is_named_and_built_again(tmp_path, caplog, file):
     size = (store.folder / file).stat().st_size
     os.truncate(store.folder / file, size // 2)
     store = open_store(tmp_path, task, "train", "en", name, 24)
-    assert f"{file} has {size // 2:,} bytes, not {size:,}; tokenising again" in caplog.text
+    assert f"{file} has {size // 2:,} bytes, not {size:,}; it is built again" in caplog.text
     assert_whole(tmp_path, task, name, caplog)
     assert_same(store.batch(np.arange(9)), padded_by_the_tokenizer(name, task, range(9), 24))
 
@@ -291,7 +292,7 @@ def test_who_waits_for_another_process_says_so_once(tmp_path, monkeypatch, caplo
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     folder = open_store(tmp_path, task, "train", "en", name, 24).folder
     shutil.rmtree(folder)
-    monkeypatch.setattr(tokens, "PATIENCE", 0.05)
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
     waiting = threading.Thread(target=open_store, args=(tmp_path, task, "train", "en", name, 24))
     with FileLock(f"{folder}.lock"):
         waiting.start()
@@ -300,7 +301,7 @@ def test_who_waits_for_another_process_says_so_once(tmp_path, monkeypatch, caplo
         assert not folder.exists()
     waiting.join()
     assert folder.exists()
-    assert caplog.text.count(f"waiting for another process that tokenises {folder.name}") == 1
+    assert caplog.text.count(f"waiting for another process that builds {folder.name}") == 1
 
 
 def test_a_build_that_was_killed_half_way_is_built_again(tmp_path, caplog):

@@ -8,6 +8,9 @@ import pytest
 from mbkd import runs
 from mbkd.config import paper, parse
 from mbkd.errors import UserError
+from mbkd.files import write_json
+from mbkd.result import Result
+from tests.synthetic import make_result
 from tuning import grids, protocols
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import groups, record, wanted
@@ -22,13 +25,9 @@ def full():
     return paper.base(paper.xnli(), paper.BACKBONES["mbert"])
 
 
-def result(config, score: float, steps: int = 10) -> dict:
-    return {
-        "system": config.system,
-        "seed": config.seed,
-        "steps": steps,
-        "averages": {"dev": {"S": score, "Z": score, "A": score}},
-    }
+def result(config, score: float, steps: int = 10) -> Result:
+    averages = {"dev": {"S": score, "Z": score, "A": score}}
+    return make_result(system=config.system, seed=config.seed, steps=steps, averages=averages)
 
 
 def test_a_list_at_a_single_value_is_a_grid_and_a_list_of_languages_is_not():
@@ -185,7 +184,7 @@ def test_a_study_keeps_its_name_and_does_nothing_when_it_is_given_again_in_any_s
 
     def finish(run) -> None:
         runs.folder(tmp_path, run).mkdir()
-        runs.write_json(runs.folder(tmp_path, run) / "result.json", result(run, run.train.lr * 1e4))
+        result(run, run.train.lr * 1e4).write(runs.folder(tmp_path, run))
 
     for run in asked().wanted():
         finish(run)
@@ -222,8 +221,8 @@ def test_a_refused_teacher_fails_those_who_ask_it_and_the_others_ask_theirs_agai
 def test_a_job_that_succeeds_leaves_no_failure_of_an_earlier_attempt(tmp_path):
     job = Job(full(), "measure")
     job.home(tmp_path).mkdir(parents=True)
-    runs.write_json(job.home(tmp_path) / "failed.json", {"reason": "exit code 247", "attempts": 1, "log": []})
-    runs.write_json(tmp_path / f"efficiency-{job.config.hash}.json", {})  # the other attempt's
+    write_json(job.home(tmp_path) / "failed.json", {"reason": "exit code 247", "attempts": 1, "log": []})
+    write_json(tmp_path / f"efficiency-{job.config.hash}.json", {})  # the other attempt's
     work(job, conditions(tmp_path), lambda _: None)
     assert failure(job.home(tmp_path)) == {}
 

@@ -1,0 +1,164 @@
+"""Files and folders that are there whole or not at all, and the hashes that tell whether they are what they were."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mbkd.errors import UserError
+
+MANIFEST = "manifest.json"
+PATIENCE = 5.0  # seconds of silence before a process says that it waits for another one
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: numpy's own error for an array that was cut short
+
+log = logging.getLogger(__name__)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a value as a JSON file, as `write_whole` does."""
+    write_whole(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a loss of power."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)  # there only after an error, such as a full disk
+
+
+@contextlib.contextmanager
+def refuse_full(place: Path) -> Iterator[None]:
+    """Turn the error of a full disk or quota into a UserError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        reason = error.strerror or str(error)
+        raise UserError(f"{place}: cannot be written ({reason}); make room, then give the same command again") from None
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def digest(file: Path, store: Path | None = None) -> str:
+    """The SHA-256 of a file, which is read again only where its size, its place on the disk or a time has changed.
+
+    store: where hashes are kept for other processes; None: for this one only.
+    """
+    stat = file.stat()
+    # The time of change of the inode too: a copy can carry any modification time.
+    return _digest((str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino), store)
+
+
+@functools.cache
+def _digest(seen: tuple[str | int, ...], store: Path | None) -> str:
+    name = str(seen[0])
+    if store is None:
+        return sha256(Path(name))
+    kept = store / "hashes" / f"{fingerprint(name)[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not hashed yet
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if before["seen"] == list(seen):
+            return str(before["sha256"])
+    found = sha256(Path(name))
+    with contextlib.suppress(OSError):  # a disk that is full or read-only: the next process reads the file again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, {"seen": seen, "sha256": found})
+    return found
+
+
+def fingerprint(made_from: Any) -> str:
+    """The SHA-256 of a value as JSON."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """A folder that is built once, appears whole, and is named by the hash of what made it, so never a stale one.
+
+    folder       <path>-<hash>
+    fingerprint  the whole hash of `made_from`
+    lock         held by the process that builds; the system drops it when its holder dies, so it is never stale
+    """
+
+    def __init__(self, path: Path, made_from: dict[str, Any]):
+        self.made_from, self.fingerprint = made_from, fingerprint(made_from)
+        self.folder = path.with_name(f"{path.name}-{self.fingerprint[:16]}")
+        self.lock = FileLock(f"{self.folder}.lock")
+
+    def problem(self) -> str:
+        """What is wrong with the folder, checksums and all; empty if nothing is."""
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            for name, file in manifest["files"].items():
+                if (size := (self.folder / name).stat().st_size) != file["bytes"]:
+                    return f"{name} has {size:,} bytes, not {file['bytes']:,}"
+                if sha256(self.folder / name) != file["sha256"]:
+                    return f"{name} is not what was written (another checksum)"
+            return "" if manifest["fingerprint"] == self.fingerprint else f"{MANIFEST} is another store's"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{MANIFEST} is damaged"
+
+    def open(self, write: Callable[[Path], dict[str, Any]]) -> None:
+        """Build the folder unless it is whole. Any number of processes may call: one builds, the others wait for it.
+
+        write: as `build` has it.
+        """
+        if not self.problem():  # opened without the lock, from a read-only disk too
+            return
+        with refuse_full(self.folder):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            log.warning("waiting for another process that builds %s", self.folder.name)
+            self.lock.acquire()
+        try:
+            if problem := self.problem():  # not if another process built it meanwhile
+                if self.folder.exists():
+                    log.warning("%s: %s; it is built again", self.folder, problem)
+                self.build(write)
+        finally:
+            self.lock.release()
+
+    def build(self, write: Callable[[Path], dict[str, Any]]) -> None:
+        """Build in a folder beside, then put it in place with one rename. The lock must be held.
+
+        write: gets an empty folder for its files, and returns what the manifest says of them. Raises UserError for a
+        full disk; what was written is then removed.
+        """
+        part = self.folder.with_name(f"{self.folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+        try:
+            with refuse_full(self.folder):
+                part.mkdir()
+                manifest = {"fingerprint": self.fingerprint, "made_from": self.made_from, **write(part)}
+                files = {x.name: {"bytes": x.stat().st_size, "sha256": sha256(x)} for x in sorted(part.iterdir())}
+                write_json(part / MANIFEST, manifest | {"files": files})
+                shutil.rmtree(self.folder, ignore_errors=True)  # a damaged one
+                part.rename(self.folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # there only after an error

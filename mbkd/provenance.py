@@ -1,0 +1,113 @@
+"""What a run is made from: the hashes of its rows, teachers and backbone, and which of them have changed since."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from mbkd import runs
+from mbkd.config import Config
+from mbkd.data import hub, rows, tasks
+from mbkd.data.classifiers import cached_revision, fingerprint
+from mbkd.data.tokens import store_fingerprint
+from mbkd.errors import UserError
+from mbkd.result import Result
+
+
+def made_from(config: Config, root: Path) -> dict[str, str]:
+    """The hash of everything that decides a run besides its configuration and the code, by a name for a person.
+
+    Raises UserError for what is not there.
+    """
+    return {name: find() for name, find in _parts(config, root).items()}
+
+
+def changed(result: Result, config: Config, root: Path) -> list[str]:
+    """Names of what is another one now than when a run was made, such as `train rows of fr` or `teacher zh`.
+
+    What cannot be compared, because it is not there any more or was not noted, counts as unchanged.
+    """
+    found = []
+    try:
+        parts = _parts(config, root)
+    except (UserError, OSError):
+        return []
+    for name, before in result.made_from.items():
+        try:
+            now = (_earlier(name, config, root) or parts[name])()
+        except (UserError, OSError, KeyError):
+            continue
+        if now != before:
+            found.append(name.replace("train tokens", "train rows"))
+    noted = {name.partition(" rows of ")[0] for name in result.made_from}
+    added = [x for x in parts if " rows of " in x and x.partition(" ")[0] in noted and x not in result.made_from]
+    return found + [f"{name} (new)" for name in added]
+
+
+def stale(wanted: Mapping[Path, Config], root: Path) -> dict[Path, list[str]]:
+    """Of finished runs, by their directory, those of which something has changed, and what."""
+    found = {run: changed(Result.read(run), config, root) for run, config in wanted.items() if runs.finished(run)}
+    return {run: names for run, names in found.items() if names}
+
+
+def refuse(found: Mapping[Path, list[str]], command: str = "") -> None:
+    """Raise one UserError that names every stale run, what has changed of it, and what to do.
+
+    command: the one that trains them again.
+    """
+    if found:
+        lines = "".join(f"\n  {run}: {', '.join(names)}" for run, names in found.items())
+        again = f"`{command} --fresh`" if command else "the same command with --fresh"
+        raise UserError(
+            f"finished before, from something else than what is there now, so not reused:{lines}\n"
+            f"nothing was deleted; {again} trains again what is named here"
+        )
+
+
+def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
+    """A hub id or folder with a fine-tuned teacher of a language. Raises UserError if it is not made yet, or stale."""
+    teacher = config.teachers[language][index]
+    if teacher.fine_tuned:
+        return teacher.model
+    taught = config.teacher_run(language, index)
+    run = runs.folder(root, taught)
+    if not runs.finished(run):
+        raise UserError(
+            f"the teacher of {language} is not fine-tuned yet ({run} has no result); run `mbkd teach` with the same "
+            f"configuration first, or set teachers.{language}.fine_tuned=true for one that is"
+        )
+    refuse(stale({run: taught}, root), "mbkd teach")
+    return str(run / "model")
+
+
+def _parts(config: Config, root: Path) -> dict[str, Callable[[], str]]:
+    """What finds each hash, by name. Raises UserError where the task's splits cannot be told."""
+    task, store = config.task, root / "store"
+    hub.keep(store)
+    found: dict[str, Callable[[], str]] = {}
+    for split in tasks.splits(task):
+        for language in config.languages if split == "train" else tasks.languages(task, split):
+            found[f"{split} rows of {language}"] = partial(rows.digest, task, split, language, store)
+    for language in () if config.distill.signal == "labels" else config.languages:
+        several = config.teachers[language]
+        for index in range(len(several)):
+            name = language if len(several) == 1 else f"{language} {index + 1}"
+            found[f"teacher {name}"] = partial(_teacher, config, language, index, root)
+    found["backbone"] = partial(_weights, config.student.backbone, store)
+    return found
+
+
+def _teacher(config: Config, language: str, index: int, root: Path) -> str:
+    return _weights(teacher_path(config, language, index, root), root / "store")
+
+
+def _weights(path: str, store: Path) -> str:
+    return cached_revision(path) or fingerprint(path, store)
+
+
+def _earlier(name: str, config: Config, root: Path) -> Callable[[], str] | None:
+    """What finds a hash that runs noted before rows were hashed."""
+    before, _, language = name.partition("train tokens of ")
+    if before or not language:
+        return None
+    backbone, length = config.student.backbone, config.train.max_length
+    return partial(store_fingerprint, root / "store", config.task, "train", language, backbone, length)

@@ -1,0 +1,167 @@
+"""A result speaks only for what it was made from: rows, teachers and backbone, whatever files hold them."""
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mbkd import provenance, runs
+from mbkd.config import Config, changed, parse
+from mbkd.data.tokens import store_fingerprint
+from mbkd.errors import UserError
+from mbkd.files import write_json
+from mbkd.train.launch import carry_out
+from tests.synthetic import make_result
+
+ROWS = [("good", "yes"), ("bad", "no"), ("fine", "yes"), ("poor", "no")]
+
+
+def write_rows(file: Path, rows: list[tuple[str, str]], **more: list[tuple[str, str]]) -> None:
+    """A file of two languages: the rows of fr as given, those of en always the same."""
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label", "language"])
+        for language, each in {"en": ROWS, "fr": rows, **more}.items():
+            writer.writerows([text, label, language] for text, label in each)
+
+
+def write_model(folder: Path, weights: bytes = b"weights") -> str:
+    """What a folder of a model looks like to who does not load it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tokenizer.json").write_text("{}")
+    return str(folder)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A student that learns from a fine-tuned teacher of en, and from one of fr that `mbkd teach` makes."""
+    for split in ("train", "dev"):
+        write_rows(tmp_path / f"{split}.csv", ROWS)
+    files = {split: str(tmp_path / f"{split}.csv") for split in ("train", "dev")}
+    return parse(
+        {
+            "task": {"kind": "own", "files": files, "labels": ["no", "yes"], "supervised": ["en", "fr"]},
+            "student": {"backbone": write_model(tmp_path / "backbone")},
+            "teachers": {
+                "en": {"model": write_model(tmp_path / "teacher-en"), "fine_tuned": True},
+                "fr": {"model": write_model(tmp_path / "plain-fr")},
+            },
+        },
+        "test",
+    )
+
+
+def finish(config: Config, root: Path) -> Path:
+    """A finished run of a configuration, without training."""
+    run = runs.folder(root, config)
+    write_model(run / "model", config.run_name.encode())
+    (run / "config.yaml").write_text(config.dump(), encoding="utf-8")
+    make_result(system=config.system, role=config.role, made_from=provenance.made_from(config, root)).write(run)
+    return run
+
+
+@pytest.fixture
+def finished(config: Config, tmp_path: Path) -> Path:
+    """The student's finished run, and its teacher's."""
+    finish(config.teacher_run("fr"), tmp_path)
+    return finish(config, tmp_path)
+
+
+def swap_labels(root: Path) -> None:
+    write_rows(root / "train.csv", [(text, {"yes": "no", "no": "yes"}[label]) for text, label in ROWS])
+
+
+def add_a_row(root: Path) -> None:
+    write_rows(root / "dev.csv", [*ROWS, ("well", "yes")])
+
+
+def replace_the_backbone(root: Path) -> None:
+    write_model(root / "backbone", b"others")
+
+
+def train_a_teacher_again(root: Path) -> None:
+    write_model(root / "teacher-en", b"others!")
+
+
+def touch_all(root: Path) -> None:
+    for file in root.rglob("*.csv"):
+        file.write_bytes(file.read_bytes())
+    for file in root.rglob("*.safetensors"):
+        os.utime(file, ns=(1, 1))
+
+
+def add_what_nobody_asks(root: Path) -> None:
+    write_rows(root / "train.csv", ROWS, it=[("buono", "yes")])
+
+
+CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
+    (swap_labels, ["train rows of fr"]),
+    (add_a_row, ["dev rows of fr"]),
+    (replace_the_backbone, ["backbone"]),
+    (train_a_teacher_again, ["teacher en"]),
+    (touch_all, []),
+    (add_what_nobody_asks, []),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
+def test_what_has_changed_is_named_and_what_is_equal_is_reused(
+    config: Config, finished: Path, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
+):
+    change(tmp_path)
+    assert provenance.stale({finished: config}, tmp_path) == ({finished: expected} if expected else {})
+    if not expected:
+        assert carry_out([config], [], tmp_path, 1)[finished].made_from
+        return
+    with pytest.raises(UserError, match=rf"{finished}: {expected[0]}\n.*--fresh"):
+        carry_out([config], [], tmp_path, 1)
+    assert (finished / "result.json").is_file()
+
+
+def test_a_teacher_that_mbkd_teach_made_again_is_named(config: Config, finished: Path, tmp_path: Path):
+    teacher = runs.folder(tmp_path, config.teacher_run("fr"))
+    write_model(teacher / "model", b"another training")
+    assert provenance.stale({finished: config}, tmp_path) == {finished: ["teacher fr"]}
+
+
+def test_a_student_is_not_trained_by_a_teacher_of_other_rows(config: Config, finished: Path, tmp_path: Path):
+    swap_labels(tmp_path)
+    with pytest.raises(UserError, match=r"train rows of fr\n.*`mbkd teach --fresh`"):
+        provenance.teacher_path(config, "fr", 0, tmp_path)
+
+
+def test_nothing_is_deleted_before_all_that_a_fresh_run_needs_is_there(config: Config, finished: Path, tmp_path: Path):
+    swap_labels(tmp_path)
+    with pytest.raises(UserError, match="mbkd teach"):
+        carry_out([config], [], tmp_path, 1, fresh=True)
+    assert (finished / "result.json").is_file()
+
+
+def test_what_is_not_there_any_more_cannot_be_compared_and_the_result_stays(
+    config: Config, finished: Path, tmp_path: Path
+):
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "backbone" / "model.safetensors").unlink()
+    assert provenance.stale({finished: config}, tmp_path) == {}
+
+
+def test_a_language_that_has_rows_now_is_new(config: Config, tmp_path: Path):
+    plain = changed(config, {"distill": {"signal": "labels"}})
+    run = finish(plain, tmp_path)
+    result = provenance.Result.read(run)
+    del result.made_from["dev rows of fr"]
+    result.write(run)
+    assert provenance.stale({run: plain}, tmp_path) == {run: ["dev rows of fr (new)"]}
+
+
+def test_a_run_of_an_earlier_version_is_compared_by_its_tokens(config: Config, finished: Path, tmp_path: Path):
+    backbone, length = config.student.backbone, config.train.max_length
+    before = {x: store_fingerprint(tmp_path, config.task, "train", x, backbone, length) for x in ("en", "fr")}
+    write_json(finished / "result.json", make_result().as_json() | {"fingerprints": {"train": before}})
+    assert provenance.stale({finished: config}, tmp_path) == {}
+    swap_labels(tmp_path)
+    assert provenance.stale({finished: config}, tmp_path) == {finished: ["train rows of en", "train rows of fr"]}
