@@ -16,6 +16,7 @@ from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 from mbkd.model import positions
 from mbkd.provenance import made_from, teacher_path
+from mbkd.terminal.progress import PATIENCE, ProgressBar
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,11 @@ def _check_length(config: Config, models: Iterable[str]) -> None:
         raise UserError(f"train.max_length = {length}: {each}; set it to {min(short.values())} at most")
 
 
-def prepare(config: Config, root: Path) -> Inputs:
-    """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers."""
+def prepare(config: Config, root: Path, show: bool = True) -> Inputs:
+    """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers.
+
+    show: whether this process says how far it is.
+    """
     task, length = config.task, config.train.max_length
     hub.keep(root / "store")
     if config.student.grow is None:
@@ -84,7 +88,9 @@ def prepare(config: Config, root: Path) -> Inputs:
     _check_length(config, [config.student.backbone, *chain.from_iterable(paths.values())])
 
     def tokens(split: str, language: str, tokenizer: str) -> Tokens:
-        return open_store(root / "store", task, split, language, tokenizer, length)
+        found = open_store(root / "store", task, split, language, tokenizer, length)
+        progress.advance()
+        return found
 
     def teacher(language: str, index: int) -> TeacherInput:
         path = paths[language][index]
@@ -100,19 +106,19 @@ def prepare(config: Config, root: Path) -> Inputs:
     present = tasks.splits(task)
     if "train" not in present:
         raise UserError(f"task.path = {task.path}: there is no training split here")
-    inputs = Inputs(
-        train={x: tokens("train", x, backbone) for x in config.languages},
-        heldout={
-            split: {x: tokens(split, x, backbone) for x in tasks.languages(task, split)}
-            for split in present
-            if split != "train"
-        },
-        teachers={x: tuple(teacher(x, i) for i in range(len(several))) for x, several in paths.items()},
-        labels=tasks.label_names(task),
-        ordinal=tasks.is_ordinal(task),
-        grown_from=fingerprint(backbone, root / "store") if config.student.grow is not None else None,
-        made_from=made_from(config, root),
-    )
+    heldout = {split: tasks.languages(task, split) for split in present if split != "train"}
+    of_teachers = sum(map(len, paths.values())) * (1 + ("dev" in present))
+    total = len(config.languages) + sum(map(len, heldout.values())) + of_teachers
+    with ProgressBar("tokens, stores of a split and a language", total, show, patience=PATIENCE) as progress:
+        inputs = Inputs(
+            train={x: tokens("train", x, backbone) for x in config.languages},
+            heldout={split: {x: tokens(split, x, backbone) for x in each} for split, each in heldout.items()},
+            teachers={x: tuple(teacher(x, i) for i in range(len(several))) for x, several in paths.items()},
+            labels=tasks.label_names(task),
+            ordinal=tasks.is_ordinal(task),
+            grown_from=fingerprint(backbone, root / "store") if config.student.grow is not None else None,
+            made_from=made_from(config, root),
+        )
     for language, teachers in inputs.teachers.items():
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):
             raise UserError(f"the teacher's training rows of {language} are not the student's")

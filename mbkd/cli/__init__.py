@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from mbkd import __version__
 from mbkd.cli import data, train, use
 from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
+from mbkd.terminal.bars import no_bars_in_files
 
 app = typer.Typer(
     help="Cross-lingual text classifiers: monolingual teachers distilled into one multi-branch student.",
@@ -42,6 +44,7 @@ def main() -> None:
     """Entry point: errors end in one message and exit code 2, or UNAVAILABLE where the same command may do later."""
     # Threads that spin for each other are 4 to 16 times slower where something else uses a core, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    no_bars_in_files()
     try:
         app()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
@@ -54,8 +57,17 @@ def main() -> None:
         sys.exit(130)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mbkd {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours; as NO_COLOR=1 does.")] = False,
 ) -> None:
     """Options of all commands."""

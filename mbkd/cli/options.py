@@ -1,9 +1,12 @@
 """What the commands share: arguments, options, and the way they print."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from mbkd.errors import UserError
 
 ConfigArgument = Annotated[str, typer.Argument(help="a YAML file, or a name from `mbkd recipes`", metavar="CONFIG")]
 Overrides = Annotated[
@@ -39,6 +42,23 @@ Quoting = Annotated[
         parser=_yes_or_no, metavar="yes|no", help="Whether quotes enclose the fields of a CSV or TSV, or are text."
     ),
 ]
+
+
+def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
+    """Before any work: refuse a file in a folder that is not there, tell of one that will be written over.
+
+    endings: those that the file may have, if not any.
+    """
+    if out is None:
+        return
+    if endings and out.suffix not in endings:
+        raise UserError(f"--out {out}: unknown ending {out.suffix!r}; it can be {', '.join(endings)}")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first, or name another")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file")
+    if out.is_file():
+        print(f"{out}: is there, and is written over", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

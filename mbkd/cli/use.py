@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mbkd.cli.options import ConfigArgument, Header, Json, Overrides, Quoting, Runs, print_json, quiet
+from mbkd.cli.options import ConfigArgument, Header, Json, Overrides, Quoting, Runs, check_out, print_json, quiet
 from mbkd.errors import UserError
 
 
@@ -23,6 +23,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a trained model on a split of a task, in every language."""
+    check_out(out)
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])
@@ -50,6 +51,7 @@ def mixers(
     json: Json = False,
 ) -> None:
     """Show how much weight each branch gets in each language, mixer by mixer."""
+    check_out(out, (".json", ".csv"))
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])
@@ -103,7 +105,7 @@ def predict(
     file: Annotated[
         Path | None, typer.Argument(help="JSONL, JSON, CSV, TSV, parquet, or TXT with a text a line.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A .jsonl or .csv file instead of standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .jsonl, .csv or .tsv file instead of standard output.")] = None,
     text: Annotated[str, typer.Option(help="Column or field with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Rows times longest row of a batch.")] = 8192,
@@ -115,8 +117,11 @@ def predict(
 ) -> None:
     """Classify the rows of a file or of standard input (JSONL, or a text a line); exit code 1 if one was bad."""
     quiet()
+    from mbkd.predict.stream import check_output
     from mbkd.predict.stream import predict as classify
 
+    check_output(out, file)
+    check_out(out)
     if classify(model, file, out, text, text_pair, batch_tokens, header is not False, quoting, min_confidence):
         raise typer.Exit(1)
 

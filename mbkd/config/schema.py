@@ -103,6 +103,11 @@ class Task(Section):
         """All languages, the supervised ones first, in the order of the tables."""
         return self.supervised + self.zero_shot
 
+    @property
+    def pairs(self) -> bool:
+        """Whether a row is two texts; XNLI's and MARC's are."""
+        return self.kind != "own" or self.columns.text_pair is not None
+
 
 class Student(Section):
     """The model that learns: a backbone, and the branches that make it an MBLM (Eq. 5-12).

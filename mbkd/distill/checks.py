@@ -26,6 +26,7 @@ from mbkd.evaluate import measure, metrics
 from mbkd.files import write_json
 from mbkd.inputs import TeacherInput
 from mbkd.terminal.console import make_console
+from mbkd.terminal.progress import PATIENCE, ProgressBar
 
 SAMPLE = 1024  # rows of the parity check; one that disagrees is 0.1 %
 PADDED_EVERY = 4  # of them, the padded ones: wide batches cost the most, and a wrong mask shows in every row
@@ -47,9 +48,13 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
     found: dict[str, Any] | None = distributed.everyones(_read(file) if teacher.ranks.first else None)[0]
     if found is not None:
         return found
-    with teacher.here():
+    title = f"checking the teacher of {language}: its engine, its accuracy"
+    with teacher.here(), ProgressBar(title, 2, teacher.ranks.first, patience=PATIENCE) as progress:
         found = {"teacher": given.path, "precision": str(dtype()).removeprefix("torch.")}
-        found |= parity(teacher, given.train) | knowledge(teacher, given.dev)
+        found |= parity(teacher, given.train)
+        progress.advance()
+        found |= knowledge(teacher, given.dev)
+        progress.advance()
     if teacher.ranks.first:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)

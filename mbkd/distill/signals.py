@@ -17,6 +17,7 @@ from mbkd.distill.cache import Cache, open_cache
 from mbkd.distill.teachers import Teacher, dtype
 from mbkd.distributed import Ranks
 from mbkd.inputs import Inputs
+from mbkd.terminal.progress import PATIENCE, ProgressBar
 
 # (language, rows of its training split) -> teacher logits (B, C) in fp32, or None for hard labels
 Signal = Callable[[str, np.ndarray], Tensor | None]
@@ -74,7 +75,11 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
 
     def load(path: str) -> Teacher:
         if path not in loaded:
-            loaded[path] = Teacher(path, inputs.labels, ranks, config.distill.placement == "on_demand")
+            number = sum(map(len, inputs.teachers.values()))
+            title = f"loading a teacher: {path}"
+            with ProgressBar(title, number, ranks.first, done=len(loaded), patience=PATIENCE) as progress:
+                loaded[path] = Teacher(path, inputs.labels, ranks, config.distill.placement == "on_demand")
+                progress.advance()
         return loaded[path]
 
     allow = config.distill.allow_chance_teachers

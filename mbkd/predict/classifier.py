@@ -28,6 +28,7 @@ class Classifier:
 
     labels    the C names, in the order of the probabilities
     branches  the N languages that `branch_weights` tells of; none of a model without mixers
+    pairs  whether it was trained on pairs of texts; None of a model that does not say
     calibrated  whether a probability says how often the label is right (mbkd/evaluate/calibration.py)
     """
 
@@ -44,6 +45,8 @@ class Classifier:
         """Take what a model's configuration and its tokenizer say."""
         self._tokenizer = saved.load_tokenizer(folder)
         self.calibrated = getattr(config, "calibration_temperature", None) is not None
+        members = getattr(config, "member_configs", None) or [config]  # of an ensemble
+        self.pairs: bool | None = getattr(members[0], "text_pairs", None)
         self._length = saved.max_tokens(config, self._tokenizer)
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
 

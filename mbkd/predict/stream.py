@@ -5,7 +5,9 @@ import csv
 import itertools
 import json
 import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +22,8 @@ from mbkd.predict.classifier import Classifier, length_of
 
 WINDOW = 2048  # rows that are read, and sorted by length, at a time
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OPEN = 0.1  # after which the rows that a pipe has given are answered, be they few
+OUTPUTS = {".jsonl": None, ".csv": ",", ".tsv": "\t"}  # endings of --out, and their separators
 
 
 class Row(NamedTuple):
@@ -50,28 +54,28 @@ def predict(
 ) -> int:
     """Classify every row of a file (None: standard input) and write one line for each, in the order of the input.
 
-    header, quoted: as `readers.table`. out: a .csv or .jsonl file; None writes JSONL to standard output.
+    header, quoted: as `readers.table`. out: a file with an ending of OUTPUTS; None writes JSONL to standard output.
     min_confidence: a row whose most probable label has less gets no label, and is left to a person. Returns the number
     of bad rows, which are reported on standard error with their lines. Raises UserError for a model, file or column
     that is not there, and for an output that is the input.
     """
     name = "standard input" if source is None else str(source)
-    if out is not None and out.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl or .csv")
-    if out is not None and _is_input(out, source):
-        raise UserError(
-            f"{out}: is the input too, and would be emptied before it is read; name another file with --out"
-        )
+    check_output(out, source)
     with contextlib.ExitStack() as stack:
-        rows = _rows(source, name, column, pair_column, header, quoted)
-        classify = _classifier(model, batch_tokens)
+        if source is None:  # the model is there when the first row comes
+            classify = _classifier(model, batch_tokens, pair_column is not None)
+            rows = _rows(source, name, column, pair_column, header, quoted)
+        else:
+            rows = _rows(source, name, column, pair_column, header, quoted)
+            classify = _classifier(model, batch_tokens, pair_column is not None)
         first = next(rows, None)  # a column that is not there is found before the output is opened
         rows = rows if first is None else itertools.chain([first], rows)
         file = sys.stdout if out is None else stack.enter_context(out.open("w", encoding="utf-8", newline=""))
-        write = _csv_writer(file) if out is not None and out.suffix == ".csv" else _jsonl_writer(file)
+        separator = None if out is None else OUTPUTS[out.suffix]
+        write = _jsonl_writer(file) if separator is None else _csv_writer(file, separator)
         began = spoke = time.monotonic()
         done = bad = unsure = 0
-        for window in _windows(rows):
+        for window in _as_they_come(rows) if source is None else _windows(rows):
             good = [row for row in window if isinstance(row, Row)]
             for row in window:
                 if isinstance(row, Bad):
@@ -92,6 +96,16 @@ def predict(
     return bad
 
 
+def check_output(out: Path | None, source: Path | None) -> None:
+    """Raise UserError for an output of another kind, and for one that is the input."""
+    if out is not None and out.suffix not in OUTPUTS:
+        raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl, .csv or .tsv")
+    if out is not None and _is_input(out, source):
+        raise UserError(
+            f"{out}: is the input too, and would be emptied before it is read; name another file with --out"
+        )
+
+
 def pairs(source: Path, column: str, pair_column: str | None) -> list[tuple[str, str | None]]:
     """The texts of a file's rows, and the second texts of pairs. Raises UserError for the first bad row."""
     found = []
@@ -110,11 +124,17 @@ def _is_input(out: Path, source: Path | None) -> bool:
         return False
 
 
-def _classifier(path: Path, batch_tokens: int) -> Callable[[list[Row]], list[dict[str, float]]]:
+def _classifier(path: Path, batch_tokens: int, paired: bool) -> Callable[[list[Row]], list[dict[str, float]]]:
     """How to get the probability of each label for each of some rows."""
     classifier = Classifier(path)
     if not classifier.calibrated:
         print("the probabilities are not calibrated: they do not say how often a label is right", file=sys.stderr)
+
+    if classifier.pairs and not paired:
+        print(
+            f"{path} was trained on pairs of texts, and gets one text a row; --text-pair names the second",
+            file=sys.stderr,
+        )
 
     def classify(rows: list[Row]) -> list[dict[str, float]]:
         encoded = classifier.encode([(row.text, row.pair) for row in rows])
@@ -131,6 +151,42 @@ def _windows(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
         yield window
 
 
+def _as_they_come(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
+    """The rows of a pipe, which may stay open: WINDOW at most, and what came within SECONDS_OPEN of the first one."""
+    waiting: queue.Queue[Row | Bad | BaseException | None] = queue.Queue(WINDOW)
+
+    def read() -> None:
+        try:
+            for row in rows:
+                waiting.put(row)
+            waiting.put(None)
+        except BaseException as error:  # raised where the rows are taken
+            waiting.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    window: list[Row | Bad] = []
+    until = 0.0
+    while True:
+        try:
+            row = waiting.get(timeout=max(0.0, until - time.monotonic()) if window else None)
+        except queue.Empty:
+            yield window
+            window = []
+            continue
+        if row is None or isinstance(row, BaseException):
+            if window:
+                yield window
+            if row is not None:
+                raise row
+            return
+        if not window:
+            until = time.monotonic() + SECONDS_OPEN
+        window.append(row)
+        if len(window) == WINDOW:
+            yield window
+            window = []
+
+
 def _jsonl_writer(file: IO[str]) -> Callable[[int, str | None, dict[str, float]], None]:
     def write(line: int, label: str | None, found: dict[str, float]) -> None:
         probabilities = {name: round(value, 6) for name, value in found.items()}
@@ -140,14 +196,15 @@ def _jsonl_writer(file: IO[str]) -> Callable[[int, str | None, dict[str, float]]
     return write
 
 
-def _csv_writer(file: IO[str]) -> Callable[[int, str | None, dict[str, float]], None]:
-    writer = csv.writer(file, lineterminator="\n")
+def _csv_writer(file: IO[str], separator: str) -> Callable[[int, str | None, dict[str, float]], None]:
+    writer = csv.writer(file, delimiter=separator, lineterminator="\n")
     begun = False
 
     def write(line: int, label: str | None, found: dict[str, float]) -> None:
         nonlocal begun
         if not begun:
-            writer.writerow(["line", "label", *found])
+            # A class may be called `label`, too: no name stands twice.
+            writer.writerow(["line", "label", *(f"{x} (class)" if x in ("line", "label") else x for x in found)])
             begun = True
         writer.writerow([line, label, *(f"{value:.6f}" for value in found.values())])
 
@@ -172,8 +229,10 @@ def _rows(
     """The rows of a file by its ending; standard input is JSONL if it begins with a brace, else a text a line."""
     wanted = [column] if pair_column is None else [column, pair_column]
     if source is None:
-        ahead = list(_until_text(_decoded(sys.stdin.buffer)))
-        lines: Iterable[str] = itertools.chain(ahead, _decoded(sys.stdin.buffer))
+        # A file of its own: a thread that waits for the pipe at the process's end would hold the lock of sys.stdin's.
+        stream = _decoded(open(sys.stdin.fileno(), "rb", closefd=False))  # noqa: SIM115
+        ahead = list(_until_text(stream))
+        lines: Iterable[str] = itertools.chain(ahead, stream)
         kind = ".jsonl" if ahead and ahead[-1].lstrip("\ufeff \t").startswith("{") else ".txt"
     else:
         kind = ".txt" if source.suffix.lower() == ".txt" else readers.kind(source)

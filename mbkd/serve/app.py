@@ -1,6 +1,7 @@
 """The web application: classify, health, metrics, and a page to try a text."""
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 ROW = Row.model_json_schema()
+ALONE = "the model was trained on pairs of texts, and this row has no text_pair"
 SCHEMA = {"oneOf": [ROW, {"type": "array", "items": ROW}]}
 
 
@@ -67,8 +69,13 @@ def make_app(classifier: Classifier, name: str, limits: Limits, batch_tokens: in
         except Full as error:
             do = f"try again in {error.seconds} s, or send fewer texts at a time"
             raise Refused(503, "too many texts wait for the model", "server", do, error.seconds) from None
+        if classifier.pairs:
+            for row, answer in zip(rows, answers, strict=True):
+                if row.text_pair is None:
+                    answer["note"] = ALONE
         return JSONResponse(answers if many else answers[0])
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether texts are answered")
     async def healthz() -> Response:
         state = {"status": "ok" if worker.alive else "the model's thread has ended"}
@@ -77,14 +84,15 @@ def make_app(classifier: Classifier, name: str, limits: Limits, batch_tokens: in
     @app.get("/model", summary="The model's name, labels and branches, and what a request may hold")
     async def model() -> dict[str, Any]:
         sizes = {"texts": limits.texts, "characters": limits.characters, "body": limits.body}
-        return {"name": name, "labels": classifier.labels, "branches": classifier.branches, "limits": sizes}
+        about = {"name": name, "labels": classifier.labels, "branches": classifier.branches, "pairs": classifier.pairs}
+        return about | {"limits": sizes}
 
     @app.get("/metrics", summary="Counters in Prometheus' text format")
     async def counters() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, file in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
-        app.add_api_route(path, _file(file), include_in_schema=False)
+        app.add_api_route(path, _file(file), methods=["GET", "HEAD"], include_in_schema=False)
     return app
 
 
@@ -104,12 +112,19 @@ async def _body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise large
-    body = bytearray()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip"):
+        raise Refused(415, f"a body of encoding {coding[:40]!r}", "header", "send it as it is, or by gzip")
+    body, sent = bytearray(), 0
+    unpack = zlib.decompressobj(wbits=31) if coding == "gzip" else None  # 31: gzip's header and end
 
     async def read() -> None:
+        nonlocal sent
         async for part in request.stream():
-            body.extend(part)
-            if len(body) > limit:
+            sent += len(part)
+            # No more than the limit comes out of a part, however small it was.
+            body.extend(part if unpack is None else unpack.decompress(part, limit + 1 - len(body)))
+            if max(sent, len(body)) > limit:
                 raise large
 
     try:
@@ -118,6 +133,10 @@ async def _body(request: Request, limit: int) -> bytes:
         raise Refused(408, f"the body did not come within {PATIENCE:.0f} s", "body", "send it faster") from None
     except ClientDisconnect:  # nobody reads this, but it is no error of the server's
         raise Refused(400, "the connection ended within the body", "body", "send all of it") from None
+    except zlib.error as error:
+        raise Refused(400, f"not valid gzip ({error})", "body", "send it as it is, or by gzip") from None
+    if unpack is not None and not unpack.eof:
+        raise Refused(400, "the gzip body has no end", "body", "send all of it")
     return bytes(body)
 
 

@@ -39,6 +39,7 @@ class Answer(BaseModel):
     label: str
     probabilities: dict[str, float]
     branches: dict[str, dict[str, float]] | None = None
+    note: Annotated[str | None, Field(description="what to know of this answer")] = None
 
 
 class Problem(BaseModel):

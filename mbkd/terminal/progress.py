@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere, nothing on ranks that do not print."""
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any
@@ -10,23 +11,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mbkd.terminal.console import make_console
 
 SECONDS_BETWEEN_LINES = 10.0
+PATIENCE = 2.0  # for phases that are often over at once
 
 
 class ProgressBar:
     """Counts steps of one piece of work and shows what it is told about them.
 
-    title: what is done; total: steps; show: False on every rank but the first; done: steps from before.
+    title: what is done; total: steps, 0 where nothing is counted; show: False on every rank but the first; done: steps
+    from before; patience: the work says nothing if it ends within so many seconds.
     """
 
-    def __init__(self, title: str, total: int, show: bool = True, done: int = 0):
-        self.title, self.total, self.show = title, total, show
+    def __init__(self, title: str, total: int, show: bool = True, done: int = 0, patience: float = 0.0):
+        self.title, self.total = title, total
         self.first, self.done, self.began, self.last_line = done, done, time.monotonic(), time.monotonic()
         self.bar: Progress | None = None
         self.values: dict[str, Any] = {}
+        self.show = False  # from `_start` on
+        self.lock = threading.Lock()  # `_start` runs in the timer's thread
+        self.timer = threading.Timer(patience, self._start) if show else None
 
     def __enter__(self) -> "ProgressBar":
+        if self.timer is None:
+            return self
+        if self.timer.interval:
+            self.timer.daemon = True
+            self.timer.start()
+        else:
+            self._start()
+        return self
+
+    def _start(self) -> None:
+        with self.lock:
+            if self.timer is not None:
+                self._show()
+
+    def _show(self) -> None:
+        self.show = True
         console = make_console(stderr=True)
-        if self.show and console.is_terminal:
+        if console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -36,29 +58,33 @@ class ProgressBar:
                 console=console,
             )
             self.bar.start()
-            self.bar_task = self.bar.add_task(self.title, total=self.total, completed=self.done, note="")
-        elif self.show:
+            self.bar_task = self.bar.add_task(self.title, total=self.total or None, completed=self.done, note="")
+        else:
             self._line("started")
-        return self
 
     def advance(self, values: dict[str, Any] | None = None, steps: int = 1) -> None:
         """Count steps; values are shown as name and number until the next ones come."""
-        self.done += steps
-        self.values = values or self.values
-        if self.bar is not None:
-            if values:
-                self.bar.update(self.bar_task, note=_note(values))
-            self.bar.advance(self.bar_task, steps)
-        elif self.show and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
-            self._line(f"{_note(self.values)}  {self._left()} left")
+        with self.lock:
+            self.done += steps
+            self.values = values or self.values
+            if self.bar is not None:
+                if values:
+                    self.bar.update(self.bar_task, note=_note(values))
+                self.bar.advance(self.bar_task, steps)
+            elif self.show and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+                self._line(f"{_note(self.values)}  {self._left()} left")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        elif self.show and kind is None:
-            self._line(f"done in {clock(time.monotonic() - self.began)}")
+        if self.timer is not None:
+            self.timer.cancel()
+        with self.lock:
+            self.timer = None  # one that fires just now starts nothing
+            if self.bar is not None:
+                self.bar.stop()
+            elif self.show and kind is None:
+                self._line(f"done in {clock(time.monotonic() - self.began)}")
 
     def _left(self) -> str:
         spent = time.monotonic() - self.began
@@ -66,7 +92,8 @@ class ProgressBar:
 
     def _line(self, note: str) -> None:
         self.last_line = time.monotonic()
-        print(f"{self.title}  {self.done}/{self.total}  {note}", file=sys.stderr, flush=True)
+        count = f"  {self.done}/{self.total}" if self.total else ""
+        print(f"{self.title}{count}  {note}", file=sys.stderr, flush=True)
 
 
 def _note(values: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from mbkd.config import Training
 from mbkd.data.batches import micro_batch
 from mbkd.distributed import Ranks, precision
 from mbkd.model import dropout
+from mbkd.terminal.progress import PATIENCE, ProgressBar
 from mbkd.train.optim import BranchAdamW
 
 import deepspeed  # isort: skip - after mbkd.distributed, which keeps its import quiet
@@ -46,7 +47,8 @@ def training_engine(model: PreTrainedModel, optimizer: BranchAdamW, train: Train
     # their decay nor count as Adam's first step.
     lr = optimizer.param_groups[0]["lr"]
     optimizer.set_lr(0.0)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    with ProgressBar("starting DeepSpeed", 0, ranks.first, patience=PATIENCE):
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     optimizer.set_lr(lr)
     optimizer.state.clear()
     optimizer.norm = None

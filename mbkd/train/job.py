@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mbkd.config import paper
 from mbkd.errors import STOPPED, UNAVAILABLE, Stopped, TransientError, UserError, is_transient
+from mbkd.terminal.bars import no_bars_in_files
 from mbkd.train import tracking
 from mbkd.train.launch import gloo_interface
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """
     asked = arguments(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in mbkd.cli, for a job that the launcher starts by hand
+    no_bars_in_files()
     first = True
     try:
         config = paper.find(asked.config, asked.overrides)
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
             from mbkd.distill.signals import open_source
             from mbkd.inputs import prepare
 
-            open_source(config, prepare(config, asked.runs), asked.runs, ranks)
+            open_source(config, prepare(config, asked.runs, ranks.first), asked.runs, ranks)
             distributed.stop()
             return []
         part, parts = map(int, asked.part.split("/"))

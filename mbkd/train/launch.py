@@ -136,6 +136,8 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False, beside: int 
         command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank"]
         commands = [[*command, f"--log_level={'info' if verbose else 'critical'}", "--module", *job]]
     one_each = [{"CUDA_VISIBLE_DEVICES": device} for device in _devices(beside)] if beside > 1 else [{}]
+    number = max(ranks, beside)
+    print(f"starting {number} process{'es' * (number > 1)}", file=sys.stderr, flush=True)
     stopped = False
 
     def stop(number: int, frame: Any) -> None:

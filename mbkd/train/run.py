@@ -19,6 +19,7 @@ from mbkd.inputs import prepare
 from mbkd.model import card, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.result import Result
+from mbkd.terminal.progress import PATIENCE, ProgressBar
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.engine import training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
@@ -43,7 +44,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     if distributed.everyones(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
-    inputs = prepare(config, root)
+    inputs = prepare(config, root, ranks.first)
     plan = Plan(
         {x: tokens.lengths for x, tokens in inputs.train.items()},
         config.train.batch_size,
@@ -55,7 +56,8 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     )
     twin = distributed.everyones(_twin(config, root))[0]
     if twin is None:
-        model = build_student(config, inputs.labels)
+        with ProgressBar("loading the student", 0, ranks.first, patience=PATIENCE):
+            model = build_student(config, inputs.labels)
         source = signals.open_source(config, inputs, root, ranks)
     else:  # trained before: only the way to infer differs
         model = MBLMForSequenceClassification.from_pretrained(twin / "model", inference=config.student.inference)
@@ -143,5 +145,6 @@ def _twin(config: Config, root: Path) -> Path | None:
 
 def _save(config: Config, directory: Path, model: PreTrainedModel, result: Result) -> None:
     """The trained model with its tokenizer and its card, as a transformers folder."""
+    model.config.text_pairs = config.task.pairs
     saved.save(model, saved.load_tokenizer(config.student.backbone), directory / "model")
     card.write(directory / "model", config, result)

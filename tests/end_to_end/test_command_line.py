@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mbkd import __version__
 from tests.conftest import mbkd, run
 
 
@@ -16,6 +17,37 @@ def test_recipes_and_doctor_as_json():
     done = mbkd("doctor", "--json")
     assert done.returncode == 0, done.stdout
     assert "torch" in {each["what"] for each in json.loads(done.stdout)}
+
+
+def test_the_version_is_the_package_s():
+    assert mbkd("--version").stdout == f"mbkd {__version__}\n"
+
+
+def test_an_output_is_looked_at_before_any_work(tmp_path: Path):
+    """No model is there: what is said of --out comes first."""
+    (tmp_path / "rows.txt").write_text("good\n")
+    nowhere, there = tmp_path / "nowhere", tmp_path / "there.json"
+    wanted = (("predict", tmp_path / "rows.txt", "a.tsv"), ("evaluate", "-", "a.json"), ("mixers", "-", "a.csv"))
+    for command, asked, name in wanted:
+        done = mbkd(command, tmp_path, asked, "--out", nowhere / name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: --out {nowhere / name}: there is no folder {nowhere}; make it first")
+    there.write_text("x")
+    done = mbkd("evaluate", tmp_path, "-", "--out", there)
+    assert done.stderr.splitlines()[0] == f"{there}: is there, and is written over"
+    assert there.read_text() == "x"
+    assert "can be .json, .csv" in mbkd("mixers", tmp_path, "toy", "--out", tmp_path / "a.txt").stderr
+
+
+def test_other_libraries_draw_no_bars_where_there_is_no_terminal():
+    code = (
+        "from mbkd.terminal.bars import no_bars_in_files; no_bars_in_files()\n"
+        "import tqdm; list(tqdm.tqdm(range(3)))\n"
+        "import datasets; datasets.Dataset.from_dict({'a': [1, 2]}).map(lambda row: row)\n"
+        "from huggingface_hub.utils import are_progress_bars_disabled; print(are_progress_bars_disabled())\n"
+    )
+    done = run(sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
@@ -36,7 +68,7 @@ def test_an_unknown_tracker_is_refused_before_anything_starts(toy_yaml: Path, tm
 
 def test_bash_completes_commands_and_options():
     script = 'eval "$(_MBKD_COMPLETE=source_bash mbkd)"\nCOMP_WORDS=({}) COMP_CWORD={}\n_mbkd_completion mbkd\n'
-    for words, last, expected in (("mbkd tea", 1, "teach"), ("mbkd train --check", 2, "--checkpoint-steps")):
+    for words, last, expected in (("mbkd tea", 1, "teach"), ("mbkd train --checkpoint-s", 2, "--checkpoint-steps")):
         done = run("bash", "-c", script.format(words, last) + 'echo "${COMPREPLY[@]}"')
         assert done.stdout.strip() == expected, done.stderr
 

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
 
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -11,6 +15,7 @@ from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.predict import stream as module
 from mbkd.predict.stream import predict
+from tests.conftest import ENVIRONMENT
 
 LABELS = ("bad", "fair", "good")
 
@@ -174,3 +179,67 @@ def test_rows_are_read_no_further_ahead_than_a_window(tmp_path, monkeypatch):
     assert len(read) == 4
     assert len(next(windows)) == 4
     assert len(read) == 8
+
+
+def test_a_pipe_that_stays_open_is_answered_as_its_rows_come(model, tmp_path):
+    """The first answer is there while the writer still holds the pipe, and the rows after it come in order."""
+    command = [sys.executable, "-m", "mbkd", "predict", str(model)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        for lines_sent in (["good"], ["bad", "fair"]):
+            process.stdin.write("".join(f"{line}\n" for line in lines_sent))
+            process.stdin.flush()
+            for _ in lines_sent:
+                assert json.loads(process.stdout.readline())["label"] in LABELS
+        process.stdin.close()
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
+
+
+def test_rows_that_come_at_once_are_one_window_and_an_error_comes_after_them(monkeypatch):
+    monkeypatch.setattr(module, "WINDOW", 4)
+    monkeypatch.setattr(module, "SECONDS_OPEN", 60.0)
+
+    def rows():
+        for i in range(10):
+            yield module.Row(i, "x", None)
+        raise UserError("the pipe broke")
+
+    windows = module._as_they_come(rows())
+    assert [len(next(windows)) for _ in range(3)] == [4, 4, 2]
+    with pytest.raises(UserError, match="the pipe broke"):
+        next(windows)
+
+
+def test_no_column_of_a_table_stands_twice(tmp_path):
+    for ending, separator in (("csv", ","), ("tsv", "\t")):
+        with (tmp_path / ending).open("w", newline="") as file:
+            module._csv_writer(file, separator)(1, "line", {"line": 0.6, "label": 0.3, "a\tb,c": 0.1})
+        with (tmp_path / ending).open(newline="") as file:
+            (row,) = csv.DictReader(file, delimiter=separator)
+        assert row == {
+            "line": "1", "label": "line", "line (class)": "0.600000", "label (class)": "0.300000", "a\tb,c": "0.100000",
+        }  # fmt: skip
+
+
+def test_parquet_goes_in_and_tsv_comes_out(model, tmp_path):
+    texts = ["good thing", "bon ou mauvais"]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    pyarrow.parquet.write_table(pyarrow.table({"id": [1, 2], "text": texts}), tmp_path / "a.parquet")
+    _, found = classify(model, tmp_path / "a.txt", tmp_path / "out.jsonl")
+    assert classify(model, tmp_path / "a.parquet", tmp_path / "out.tsv") == (0, None)
+    with (tmp_path / "out.tsv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert [row["label"] for row in rows] == [row["label"] for row in found]
+    assert [float(row["good"]) for row in rows] == [row["probabilities"]["good"] for row in found]
+
+
+def test_a_model_of_pairs_that_gets_lone_texts_says_so(model, tmp_path, capsys):
+    trained = shutil.copytree(model, tmp_path / "pairs")
+    config = json.loads((trained / "config.json").read_text())
+    (trained / "config.json").write_text(json.dumps(config | {"text_pairs": True}))
+    (tmp_path / "a.jsonl").write_text('{"text": "good", "title": "x"}\n')
+    for folder, pair, said in ((trained, None, True), (trained, "title", False), (model, None, False)):
+        classify(folder, tmp_path / "a.jsonl", tmp_path / "out.jsonl", pair=pair)
+        assert ("trained on pairs of texts" in capsys.readouterr().err) == said

@@ -1,6 +1,7 @@
 """What commands print, in windows of many widths: every number is whole, in its place, and said once."""
 
 import re
+import time
 import zlib
 from itertools import product
 from typing import Any
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from analysis import render, tables
 from mbkd.result import Result
-from mbkd.terminal import data, grid, results
+from mbkd.terminal import data, grid, progress, results
 from mbkd.terminal.console import make_console
 from tests.synthetic import make_result
 
@@ -217,3 +218,21 @@ def test_a_file_gets_lines_of_two_hundred_columns(monkeypatch: pytest.MonkeyPatc
     for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     assert make_console().width == 200
+
+
+def test_a_phase_speaks_when_it_outlasts_its_patience_and_only_then(capsys: pytest.CaptureFixture[str]):
+    with progress.ProgressBar("tokens", 3, patience=60) as quick:
+        quick.advance()
+    assert capsys.readouterr().err == ""
+    with progress.ProgressBar("tokens", 3, patience=0.01) as slow:
+        slow.advance()
+        said, until = "", time.monotonic() + 60
+        while "\n" not in said and time.monotonic() < until:  # nothing is counted meanwhile
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+        slow.advance(steps=2)
+    assert said == "tokens  1/3  started\n"
+    assert capsys.readouterr().err == "tokens  3/3  done in 0:00\n"
+    with progress.ProgressBar("another rank's", 3, show=False, patience=0.01):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""

@@ -43,6 +43,7 @@ function show(answer) {
     return block;
   }));
   at("answer").hidden = false;
+  if (answer.note) complain({ error: answer.note });
 }
 
 function complain(problem) {
