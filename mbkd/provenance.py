@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mbkd import runs
 from mbkd.config import Config
-from mbkd.data import hub, rows, tasks
+from mbkd.data import hub, offline, rows, tasks
 from mbkd.data.classifiers import cached_revision, fingerprint
 from mbkd.data.tokens import store_fingerprint
 from mbkd.errors import UserError
@@ -26,6 +26,8 @@ def changed(result: Result, config: Config, root: Path) -> list[str]:
 
     What cannot be compared, because it is not there any more or was not noted, counts as unchanged.
     """
+    if not result.made_from:
+        return []
     found = []
     try:
         parts = _parts(config, root)
@@ -45,7 +47,10 @@ def changed(result: Result, config: Config, root: Path) -> list[str]:
 
 def stale(wanted: Mapping[Path, Config], root: Path) -> dict[Path, list[str]]:
     """Of finished runs, by their directory, those of which something has changed, and what."""
-    found = {run: changed(Result.read(run), config, root) for run, config in wanted.items() if runs.finished(run)}
+    done = {run: config for run, config in wanted.items() if runs.finished(run)}
+    for config in done.values():
+        offline.if_unreachable([config.student.backbone, config.task.path or "."])
+    found = {run: changed(Result.read(run), config, root) for run, config in done.items()}
     return {run: names for run, names in found.items() if names}
 
 

@@ -20,8 +20,11 @@ PACKAGES = ("mbkd", "torch", "deepspeed", "transformers", "datasets", "tokenizer
 
 
 def folder(root: Path, config: Config) -> Path:
-    """Where the run of a configuration lives below the root of all runs."""
-    return root / config.run_name
+    """Where the run of a configuration lives below the root of all runs; a finished one may have an earlier name."""
+    run = root / config.run_name
+    if not run.exists() and (earlier := config.first_run_name) is not None and finished(root / earlier):
+        return root / earlier
+    return run
 
 
 def finished(run: Path) -> bool:

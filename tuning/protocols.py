@@ -103,8 +103,12 @@ def record(
     results: Results,
     failed: Mapping[str, str],
     rule: selection.Rule,
+    folders: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """What a group came to, as a report reads it: every configuration's score, the chosen one and its runs."""
+    """What a group came to, as a report reads it: every configuration's score, the chosen one and its runs.
+
+    folders: the directory of a run by its name, where that is another one.
+    """
     tried = seeds if protocol in ("full", "fixed") else seeds[:1]
     searched = []
     for choice in group.choices:
@@ -116,7 +120,7 @@ def record(
                 "seeds": [result.seed for result in found],
                 "score": sum(scores) / len(scores) if scores else None,
                 "steps": found[0].steps if found else None,
-                "runs": [name for name in choice.names(seeds) if name in results],
+                "runs": [folders.get(name, name) for name in choice.names(seeds) if name in results],
             }
         )
     best = chosen(group, tried, results, rule)
@@ -130,7 +134,7 @@ def record(
         "branch_depth": group.branch_depth,
         "chosen": best.values if best is not None else None,
         "score": sum(scores) / len(scores) if scores else None,
-        "runs": [name for name in mine if name in results],
+        "runs": [folders.get(name, name) for name in mine if name in results],
         "searched": searched,
         "failed": [{"run": name, "reason": failed[name]} for name in sorted(expected & set(failed))],
         "missing": sorted(expected - set(results) - set(failed)),

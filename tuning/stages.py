@@ -8,7 +8,6 @@ from mbkd import config as configuration
 from mbkd import runs
 from mbkd.config import Config, paper
 from mbkd.files import write_json
-from mbkd.result import Result
 from tuning import grids
 from tuning.board import Board
 from tuning.experiments import System
@@ -25,10 +24,11 @@ Voice = tuple[str, ...]  # a teacher as a cache knows it
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
     """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
     study.remember()
+    study.settle()
     study.look()
     twins = _twins(study)
-    names = [name for twin in twins for choice in twin.choices for name in choice.names(study.seeds)]
-    measured = all(runs.finished(study.root / name) for name in names)
+    configs = [choice.run(seed) for twin in twins for choice in twin.choices for seed in study.seeds]
+    measured = all(runs.finished(runs.folder(study.root, config)) for config in configs)
     if not study.wanted() and not _left_to_propose(study) and measured and not _costs(study):
         study.groups += twins
         study.look()
@@ -70,16 +70,21 @@ class Stages:
         students = [config for config in self.study.wanted() if config.role == "student"]
         taught = [config for config in students if config.distill.signal != "labels"]
         teachers = {run.run_name: run for config in taught for run in paper.teacher_runs(config)}
-        missing = [run for name, run in teachers.items() if not runs.finished(self.root / name)]
+        missing = [run for run in teachers.values() if not self._finished(run)]
         if not self._stage("teachers", [Job(run) for run in missing]):
             return False
+        if missing:  # students of the teachers that were there before
+            self.study.settle()
         for config in taught:
-            lost = [run.run_name for run in paper.teacher_runs(config) if not runs.finished(self.root / run.run_name)]
+            lost = [run.run_name for run in paper.teacher_runs(config) if not self._finished(run)]
             if lost:
                 self.study.failed[config.run_name] = f"its teacher {lost[0]} failed"
         ready = [config for config in students if config.run_name not in self.study.failed]
         self._tokens(ready)
         return self._caches([config for config in ready if config.distill.signal == "cache"])
+
+    def _finished(self, config: Config) -> bool:
+        return runs.finished(runs.folder(self.root, config))
 
     def _tokens(self, configs: list[Config]) -> None:
         """Tokenise what is not tokenised yet, and find bad input before any trial starts. Raises UserError."""
@@ -181,8 +186,7 @@ class Stages:
         problem = failure(directory)
         if job.command == "train" and runs.finished(directory):
             (directory / "failed.json").unlink(missing_ok=True)
-            self.study.results[name] = Result.read(directory)
-            score = self.study.score(self.study.results[name])
+            score = self.study.score(self.study.found(job.config))
             self.board.end(name, "" if score is None else f"dev {100 * score:.2f}")
         elif problem or (job.command != "cache" and not job.finished(self.root)):
             self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or its machine)")

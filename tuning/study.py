@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mbkd import runs
-from mbkd.config import Config
+from mbkd import provenance, runs
+from mbkd.config import Config, paper
 from mbkd.evaluate import selection
 from mbkd.files import write_json
 from mbkd.result import Result
@@ -32,6 +33,8 @@ class Sweep:
     results: dict[str, Result] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)  # of finished runs, by run name: some have an earlier name
+    fresh: bool = False  # whether finished runs of other rows, teachers or backbones are trained again
     file: Path = field(init=False)  # of the record: RUNS/sweeps/<name>-<hash>.json
 
     def __post_init__(self) -> None:
@@ -47,11 +50,37 @@ class Sweep:
 
     def look(self) -> None:
         """Read the results that are there, whoever made them."""
-        for group in self.groups:
-            for choice in group.choices:
-                for name in choice.names(self.seeds):
-                    if name not in self.results and runs.finished(self.root / name):
-                        self.results[name] = Result.read(self.root / name)
+        for config in self.configs():
+            if config.run_name not in self.results and runs.finished(runs.folder(self.root, config)):
+                self.found(config)
+
+    def found(self, config: Config) -> Result:
+        """Take the result of a finished run."""
+        folder = runs.folder(self.root, config)
+        self.folders[config.run_name] = folder.name
+        self.results[config.run_name] = Result.read(folder)
+        return self.results[config.run_name]
+
+    def configs(self) -> list[Config]:
+        """Every run that the groups may ask for."""
+        every = [choice.run(seed) for group in self.groups for choice in group.choices for seed in self.seeds]
+        return list({config.run_name: config for config in every}.values())
+
+    def settle(self) -> None:
+        """Refuse finished runs, of teachers too, that were made from something else than what is there now, all at
+        once; with `fresh` remove them instead. Raises UserError.
+        """
+        every = self.configs()
+        taught = [config for config in every if config.role == "student" and config.distill.signal != "labels"]
+        every += [run for config in taught for run in paper.teacher_runs(config)]
+        where = {runs.folder(self.root, config): config for config in every}
+        stale = provenance.stale(where, self.root)
+        if not self.fresh:
+            provenance.refuse(stale)
+        for folder in stale:
+            with runs.lock(self.root, where[folder]):
+                shutil.rmtree(folder)
+            self.results.pop(where[folder].run_name, None)
 
     @property
     def tried(self) -> list[int]:
@@ -106,7 +135,7 @@ class Sweep:
             "command": self.command,
             "seeds": self.seeds,
             "groups": [
-                protocols.record(group, self.protocol, self.seeds, self.results, self.failed, self.rule)
+                protocols.record(group, self.protocol, self.seeds, self.results, self.failed, self.rule, self.folders)
                 for group in self.groups
             ],
             "nodes": self.nodes,

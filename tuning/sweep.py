@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from mbkd import runs
 from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.evaluate import metrics, selection
@@ -69,6 +70,9 @@ def sweep(
     retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
     hang_minutes: Annotated[float, typer.Option(help="A trial that says nothing for so long has failed.")] = 30,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster, or auto; without it Ray starts here.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train finished runs again whose rows, teachers or backbone have changed.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what is left: steps, memory, disk, hours.")] = False,
     gpu: Annotated[str | None, typer.Option(help="With --plan: hours on A100, H100, ... instead of here.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="With --plan: how many share the work.")] = 1,
@@ -96,7 +100,7 @@ def sweep(
         tried = _combinations(name, experiment, protocol, lists) or [{x: grids.value_of(full, x) for x in spans}]
         groups += protocols.groups(systems, tried)
     command = shlex.join(["python", "-m", "tuning.sweep", *sys.argv[1:]])
-    study = Sweep(name, groups, protocol, seeds_wanted, rule, root, command, spans, budget)
+    study = Sweep(name, groups, protocol, seeds_wanted, rule, root, command, spans, budget, fresh=fresh)
     if plan:
         show_plan(study, ranks or 1, gpu, gpus)
         return
@@ -201,7 +205,7 @@ def show(study: Sweep) -> None:
             if study.name == "efficiency" and not group.branch_depth and len(found) > 1:
                 from mbkd.ensemble.runs import write_scores  # torch
 
-                folders = [study.root / name for name in study.finished(group)]
+                folders = [study.root / study.folders[name] for name in study.finished(group)]
                 pairs = tuple(write_scores(folders, study.root).values())
                 rows.append(_mean(pairs, f"Ens2 of {group.label} (n={len(pairs)} pairs)"))
     for (task, backbone), mine in means.items():
@@ -231,7 +235,11 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
         if best is not None:
             language = best.system.language or ""
             weight = best.system.full.teachers[language][best.system.index].weight
-            teacher = {"model": str(study.root / best.names([1])[0] / "model"), "fine_tuned": True, "weight": weight}
+            teacher = {
+                "model": str(runs.folder(study.root, best.run(1)) / "model"),
+                "fine_tuned": True,
+                "weight": weight,
+            }
             by_task.setdefault(group.task, {}).setdefault(language, []).append(teacher)
     for task, teachers in by_task.items():
         file = study.root / "sweeps" / f"teachers-{task}.yaml"

@@ -6,8 +6,6 @@ behind the defaults that the paper leaves open are listed in docs/decisions.md.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -15,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from mbkd.config import structures
+from mbkd.config import names, structures
 from mbkd.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -220,6 +218,14 @@ class Distill(Section):
     allow_chance_teachers: bool = False
     languages: tuple[str, ...] = Field((), description="train on these only; empty: all supervised ones")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_placement(cls, value: Any) -> Any:
+        """Runs of the time when teachers could wait in the CPU's memory are read, too; their numbers are the same."""
+        if isinstance(value, dict) and "placement" in value and "placement" not in cls.model_fields:
+            return {name: each for name, each in value.items() if name != "placement"}
+        return value
+
     @model_validator(mode="after")
     def _hidden_needs_running_teachers(self) -> Distill:
         if self.hidden and self.signal != "online":
@@ -306,13 +312,16 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits over everything that decides the result; teachers do where they are asked."""
-        unasked = {"teachers", "teaching"} if self.distill.signal == "labels" else None
-        values = self.model_dump(mode="json", exclude=unasked)
-        if not self.student.branch_rank:
-            del values["student"]["branch_rank"]  # runs of the time before there was one keep their names
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        """Eight hexadecimal digits over every value that is not its default; teachers count where they are asked."""
+        taught = () if self.distill.signal == "labels" else self.languages
+        return names.digest(names.asked(self.model_dump(mode="json", exclude_defaults=True), taught))
+
+    @property
+    def first_hash(self) -> str | None:
+        """The hash of the first schema, which runs of its time have in their names; None where it had no such field."""
+        values, differing = self.model_dump(mode="json"), self.model_dump(mode="json", exclude_defaults=True)
+        hashed = names.first(values, differing)
+        return None if hashed is None else names.digest(hashed)
 
     @property
     def slug(self) -> str:
@@ -322,7 +331,15 @@ class Config(Section):
     @property
     def run_name(self) -> str:
         """The name of the run's directory: readable first, unique by the hash."""
-        return f"{self.task.kind}-{self.slug}-s{self.seed}-{self.hash}"
+        return self._named(self.hash)
+
+    @property
+    def first_run_name(self) -> str | None:
+        """The name of a run of the first schema; None where it had no such field."""
+        return None if (found := self.first_hash) is None else self._named(found)
+
+    def _named(self, found: str) -> str:
+        return f"{self.task.kind}-{self.slug}-s{self.seed}-{found}"
 
     def teacher_run(self, language: str, index: int = 0) -> Config:
         """The run that fine-tunes one of a language's teachers: hard labels, its own head, its own language."""

@@ -146,7 +146,9 @@ def fingerprint(task: Task, split: str, language: str, store: Path | None = None
         sources = [digest(Path(file), store) for file in there[name]]
     else:
         sources = hub.fingerprint(path, language, _hub_split(task, split))
-    parts = [task.kind, task.columns.model_dump(), task.labels, task.limit, split, language, sources]
+    columns = {name: getattr(task.columns, name) for name in ("text", "text_pair", "label", "language", "id")}
+    columns |= task.columns.model_dump(exclude_defaults=True)  # a field that is new renames nothing
+    parts = [task.kind, columns, task.labels, task.limit, split, language, sources]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -6,8 +6,12 @@ import pytest
 import yaml
 
 from mbkd import config as configuration
-from mbkd.config import Config
+from mbkd import runs
+from mbkd.config import Config, paper
 from mbkd.errors import UserError
+from tests.synthetic import make_result
+
+FINE_TUNED = {"model": "a", "fine_tuned": True}
 
 BASE = """
 task: {kind: own, files: {train: a.csv}, labels: [a, b], supervised: [en]}
@@ -38,6 +42,52 @@ def test_labels_that_yaml_takes_for_dates_and_numbers_are_the_texts_that_were_wr
     assert read(tmp_path, "", "", f"task.labels={labels}").task.labels == names
     assert configuration.parse(yaml.safe_load(config.dump()), "again") == config
     assert len(config.hash) == 8
+
+
+def test_a_new_field_with_its_default_renames_no_run_and_a_set_one_does():
+    class Grown(Config):
+        newer: int = 0
+
+    values = paper.recipes()["marc-mbert-mblm"].model_dump(mode="json")
+    assert Grown(**values).hash == Config(**values).hash != Grown(**values | {"newer": 1}).hash
+
+
+def test_teachers_that_are_not_asked_do_not_name_a_run():
+    recipe = paper.recipes()["xnli-mbert-monokd"]
+
+    def named(**teachers: dict[str, object]) -> str:
+        return configuration.changed(recipe, {"teachers": teachers}).run_name
+
+    assert named(en={"model": "a"}, zh={"model": "b"}) == named(en={"model": "a"}) != named(en={"model": "b"})
+    untaught = configuration.changed(recipe, {"teaching": {"epochs": 1}, "teachers": {"en": FINE_TUNED}})
+    assert untaught.run_name == named(en=FINE_TUNED)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        ("xnli-mbert-monokd", "xnli-monokd-s1-44ad6b58"),
+        ("xnli-mbert-multitrain", "xnli-multitrain-s1-d984cc3f"),
+        ("xnli-mbert-multikd", "xnli-multikd-s1-d5cc978a"),
+    ],
+)
+def test_a_finished_run_of_an_earlier_name_is_found(tmp_path, recipe, name):
+    """The names are those of 25 November 2026, before names left the defaults out."""
+    config = paper.recipes()[recipe]
+    assert runs.folder(tmp_path, config) == tmp_path / config.run_name != tmp_path / name
+    (tmp_path / name).mkdir()
+    make_result().write(tmp_path / name)
+    assert runs.folder(tmp_path, config) == tmp_path / name
+    (tmp_path / config.run_name).mkdir()
+    assert runs.folder(tmp_path, config) == tmp_path / config.run_name
+    longer = configuration.changed(config, {"train": {"epochs": 9}})
+    assert runs.folder(tmp_path, longer) == tmp_path / longer.run_name
+
+
+def test_a_configuration_of_the_time_of_teachers_on_demand_is_read(tmp_path):
+    values = paper.recipes()["xnli-mbert-multikd"].model_dump(mode="json")
+    old = values | {"distill": values["distill"] | {"placement": "device"}}
+    assert configuration.parse(old, "old").hash == configuration.parse(values, "new").hash
 
 
 @pytest.mark.parametrize(

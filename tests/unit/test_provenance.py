@@ -1,6 +1,7 @@
 """A result speaks only for what it was made from: rows, teachers and backbone, whatever files hold them."""
 
 import csv
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from mbkd.errors import UserError
 from mbkd.files import write_json
 from mbkd.train.launch import carry_out
 from tests.synthetic import make_result
+from tuning import protocols
+from tuning.experiments import System
+from tuning.study import Sweep
 
 ROWS = [("good", "yes"), ("bad", "no"), ("fine", "yes"), ("poor", "no")]
 
@@ -165,3 +169,42 @@ def test_a_run_of_an_earlier_version_is_compared_by_its_tokens(config: Config, f
     assert provenance.stale({finished: config}, tmp_path) == {}
     swap_labels(tmp_path)
     assert provenance.stale({finished: config}, tmp_path) == {finished: ["train rows of en", "train rows of fr"]}
+
+
+def sweep_of(config: Config, root: Path, fresh: bool = False) -> Sweep:
+    groups = protocols.groups([System(config)], [{"train.lr": lr} for lr in (1e-5, 2e-5)])
+    return Sweep("grid", groups, "full", [1, 2], "all", root, "python -m tuning.sweep", fresh=fresh)
+
+
+def test_a_sweep_names_all_stale_runs_and_teachers_at_once_before_it_starts(config: Config, tmp_path: Path):
+    names = [finish(config.teacher_run("fr"), tmp_path).name]
+    names += [finish(run, tmp_path).name for run in sweep_of(config, tmp_path).configs()]
+    sweep_of(config, tmp_path).settle()
+    swap_labels(tmp_path)
+    with pytest.raises(UserError) as caught:
+        sweep_of(config, tmp_path).settle()
+    assert len(names) == 5
+    assert all(f"{tmp_path / name}: train rows of fr\n" in str(caught.value) for name in names)
+    assert all((tmp_path / name / "result.json").is_file() for name in names)
+
+
+def test_a_fresh_sweep_keeps_what_is_not_stale(config: Config, tmp_path: Path):
+    teacher = finish(config.teacher_run("fr"), tmp_path)
+    runs_of_it = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]
+    train_a_teacher_again(tmp_path)
+    study = sweep_of(config, tmp_path, fresh=True)
+    study.settle()
+    assert teacher.is_dir()
+    assert not any(run.exists() for run in runs_of_it)
+
+
+def test_a_sweep_counts_finished_runs_of_an_earlier_name(config: Config, tmp_path: Path):
+    finish(config.teacher_run("fr"), tmp_path)
+    study = sweep_of(config, tmp_path)
+    (first, *_) = study.configs()
+    finish(first, tmp_path).rename(tmp_path / (first.first_run_name or ""))
+    study.look()
+    assert list(study.results) == [first.run_name]
+    assert len(study.wanted()) == 3
+    (group,) = json.loads(study.record(False).read_text())["groups"]
+    assert [each["runs"] for each in group["searched"]] == [[first.first_run_name], []]
