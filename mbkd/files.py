@@ -107,14 +107,14 @@ class Store:
         self.folder = path.with_name(f"{path.name}-{self.fingerprint[:16]}")
         self.lock = FileLock(f"{self.folder}.lock")
 
-    def problem(self) -> str:
-        """What is wrong with the folder, checksums and all; empty if nothing is."""
+    def problem(self, checksums: bool = True) -> str:
+        """What is wrong with the folder, by its files' sizes and checksums; empty if nothing is."""
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
             for name, file in manifest["files"].items():
                 if (size := (self.folder / name).stat().st_size) != file["bytes"]:
                     return f"{name} has {size:,} bytes, not {file['bytes']:,}"
-                if sha256(self.folder / name) != file["sha256"]:
+                if checksums and sha256(self.folder / name) != file["sha256"]:
                     return f"{name} is not what was written (another checksum)"
             return "" if manifest["fingerprint"] == self.fingerprint else f"{MANIFEST} is another store's"
         except FileNotFoundError as error:
@@ -122,12 +122,12 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError):
             return f"{MANIFEST} is damaged"
 
-    def open(self, write: Callable[[Path], dict[str, Any]]) -> None:
+    def open(self, write: Callable[[Path], dict[str, Any]], verified: bool = False) -> None:
         """Build the folder unless it is whole. Any number of processes may call: one builds, the others wait for it.
 
-        write: as `build` has it.
+        write: as `build` has it. verified: another process has just compared the checksums.
         """
-        if not self.problem():  # opened without the lock, from a read-only disk too
+        if not self.problem(checksums=not verified):  # opened without the lock, from a read-only disk too
             return
         with refuse_full(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)

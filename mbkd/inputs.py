@@ -72,10 +72,11 @@ def _check_length(config: Config, models: Iterable[str]) -> None:
         raise UserError(f"train.max_length = {length}: {each}; set it to {min(short.values())} at most")
 
 
-def prepare(config: Config, root: Path, show: bool = True) -> Inputs:
+def prepare(config: Config, root: Path, show: bool = True, verified: bool = False) -> Inputs:
     """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers.
 
-    show: whether this process says how far it is.
+    show: whether this process says how far it is. verified: another process has just compared the stores' checksums, as
+    the first rank does for the others.
     """
     task, length = config.task, config.train.max_length
     hub.keep(root / "store")
@@ -88,7 +89,7 @@ def prepare(config: Config, root: Path, show: bool = True) -> Inputs:
     _check_length(config, [config.student.backbone, *chain.from_iterable(paths.values())])
 
     def tokens(split: str, language: str, tokenizer: str) -> Tokens:
-        found = open_store(root / "store", task, split, language, tokenizer, length)
+        found = open_store(root / "store", task, split, language, tokenizer, length, verified)
         progress.advance()
         return found
 

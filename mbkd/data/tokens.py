@@ -101,11 +101,14 @@ class Tokens:
         return columns
 
 
-def open_store(store: Path, task: Task, split: str, language: str, tokenizer: str, max_length: int) -> Tokens:
+def open_store(
+    store: Path, task: Task, split: str, language: str, tokenizer: str, max_length: int, verified: bool = False
+) -> Tokens:
     """Open the tokens of a split in a language, tokenising first if they are not there or are damaged.
 
     Safe to call from any number of processes at once: one tokenises, the others wait for it.
-    tokenizer: a folder or a hub id. Raises UserError for bad data or a missing tokenizer.
+    tokenizer: a folder or a hub id. verified: another process has just compared the checksums.
+    Raises UserError for bad data or a missing tokenizer.
     """
     made_from = _made_from(store, task, split, language, tokenizer, max_length)
     readable = re.sub(r"[^\w-]", "_", f"{language}-{split}")
@@ -116,7 +119,7 @@ def open_store(store: Path, task: Task, split: str, language: str, tokenizer: st
         rows.keep(data, made_from["data"], store)
         return {"tokenizer": tokenizer, **_write(folder, data, _load(tokenizer, made_from["tokenizer"]), max_length)}
 
-    found.open(write)
+    found.open(write, verified)
     return Tokens(found.folder)
 
 

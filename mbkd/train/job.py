@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
         # no collection of garbage looks at it: a sixth of the imports' time, and a second at the process's end.
         gc.disable()
         from mbkd import distributed
+        from mbkd.data import hub
         from mbkd.train.checkpoint import Schedule
-        from mbkd.train.run import run
+        from mbkd.train.run import prepared, run
 
         gc.freeze()
         gc.enable()
@@ -60,11 +61,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
             distributed.quiet()
         ranks = distributed.start()
         first = ranks.first
+        hub.keep(asked.runs / "store")
         if asked.cache:
             from mbkd.distill.signals import open_source
-            from mbkd.inputs import prepare
 
-            open_source(config, prepare(config, asked.runs, ranks.first), asked.runs, ranks)
+            open_source(config, prepared(config, asked.runs, ranks), asked.runs, ranks)
             distributed.stop()
             return []
         part, parts = map(int, asked.part.split("/"))

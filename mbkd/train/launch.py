@@ -40,6 +40,9 @@ def carry_out(
 
     arguments: the job's command line that asks for these runs. Raises UserError for bad input before any rank starts.
     """
+    from mbkd.data import hub
+
+    hub.keep(root / "store")
     ranks = 1 if ranks is None else _refused(ranks)
     directories = {folder(root, config): config for config in wanted}
     if not fresh:

@@ -15,7 +15,7 @@ from mbkd.config import Config, changed
 from mbkd.data.batches import Plan
 from mbkd.distill import hidden, signals
 from mbkd.evaluate import calibration, measure
-from mbkd.inputs import prepare
+from mbkd.inputs import Inputs, prepare
 from mbkd.model import card, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.result import Result
@@ -44,7 +44,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     if distributed.everyones(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
-    inputs = prepare(config, root, ranks.first)
+    inputs = prepared(config, root, ranks)
     plan = Plan(
         {x: tokens.lengths for x, tokens in inputs.train.items()},
         config.train.batch_size,
@@ -126,6 +126,16 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     if lock is not None:
         lock.release()
     return directory
+
+
+def prepared(config: Config, root: Path, ranks: distributed.Ranks) -> Inputs:
+    """What a run reads: the first rank verifies the stores, the others then open them. Raises UserError.
+
+    Collective: all ranks must call.
+    """
+    inputs = prepare(config, root) if ranks.first else None
+    distributed.wait_for_all()
+    return prepare(config, root, show=False, verified=True) if inputs is None else inputs
 
 
 def _twin(config: Config, root: Path) -> Path | None:
