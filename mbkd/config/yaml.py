@@ -1,5 +1,6 @@
 """Configurations from YAML files, `key.key=value` overrides, and other configurations."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,35 @@ def read_values(file: str | Path) -> dict[str, Any]:
         raise UserError(f"{file}: {error}; put what looks like a date or a number and is none in quotes") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: a configuration is a mapping of sections (task, student, ...), not {values!r}")
+    return _found_beside(_copy(values), Path(file).parent)
+
+
+def _found_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Values whose relative paths lead somewhere: from here, or else from the YAML file's folder."""
+
+    def mend(section: Any, key: str) -> None:
+        path = section.get(key) if isinstance(section, dict) else None
+        if isinstance(path, str) and path and not _leads(Path(), path) and _leads(folder, path):
+            section[key] = str(folder / path)
+
+    task, teachers = values.get("task"), values.get("teachers")
+    mend(task, "path")
+    # With a path, which is a hub id then, files are the names of its splits.
+    files = task.get("files") if isinstance(task, dict) and not task.get("path") else None
+    for split in files if isinstance(files, dict) else ():
+        mend(files, split)
+    mend(values.get("student"), "backbone")
+    for several in teachers.values() if isinstance(teachers, dict) else ():
+        for teacher in several if isinstance(several, list) else [several]:
+            mend(teacher, "model")
     return values
+
+
+def _leads(folder: Path, path: str) -> bool:
+    """Whether a relative path leads to something; {language} stands for any part of a name."""
+    if "{" in path and not Path(path).is_absolute():
+        return any(folder.glob(re.sub(r"\{.*?\}", "*", path)))
+    return (folder / path).exists()
 
 
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

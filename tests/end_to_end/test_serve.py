@@ -1,5 +1,6 @@
 """`mbkd serve` as its users meet it: over HTTP, in a browser, and at its end."""
 
+import gzip
 import http.client
 import json
 import os
@@ -17,6 +18,8 @@ from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
 
 EVIL = "<img src=x onerror='window.hacked = 1'>"
 JSON = {"Content-Type": "application/json"}
+UNCALIBRATED = "the probabilities are not calibrated: they do not say how often a label is right\n"
+GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
 def start(model, *options):
@@ -45,6 +48,7 @@ def model(student):
     for file in student.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     config["id2label"]["1"] = EVIL
+    config["text_pairs"] = True
     (copy / "config.json").write_text(json.dumps(config))
     return copy
 
@@ -54,7 +58,7 @@ def address(model):
     process, address = start(model, "--queue", "8", "--max-texts", "8", "--max-body", "5000", "--batch-tokens", "64")
     yield address
     code, said = stop(process)
-    assert (code, said) == (0, "")
+    assert (code, said) == (0, UNCALIBRATED)
 
 
 def ask(address, method, path, body=None, headers=JSON):
@@ -64,7 +68,9 @@ def ask(address, method, path, body=None, headers=JSON):
     reply = connection.getresponse()
     content = reply.read()
     connection.close()
-    found = json.loads(content) if reply.headers.get_content_type() == "application/json" else content.decode()
+    found = (
+        json.loads(content) if content and reply.headers.get_content_type() == "application/json" else content.decode()
+    )
     return reply.status, reply.headers, found
 
 
@@ -83,6 +89,12 @@ def test_one_text_a_list_and_pairs_are_answered_as_predict_answers_them(address,
         assert set(alone["branches"]["outer"]) == {"en", "fr"} and "branches" not in answer
 
 
+def test_a_model_of_pairs_notes_the_rows_that_have_none(address):
+    _, _, (lone, pair) = ask(address, "POST", "/classify", [{"text": "gut"}, {"text": "gut", "text_pair": ""}])
+    assert "no text_pair" in lone["note"] and "note" not in pair
+    assert ask(address, "GET", "/model")[2]["pairs"] is True
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "status"),
     [
@@ -92,6 +104,10 @@ def test_one_text_a_list_and_pairs_are_answered_as_predict_answers_them(address,
         ("POST", "/classify", {"text": "a" * 6000}, JSON, 413),
         ("POST", "/classify", {"text": "a"}, {}, 415),
         ("POST", "/classify?branches=maybe", {"text": "a"}, JSON, 422),
+        ("POST", "/classify", b"\x1f\x8bno gzip", GZIP, 400),
+        ("POST", "/classify", gzip.compress(b'{"text": "a"}')[:-9], GZIP, 400),
+        ("POST", "/classify", gzip.compress(b'{"text": "' + b"a" * 10**7 + b'"}'), GZIP, 413),
+        ("POST", "/classify", b"x", JSON | {"Content-Encoding": "br"}, 415),
         ("GET", "/classify", None, {}, 405),
         ("GET", "/docs", None, {}, 404),
     ],
@@ -100,6 +116,22 @@ def test_every_refusal_is_json_that_says_what_where_and_what_to_do(address, meth
     got, _, problem = ask(address, method, path, body, headers)
     assert got == status
     assert set(problem) == {"error", "where", "do"} and all(problem.values())
+
+
+def test_a_gzip_body_is_read_as_the_plain_one(address):
+    row = {"text": "das ist gut", "text_pair": "kitchen"}
+    assert (
+        ask(address, "POST", "/classify", gzip.compress(json.dumps(row).encode()), GZIP)[::2]
+        == (ask(address, "POST", "/classify", row)[::2])
+    )
+
+
+def test_head_says_what_get_says_without_a_body(address):
+    for path in ("/healthz", "/"):
+        status, headers, content = ask(address, "HEAD", path)
+        expected = ask(address, "GET", path)[1]
+        assert status == 200 and not content
+        assert headers["Content-Length"] == expected["Content-Length"]
 
 
 def test_a_body_that_does_not_say_its_size_is_cut_off_at_the_limit(address):
@@ -211,7 +243,7 @@ def test_sigterm_answers_what_was_asked_refuses_what_is_new_and_ends_with_code_0
     assert [reply.status for reply in replies] == [200] * 20
     assert all(len(json.loads(reply.read())) == 40 for reply in replies)
     assert process.wait(60) == 0
-    assert process.stderr.read() == ""
+    assert process.stderr.read() == UNCALIBRATED
     with pytest.raises(ConnectionRefusedError):
         ask(address, "GET", "/healthz")
 

@@ -133,3 +133,35 @@ def test_a_language_that_cannot_be_in_the_name_of_a_file_is_refused(tmp_path, fi
 def test_an_override_changes_one_of_two_sections_that_share_an_anchor(tmp_path):
     config = read(tmp_path, "train: {epochs: 3}", "train: &same {epochs: 3}\nteaching: *same", "train.epochs=2")
     assert (config.train.epochs, config.teaching.epochs) == (2, 3)
+
+
+def test_a_relative_path_is_looked_for_here_and_else_beside_the_yaml(tmp_path, monkeypatch):
+    folder = tmp_path / "conf"
+    for name in (
+        "conf/data/train.en.csv",
+        "conf/data/dev.csv",
+        "conf/models/student/x",
+        "conf/t1/x",
+        "here/data/dev.csv",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    values = yaml.safe_load(BASE)
+    values["task"]["files"] = {"train": "data/train.{language}.csv", "dev": "data/dev.csv", "test": "nowhere.csv"}
+    values["student"]["backbone"] = "models/student"
+    values["teachers"] = {"en": [{"model": "t1"}, {"model": "FacebookAI/roberta-large"}]}
+    (folder / "c.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(tmp_path / "here")
+    found = configuration.read("../conf/c.yaml")
+    beside = "../conf/data/train.{language}.csv"
+    assert found.task.files == {"train": beside, "dev": "data/dev.csv", "test": "nowhere.csv"}
+    assert found.student.backbone == "../conf/models/student"
+    assert [x.model for x in found.teachers["en"]] == ["../conf/t1", "FacebookAI/roberta-large"]
+    monkeypatch.chdir(folder)
+    assert configuration.read("c.yaml").task.files["train"] == "data/train.{language}.csv"
+
+
+def test_a_hub_s_splits_are_no_files(tmp_path):
+    (tmp_path / "train").mkdir()
+    found = read(tmp_path, "files: {train: a.csv}", "path: me/reviews, files: {train: train}")
+    assert found.task.files == {"train": "train"}
