@@ -98,20 +98,29 @@ def plan(
 
 def recipes(json: Json = False) -> None:
     """List the paper's experiments by name."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from mbkd.config import paper
     from mbkd.terminal.console import make_console
+    from mbkd.terminal.grid import fits
 
     found = paper.recipes()
     if json:
         print_json({name: {"system": x.system, **x.model_dump(mode="json")} for name, x in found.items()})
         return
-    table = Table("name", "system", "backbone", "task", "languages")
+    console = make_console()
+    table = Table(
+        *(
+            Column(name, no_wrap=name == "name", overflow="fold")
+            for name in ("name", "system", "backbone", "task", "languages")
+        )
+    )
     for name, config in found.items():
         languages = f"{' '.join(config.languages)} -> {len(config.task.languages)} languages"
         table.add_row(name, config.system, config.student.backbone, str(config.task.path), languages)
-    make_console().print(table)
+    if not fits(table, console):  # the name says the rest
+        table.columns = table.columns[:2]
+    console.print(table)
 
 
 def doctor(json: Json = False) -> None:

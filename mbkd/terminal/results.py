@@ -69,24 +69,25 @@ def print_calibration(result: Result) -> None:
 
 
 def print_spread(results: Sequence[Result], split: str) -> None:
-    """Print the tables of some ensembles of one system on a split: accuracy, and MAE where the labels are ordinal."""
+    """Print the scores of some ensembles of one system on a split: accuracy, and MAE where the labels are ordinal."""
     console = make_console()
-    console.print(spread_table(results, split))
-    if results[0].scores(split, "mae"):
-        console.print(spread_table(results, split, "mae"))
+    for metric in METRICS:
+        if metric == "accuracy" or results[0].scores(split, metric):
+            row, columns = spread_grid(results, split, metric)
+            title = f"{split}: {metric} x100, mean ± standard deviation over {len(results)} groups"
+            for table in fitting([row], columns, console, title):
+                console.print(table)
 
 
-def spread_table(results: Sequence[Result], split: str, metric: Metric = "accuracy") -> Table:
-    """Mean ± standard deviation x100 over some results of one system: languages as columns, the averages behind."""
+def spread_grid(results: Sequence[Result], split: str, metric: Metric = "accuracy") -> tuple[Row, Columns]:
+    """Mean ± standard deviation x100 over some results of one system."""
     first = results[0]
-    title = f"{split}: {first.system}, {metric} x100, mean ± standard deviation over {len(results)} groups"
-    columns = {x: [result.scores(split, metric)[x] for result in results] for x in first.scores(split, metric)}
-    means = {f"AVG({x})": [result.means(split, metric)[x] for result in results] for x in first.means(split, metric)}
-    table = Table(title=title, title_justify="left")
-    for name in [*columns, *means]:
-        table.add_column(name, justify="right")
-    table.add_row(*[_spread(values) for values in columns.values()], *[_spread(values) for values in means.values()])
-    return table
+    supervised, zero_shot = (
+        [x for x in each if x in first.scores(split, metric)] for each in (first.supervised, first.zero_shot)
+    )
+    cells = [_spread([r.scores(split, metric)[x] for r in results]) for x in (*supervised, *zero_shot)]
+    cells += [_spread([r.means(split, metric).get(x) for r in results]) for x in AVERAGES.values()]
+    return Row(first.system, cells), [("supervised", supervised), ("zero-shot", zero_shot), ("", list(AVERAGES))]
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from mbkd import __version__
+from mbkd.config import paper
 from tests.conftest import mbkd, run
 
 
@@ -17,6 +19,14 @@ def test_recipes_and_doctor_as_json():
     done = mbkd("doctor", "--json")
     assert done.returncode == 0, done.stdout
     assert "torch" in {each["what"] for each in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_recipes_are_named_whole_in_a_narrow_window(width: int):
+    names = list(paper.recipes())
+    shown = run(sys.executable, "-m", "mbkd", "recipes", FORCE_COLOR="1", NO_COLOR="1", COLUMNS=str(width)).stdout
+    lines = [line.strip("│ ") for line in Text.from_ansi(shown).plain.splitlines()]
+    assert [line.split()[0] for line in lines if line.startswith(("xnli", "marc"))] == names
 
 
 def test_the_version_is_the_package_s():

@@ -18,7 +18,7 @@ from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.model import saved
 from mbkd.result import Result
-from mbkd.terminal.results import spread_table
+from mbkd.terminal.results import spread_grid
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.run import run
 from tests.conftest import mbkd as command
@@ -79,7 +79,8 @@ def test_every_pair_becomes_a_directory_like_a_runs(seeds: list[Path], tmp_path:
     assert first.train_seconds == one.train_seconds + two.train_seconds
     assert first.step_seconds["median"] == one.step_seconds["median"] + two.step_seconds["median"]
     assert first.rows == one.rows
-    assert len(spread_table(list(found.values()), "test").columns) == 6 + 3
+    row, columns = spread_grid(list(found.values()), "test")
+    assert len(row.cells) == sum(len(names) for _, names in columns) == 6 + 3
 
 
 def changed_result(field: str, value: object) -> Callable[[Path], None]:

@@ -236,3 +236,13 @@ def test_a_phase_speaks_when_it_outlasts_its_patience_and_only_then(capsys: pyte
     with progress.ProgressBar("another rank's", 3, show=False, patience=0.01):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("count", [6, 48])
+def test_the_spread_of_ensembles_is_whole(window, count: int):
+    groups = [result(f"Ens2 {i}", codes(count)) for i in range(3)]
+    results.print_spread(groups, "test")
+    text = " ".join(window.lines())
+    for language in codes(count):
+        values = [100 * each.scores("test")[language] for each in groups]
+        assert f" {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} " in text
