@@ -18,7 +18,8 @@ test-all: lint
 
 # On a machine with one GPU, in minutes; `python -m benchmarks.gpu` measures there.
 test-gpu: $(VENV)/installed
-	$(BIN)/pytest -rs tests/gpu
+	@$(BIN)/python -c "import torch; exit(None if torch.cuda.is_available() else 'no GPU here for torch ' + torch.__version__)"
+	$(BIN)/pytest tests/gpu
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,13 +1,14 @@
 """What a sweep plans, without Ray: lists that span a grid, systems, protocols, the record, what a trial is given."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from mbkd import runs
+from mbkd import errors, runs
 from mbkd.config import paper, parse
-from mbkd.errors import UserError
+from mbkd.errors import UNAVAILABLE, UserError
 from mbkd.files import write_json
 from mbkd.result import Result
 from tests.synthetic import make_result
@@ -16,7 +17,7 @@ from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import groups, record, wanted
 from tuning.stages import _refusal, _to_ask, _twins, _voices, carry_out
 from tuning.study import Sweep
-from tuning.trial import Conditions, Job, _environment, failure, work
+from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, hopeless, work
 
 GRID = {"train.lr": [1e-5, 2e-5], "train.epochs": [2, 3]}
 
@@ -257,3 +258,27 @@ def test_trials_are_counted_machine_by_machine_for_none_spans_two():
 def test_a_trial_that_fits_on_no_machine_is_refused(cpus, gpus, machines, message):
     with pytest.raises(UserError, match=message):
         conditions(cpus=cpus, gpus=gpus).room(machines)
+
+
+@pytest.mark.parametrize(("busy", "tries", "ends"), [(2, 3, True), (9, 4, False)])
+def test_a_trial_is_given_again_after_faults_of_a_moment_and_not_for_ever(tmp_path, monkeypatch, busy, tries, ends):
+    config = full()
+    directory = runs.folder(tmp_path, config)
+    directory.mkdir(parents=True)
+    command = tmp_path / "python"  # what a trial starts: it exits with 69 some times, and then has a result
+    command.write_text(
+        f"#!/bin/sh\necho >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) -gt {busy} ] || exit {UNAVAILABLE}\n"
+        f"cp {tmp_path}/made.json {directory}/result.json\n"
+    )
+    command.chmod(0o755)
+    write_json(tmp_path / "made.json", {})
+    monkeypatch.setattr(sys, "executable", str(command))
+    monkeypatch.setattr(errors, "WAITS", (0.01, 0.01, 0.01))
+    given = conditions(tmp_path).with_gpus(0)
+    if ends:
+        work(Job(config), given, print)
+    else:
+        with pytest.raises(TrialFailed, match="exit code 69"):
+            work(Job(config), given, print)
+    assert (tmp_path / "tries").read_text().count("\n") == tries
+    assert not hopeless(directory)  # the next sweep may try again
