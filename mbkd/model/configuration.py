@@ -1,5 +1,9 @@
-"""The structure of a student, and what an ensemble consists of, as transformers configurations."""
+"""The structure of a student, and what an ensemble consists of, as transformers configurations.
 
+Making one imports its model, which registers itself then: see mbkd/registration.py.
+"""
+
+from importlib import import_module
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -64,6 +68,7 @@ class MBLMConfig(PreTrainedConfig):
         if len(set(self.branch_languages)) < len(self.branch_languages):
             raise UserError(f"branch_languages names one twice: {', '.join(self.branch_languages)}")
         super().__init__(**kwargs)
+        import_module("mbkd.model.mblm")
 
     @property
     def backbone_config(self) -> PreTrainedConfig:
@@ -88,6 +93,7 @@ class EnsembleConfig(PreTrainedConfig):
         self.members = list(members)
         self.calibration_temperature = calibration_temperature
         super().__init__(**kwargs)
+        import_module("mbkd.ensemble.model")
 
     @property
     def member_configs(self) -> list[PreTrainedConfig]:

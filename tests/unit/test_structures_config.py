@@ -225,21 +225,26 @@ def test_a_classifier_of_other_labels_is_fine_tuned_with_a_new_head(toy_yaml: Pa
 @pytest.mark.parametrize(
     "code",
     [
-        "import mbkd; from transformers import AutoConfig",
-        "from transformers import AutoConfig; import mbkd",
-        "import mbkd; from transformers import BertModel; from transformers import AutoConfig",
-        "import mbkd.model.mblm; from transformers import AutoConfig",
+        "import mbkd; from transformers import AutoTokenizer, AutoModelForSequenceClassification",
+        "import mbkd; from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        "from transformers import AutoTokenizer, AutoModelForSequenceClassification; import mbkd",
+        "import transformers, mbkd; from transformers import BertModel, AutoTokenizer; "
+        "from transformers import AutoModelForSequenceClassification",
+        "import mbkd.ensemble.model; from transformers import AutoTokenizer, AutoModelForSequenceClassification",
+        "import mbkd.model.saved; from transformers import AutoTokenizer, AutoModelForSequenceClassification",
     ],
 )
 def test_importing_mbkd_makes_transformers_know_the_model_in_whatever_order(code, without_mixers):
     code += f"""
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-assert AutoConfig.from_pretrained({str(without_mixers)!r}).model_type == "mblm"
 AutoTokenizer.from_pretrained({str(without_mixers)!r})
 print(type(AutoModelForSequenceClassification.from_pretrained({str(without_mixers)!r})).__name__)
+from transformers import AutoConfig
+member = AutoConfig.from_pretrained({str(without_mixers)!r}).to_dict()
+ensemble = AutoConfig.for_model("mbkd-ensemble", members=[member])
+print(type(AutoModelForSequenceClassification.from_config(ensemble)).__name__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
-    assert done.stdout.strip() == "MBLMForSequenceClassification", done.stderr
+    assert done.stdout.split() == ["MBLMForSequenceClassification", "EnsembleForSequenceClassification"], done.stderr
     assert "mblm" not in done.stderr  # no warning that the tokenizer's model is unknown
 
 
