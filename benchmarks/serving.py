@@ -24,6 +24,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from benchmarks import common
+from mbkd.data.tokens import load_tokenizer
 from mbkd.demo import toy
 
 LANGUAGES = ("en", "fr", "zh")
@@ -77,7 +78,7 @@ def serve_naively(folder: Path, kind: str) -> None:
     class Row(BaseModel):
         text: str
 
-    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    model, tokenizer = saved.load(folder), load_tokenizer(folder)
     app = FastAPI()
 
     def answer(row: Row) -> dict[str, Any]:

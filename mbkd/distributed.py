@@ -23,6 +23,8 @@ logging.disable(logging.NOTSET)
 
 from mbkd.errors import UserError  # noqa: E402
 
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # of a rank without a launcher
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -55,7 +57,7 @@ def start() -> Ranks:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
     if "RANK" not in os.environ:  # started by hand: one rank
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+        os.environ.update(ALONE)
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         if "OMP_NUM_THREADS" not in os.environ:
@@ -92,6 +94,9 @@ def stop() -> None:
     _cpu_group.cache_clear()  # the next process group has other ones
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()  # DeepSpeed's own: it forgets the groups that it keeps, too
+    if "LOCAL_SIZE" not in os.environ and ALONE.items() <= os.environ.items():  # nothing is left in a notebook
+        for name in ALONE:
+            os.environ.pop(name, None)
 
 
 def precision(wanted: str) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 
 from mbkd.config import Task
 from mbkd.data import rows, tasks
+from mbkd.data.readers import one_line
 from mbkd.errors import UserError, patiently
 from mbkd.files import Store, fingerprint, sha256
 
@@ -157,6 +158,11 @@ def _folder_fingerprint(folder: Path) -> str:
         )
     files = {x for pattern in VOCABULARY + SETTINGS for x in folder.glob(pattern) if x.is_file()}
     content = {file.name: sha256(file) for file in files}
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # How long an input may be is the model's matter, and cuts nothing here: `max_length` does.
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings.pop("model_max_length", None)
+        content["tokenizer_config.json"] = fingerprint(settings)
     if (config := folder / "config.json").is_file():  # without a tokenizer_class the model's type decides
         with contextlib.suppress(ValueError):
             content["model_type"] = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
@@ -171,23 +177,23 @@ def _hub_fingerprint(tokenizer: str) -> str:
         return _folder_fingerprint(Path(folder))
 
 
-def load_tokenizer(tokenizer: str) -> Any:
+def load_tokenizer(tokenizer: str | Path) -> Any:
     """The tokenizer of a folder or hub id. Raises UserError."""
-    return _load(tokenizer, tokenizer_fingerprint(tokenizer))
-
-
-@functools.lru_cache(maxsize=4)
-def _load(tokenizer: str, fingerprint: str) -> Any:
-    """The tokenizer; `fingerprint` keeps a changed folder from being answered out of the cache."""
     from transformers import AutoTokenizer  # seconds of imports that an opened store does not pay for
 
     try:
         loaded = patiently(lambda: AutoTokenizer.from_pretrained(tokenizer))
     except Exception as error:  # OSError, ValueError, ImportError and the tokenizer library's bare Exception
-        raise UserError(f"{tokenizer}: the tokenizer cannot be loaded: {error}") from error
+        raise UserError(f"{tokenizer}: the tokenizer cannot be loaded ({one_line(error)})") from error
     if loaded.pad_token_id is None:
         raise UserError(f"{tokenizer}: the tokenizer has no pad token; set one in tokenizer_config.json")
     return loaded
+
+
+@functools.lru_cache(maxsize=4)
+def _load(tokenizer: str, fingerprint: str) -> Any:
+    """The tokenizer; `fingerprint` keeps a changed folder from being answered out of the cache."""
+    return load_tokenizer(tokenizer)
 
 
 def _write(folder: Path, data: Any, tokenizer: Any, max_length: int) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
-from mbkd.data.tokens import tokenizer_fingerprint
+from mbkd.data.tokens import load_tokenizer, tokenizer_fingerprint
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.model.configuration import EnsembleConfig
+from mbkd.model.mblm import label_loss, refuse_unanswered
 
 
 class EnsembleForSequenceClassification(PreTrainedModel):
@@ -24,7 +25,9 @@ class EnsembleForSequenceClassification(PreTrainedModel):
     config_class = EnsembleConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _no_split_modules = ("EnsembleForSequenceClassification",)
 
     def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel] = ()):
         super().__init__(config)
@@ -32,13 +35,16 @@ class EnsembleForSequenceClassification(PreTrainedModel):
         self.members = nn.ModuleList(made)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self, input_ids: Tensor, labels: Tensor | None = None, language: str | None = None, **inputs: Any
     ) -> SequenceClassifierOutput:
         """Logits (B, C) in fp32 of a batch of token ids (B, n).
 
         language: as MBLM's forward has it; members that know no languages are not told.
+        Raises ValueError where hidden states or attentions are asked for.
         """
+        refuse_unanswered(self.config, inputs)
         told = {"language": language}
         each = [
             member(input_ids=input_ids, **inputs, **(told if saved.takes_language(member.config) else {})).logits
@@ -47,8 +53,7 @@ class EnsembleForSequenceClassification(PreTrainedModel):
         logits = mean_logits([x.float() for x in each])
         if self.config.calibration_temperature is not None:
             logits = logits / self.config.calibration_temperature
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(loss=label_loss(self, logits, labels), logits=logits)
 
 
 def mean_logits(values: Sequence[Any]) -> Any:
@@ -75,7 +80,7 @@ def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None
         saved.calibrate(member, None)
     labels = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
     config = EnsembleConfig([member.config.to_dict() for member in members], calibration_temperature, **labels)
-    saved.save(EnsembleForSequenceClassification(config, members), saved.load_tokenizer(folders[0]), out)
+    saved.save(EnsembleForSequenceClassification(config, members), load_tokenizer(folders[0]), out)
 
 
 AutoModelForSequenceClassification.register(EnsembleConfig, EnsembleForSequenceClassification, exist_ok=True)

@@ -10,6 +10,7 @@ from mbkd import config as configuration
 from mbkd import distributed, runs
 from mbkd.config import Config, changed
 from mbkd.data import tasks
+from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, folder, measure, mixers
 from mbkd.model import card, saved
@@ -69,7 +70,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
         parameters=sum(p.numel() for p in folded.parameters()),
     )
     saved.calibrate(folded, result.calibration["temperature"])
-    saved.save(folded, saved.load_tokenizer(source), part / "model")
+    saved.save(folded, load_tokenizer(source), part / "model")
     card.write(part / "model", config, result)
     (part / "config.yaml").write_text(config.dump(), encoding="utf-8")
     result.write(part)

@@ -10,7 +10,7 @@ from mbkd import distributed, runs
 from mbkd.config import Config, structures
 from mbkd.data import tasks
 from mbkd.data.classifiers import label_order
-from mbkd.data.tokens import open_store
+from mbkd.data.tokens import load_tokenizer, open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.model import saved
@@ -18,7 +18,7 @@ from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 
 
-def evaluate_folder(path: Path, config: Config, split: str, root: Path, inference: str | None = None) -> Result:
+def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, inference: str | None = None) -> Result:
     """Scores of a model on a split of the configuration's task, as in result.json. Raises UserError.
 
     inference: of a student without mixers, another way to infer than the one that it was trained with.
@@ -36,7 +36,7 @@ def evaluate_folder(path: Path, config: Config, split: str, root: Path, inferenc
     found, truth = logits(model, folder, config, split, root, ranks)
     distributed.stop()
     scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
-    system, backbone = _origin(path, inference)
+    system, backbone = _origin(Path(path), inference)
     return Result(
         system=system,
         role="student",
@@ -58,7 +58,7 @@ def logits(
 
     model: on the ranks' device, read from `folder` or made of what was; the tokenizer is that of the folder.
     """
-    task, tokenizer = config.task, saved.load_tokenizer(folder)
+    task, tokenizer = config.task, load_tokenizer(folder)
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
     order = label_order(model.config.id2label, tasks.label_names(task), str(folder))
     languages = tasks.languages(task, split)
@@ -73,7 +73,7 @@ def logits(
     return found, truth
 
 
-def _infer(model: Any, inference: str, path: Path) -> None:
+def _infer(model: Any, inference: str, path: Path | str) -> None:
     """Let a student without mixers infer in another way. Raises UserError for any other model."""
     if getattr(model.config, "mixers", None) != "none":
         raise UserError(f"{path}: only a student without mixers (student.mixers=none) has two ways to infer")

@@ -13,7 +13,7 @@ from torch import Tensor
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
-from mbkd.data.tokens import open_store
+from mbkd.data.tokens import load_tokenizer, open_store
 from mbkd.errors import UserError
 from mbkd.files import write_json
 from mbkd.model import saved
@@ -53,7 +53,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
     if split not in tasks.splits(task):
         raise UserError(f"split {split!r}: the task has {', '.join(tasks.splits(task))}")
     folder = saved.folder(path)
-    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    model, tokenizer = saved.load(folder), load_tokenizer(folder)
     if model.config.model_type != "mblm" or (model.outer is None and not any(map(len, model.inner))):
         raise UserError(f"{path}: this model has no mixers")
     device = saved.device()

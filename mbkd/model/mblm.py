@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from mbkd.errors import UserError
 from mbkd.model import backbones, mixer
@@ -34,7 +34,9 @@ class MBLMForSequenceClassification(PreTrainedModel):
     config_class = MBLMConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _no_split_modules = ("MBLMForSequenceClassification",)  # its branches are mixed on one device
 
     def __init__(self, config: MBLMConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -112,6 +114,17 @@ class MBLMForSequenceClassification(PreTrainedModel):
         """The word vectors, as transformers calls them."""
         return self.encoder.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Other word vectors."""
+        self.encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As transformers has it; the backbone's configuration follows, so that the model can be loaded again."""
+        found = super().resize_token_embeddings(*args, **kwargs)
+        self.encoder.config.vocab_size = self.config.backbone["vocab_size"] = found.num_embeddings
+        return found
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -119,13 +132,15 @@ class MBLMForSequenceClassification(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         language: str | None = None,
-        **_: Any,
+        **others: Any,
     ) -> SequenceClassifierOutput:
         """Logits (B, C) of a batch of token ids (B, n).
 
         language: the batch's language. It decides which branch learns (Eq. 8), and where the structure asks for it
         which branch or head answers; None, or a language without a branch, is the zero-shot path.
+        Raises ValueError where hidden states or attentions are asked for: a branched layer has several.
         """
+        refuse_unanswered(self.config, others)
         if self.branches and input_ids.shape[1] > self.config.mixer_length:
             raise ValueError(
                 f"a batch of {input_ids.shape[1]} tokens does not fit mixers of {self.config.mixer_length}; truncate it"
@@ -216,8 +231,20 @@ class MBLMForSequenceClassification(PreTrainedModel):
     def _output(self, logits: Tensor, labels: Tensor | None) -> SequenceClassifierOutput:
         if self.config.calibration_temperature is not None and not self.training:
             logits = logits.float() / self.config.calibration_temperature  # in 16 bit two labels could become equal
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(loss=label_loss(self, logits, labels), logits=logits)
+
+
+def label_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    """transformers' loss of labels: cross-entropy, or what the configuration's problem_type says."""
+    return None if labels is None else model.loss_function(labels, logits.float(), model.config)
+
+
+def refuse_unanswered(config: PreTrainedConfig, asked: dict[str, Any]) -> None:
+    """Raise ValueError for what transformers' classifiers may be asked for and ours do not give."""
+    for name in ("output_hidden_states", "output_attentions"):
+        wanted = asked.get(name)
+        if getattr(config, name) if wanted is None else wanted:
+            raise ValueError(f"{name}: branches or members have one each, and this model gives none; set False")
 
 
 AutoModelForSequenceClassification.register(MBLMConfig, MBLMForSequenceClassification, exist_ok=True)

@@ -1,5 +1,6 @@
 """A trained classifier on disk: where it lies, the model, its tokenizer, how many tokens it takes."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,9 +8,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
 from mbkd import result
 from mbkd.data.readers import one_line
@@ -17,6 +19,7 @@ from mbkd.errors import UserError
 from mbkd.model import positions
 from mbkd.result import Result
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # of a user's or an organisation's model
 # What a model's files raise that are damaged, that do not fit each other (RuntimeError: other shapes of weights;
 # StrictDataclassError: other types of config.json's values), or that a full disk does not take.
 DAMAGED = (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError, StrictDataclassError)
@@ -31,8 +34,12 @@ def refusing(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = D
         raise UserError(f"{what} ({one_line(error)})") from None
 
 
-def folder(path: Path) -> Path:
-    """The model's folder, given it or a run directory. Raises UserError if there is none."""
+def folder(path: Path | str) -> Path:
+    """The model's folder, given it, a run directory or a hub id, whose files are fetched. Raises UserError."""
+    if not Path(path).exists() and HUB_ID.fullmatch(str(path)):
+        with refusing(f"{path}: no such folder here, and no model of this name on the hub"):
+            path = snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"])
+    path = Path(path)
     found = path / "model" if (path / "model").is_dir() else path
     if not (found / "config.json").is_file():
         if (path / result.FILE).is_file() and Result.read(path).role == "ensemble":
@@ -54,15 +61,12 @@ def load(path: Path) -> Any:
         return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def load_tokenizer(path: Path | str) -> Any:
-    """The tokenizer beside a model, in its folder or at its hub id. Raises UserError if it cannot be loaded."""
-    what = f"{path}: the tokenizer beside the model cannot be loaded"
-    with refusing(what, Exception):  # the library behind it raises bare ones
-        return AutoTokenizer.from_pretrained(path)
-
-
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a model with its tokenizer as a transformers folder. Raises UserError if the disk does not take it."""
+    """Write a model with its tokenizer as a transformers folder. Raises UserError if the disk does not take it.
+
+    The tokenizer is told the longest input that the model takes, where `truncation=True` cuts.
+    """
+    tokenizer.model_max_length = max_tokens(model.config, tokenizer)
     what = f"{folder}: the model cannot be written"
     with refusing(what):
         model.save_pretrained(folder)

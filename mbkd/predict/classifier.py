@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbkd.data.batches import evaluation_batches
+from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.predict.export import FILES, start_session
@@ -26,15 +28,17 @@ def length_of(row: Inputs) -> int:
 class Classifier:
     """A model and its tokenizer, on this machine's device.
 
+    path      the run's directory or the model's folder
     labels    the C names, in the order of the probabilities
     branches  the N languages that `branch_weights` tells of; none of a model without mixers
     pairs  whether it was trained on pairs of texts; None of a model that does not say
     calibrated  whether a probability says how often the label is right (mbkd/evaluate/calibration.py)
     """
 
-    def __init__(self, path: Path) -> None:
-        """Load a run directory or a model's folder. Raises UserError."""
+    def __init__(self, path: Path | str) -> None:
+        """Load a run directory, a model's folder or a hub id. Raises UserError."""
         folder = saved.folder(path)
+        self.path = Path(path) if Path(path).exists() else folder
         self._device = saved.device()
         self._model = saved.load(folder).to(self._device)
         self._read(folder, self._model.config)
@@ -43,12 +47,46 @@ class Classifier:
 
     def _read(self, folder: Path, config: Any) -> None:
         """Take what a model's configuration and its tokenizer say."""
-        self._tokenizer = saved.load_tokenizer(folder)
+        self._tokenizer = load_tokenizer(folder)
         self.calibrated = getattr(config, "calibration_temperature", None) is not None
         members = getattr(config, "member_configs", None) or [config]  # of an ensemble
         self.pairs: bool | None = getattr(members[0], "text_pairs", None)
         self._length = saved.max_tokens(config, self._tokenizer)
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
+
+    def classify(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str | None] | None = None,
+        languages: str | Sequence[str | None] | None = None,
+        batch_tokens: int = 8192,
+    ) -> tuple[list[str], np.ndarray]:
+        """The label of each text, and the probability of every label, (B, C) fp32, both in the order of the texts.
+
+        pairs         the second texts, of a model for pairs of texts
+        languages     of all texts or of each; needed by nothing, and read by a model whose branches or heads answer
+                      for their own languages (student.heads=per_language, student.inference=single)
+        batch_tokens  rows times longest row of a batch; texts of like length share one
+        Texts longer than the model takes are cut. Raises UserError for arguments of other kinds or lengths.
+        """
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise UserError("texts and pairs are lists; put a single text into one: [text]")
+        texts = list(texts)
+        seconds = [None] * len(texts) if pairs is None else list(pairs)
+        spoken = [languages] * len(texts) if languages is None or isinstance(languages, str) else list(languages)
+        for name, values in (("pairs", seconds), ("languages", spoken)):
+            if len(values) != len(texts):
+                raise UserError(f"{len(texts)} texts and {len(values)} {name}: as many are needed")
+        if wrong := [x for x in (*texts, *(x for x in seconds if x is not None)) if not isinstance(x, str)]:
+            raise UserError(f"{wrong[0]!r} is no text")
+        encoded = self.encode(list(zip(texts, seconds, strict=True)))
+        scores = np.empty((len(texts), len(self.labels)), np.float32)
+        for language in dict.fromkeys(spoken):
+            rows = np.array([i for i, x in enumerate(spoken) if x == language])
+            lengths = np.array([length_of(encoded[i]) for i in rows])
+            for batch in evaluation_batches(lengths, batch_tokens, 0, 1):
+                scores[rows[batch]] = self.probabilities([encoded[i] for i in rows[batch]], language)
+        return [self.labels[i] for i in scores.argmax(axis=1)], scores
 
     def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Inputs]:
         """The tokens of each row, a text and perhaps the second one of a pair; the longer text of a long row is cut."""
@@ -65,9 +103,10 @@ class Classifier:
         return found
 
     @torch.inference_mode()
-    def probabilities(self, rows: Sequence[Inputs]) -> np.ndarray:
-        """The probability of each label for each encoded row, (B, C) fp32."""
-        logits = self._model(**self._padded(rows)).logits
+    def probabilities(self, rows: Sequence[Inputs], language: str | None = None) -> np.ndarray:
+        """The probability of each label for each encoded row, (B, C) fp32; rows of one language, where it is told."""
+        told = {"language": language} if saved.takes_language(self._model.config) else {}
+        logits = self._model(**self._padded(rows), **told).logits
         return logits.float().softmax(dim=-1).cpu().numpy()
 
     @torch.inference_mode()
@@ -102,11 +141,11 @@ class GraphClassifier(Classifier):
             raise UserError(f"{file}: no graph here; `mbkd export {path} --dtype {dtype}` writes it")
         self._device = torch.device("cpu")
         self._read(folder, saved.load_configuration(folder))
-        self.branches = []
+        self.path, self.branches = Path(path), []
         self._session = start_session(file)
         self._names = [each.name for each in self._session.get_inputs()]
 
-    def probabilities(self, rows: Sequence[Inputs]) -> np.ndarray:
+    def probabilities(self, rows: Sequence[Inputs], language: str | None = None) -> np.ndarray:
         batch = self._padded(rows)
         (logits,) = self._session.run(None, {name: batch[name].numpy() for name in self._names})
         return torch.from_numpy(logits).softmax(dim=-1).numpy()

@@ -24,6 +24,7 @@ from mbkd.config import Task, read
 from mbkd.data import tasks
 from mbkd.data.batches import evaluation_batches
 from mbkd.data.classifiers import label_order
+from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.files import write_json
 from mbkd.model import saved
@@ -88,7 +89,7 @@ def export(
     dtypes = list(dict.fromkeys(dtypes))
     _import_extra()
     folder = saved.folder(path)
-    model, tokenizer = saved.load(folder), saved.load_tokenizer(folder)
+    model, tokenizer = saved.load(folder), load_tokenizer(folder)
     out = out or folder / "onnx"
     if task is not None:
         checked = _task_rows(task, ROWS, "the task's")

@@ -13,12 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
-
 from mbkd.data import delimited, json_objects, readers
-from mbkd.data.batches import evaluation_batches
 from mbkd.errors import UserError
-from mbkd.predict.classifier import Classifier, length_of
+from mbkd.predict.classifier import Classifier
 
 WINDOW = 2048  # rows that are read, and sorted by length, at a time
 SECONDS_BETWEEN_LINES = 10.0
@@ -137,10 +134,8 @@ def _classifier(path: Path, batch_tokens: int, paired: bool) -> Callable[[list[R
         )
 
     def classify(rows: list[Row]) -> list[dict[str, float]]:
-        encoded = classifier.encode([(row.text, row.pair) for row in rows])
-        found = np.empty((len(rows), len(classifier.labels)), np.float32)
-        for batch in evaluation_batches(np.array([length_of(x) for x in encoded]), batch_tokens, 0, 1):
-            found[batch] = classifier.probabilities([encoded[i] for i in batch])
+        texts, pairs = [row.text for row in rows], [row.pair for row in rows]
+        _, found = classifier.classify(texts, pairs, batch_tokens=batch_tokens)
         return [dict(zip(classifier.labels, values, strict=True)) for values in found.tolist()]
 
     return classify

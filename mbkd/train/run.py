@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from mbkd import distributed, provenance, runs
 from mbkd.config import Config, changed
 from mbkd.data.batches import Plan
+from mbkd.data.tokens import load_tokenizer
 from mbkd.distill import hidden, signals
 from mbkd.evaluate import calibration, measure
 from mbkd.inputs import Inputs, prepare
@@ -156,5 +157,5 @@ def _twin(config: Config, root: Path) -> Path | None:
 def _save(config: Config, directory: Path, model: PreTrainedModel, result: Result) -> None:
     """The trained model with its tokenizer and its card, as a transformers folder."""
     model.config.text_pairs = config.task.pairs
-    saved.save(model, saved.load_tokenizer(config.student.backbone), directory / "model")
+    saved.save(model, load_tokenizer(config.student.backbone), directory / "model")
     card.write(directory / "model", config, result)

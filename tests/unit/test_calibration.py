@@ -10,6 +10,7 @@ from transformers import pipeline
 
 from mbkd import config as configuration
 from mbkd import distributed
+from mbkd.data.tokens import load_tokenizer
 from mbkd.ensemble import runs as ensembles
 from mbkd.evaluate import calibration
 from mbkd.model import saved
@@ -74,7 +75,7 @@ def test_a_run_saves_raw_logits_and_a_model_that_divides_them(pair: list[Path], 
     raw = {x: np.load(pair[0] / "logits" / f"dev.{x}.npy") for x in task.languages}
     labels = {x: np.load(pair[0] / "labels" / f"dev.{x}.npy") for x in task.languages}
     assert calibration.fit(raw, labels) == temperature
-    inputs = saved.load_tokenizer(pair[0] / "model")(["good", "bad"], padding=True, return_tensors="pt")
+    inputs = load_tokenizer(pair[0] / "model")(["good", "bad"], padding=True, return_tensors="pt")
     with torch.no_grad():
         calibrated = model(**inputs).logits
         with saved.raw_logits(model):
@@ -98,7 +99,7 @@ def test_every_way_to_ask_gives_the_same_calibrated_probabilities(pair: list[Pat
 def test_an_ensemble_averages_raw_logits_and_has_a_temperature_of_its_own(pair: list[Path], tmp_path: Path):
     result = ensembles.write_model(pair, tmp_path / "ens2")
     model, members = saved.load(tmp_path / "ens2"), [saved.load(each / "model") for each in pair]
-    inputs = saved.load_tokenizer(tmp_path / "ens2")(["good", "bad"], padding=True, return_tensors="pt")
+    inputs = load_tokenizer(tmp_path / "ens2")(["good", "bad"], padding=True, return_tensors="pt")
     for member in members:
         saved.calibrate(member, None)
     with torch.no_grad():

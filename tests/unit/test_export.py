@@ -16,6 +16,7 @@ from transformers import (
 
 from mbkd.config import Task
 from mbkd.data import tasks
+from mbkd.data.tokens import load_tokenizer
 from mbkd.demo import toy, toy_models
 from mbkd.errors import UserError
 from mbkd.model import saved
@@ -91,7 +92,7 @@ def session(file):
 def test_the_graph_agrees_with_torch_on_a_thousand_reviews(exported):
     """Counted here once more, by the tokenizer's and the model's own calls, in batches of other shapes."""
     folder, report, out = exported
-    graph, model, words = session(out / "model.onnx"), saved.load(folder), saved.load_tokenizer(folder)
+    graph, model, words = session(out / "model.onnx"), saved.load(folder), load_tokenizer(folder)
     pairs = reviews(1000, seed=5)
     worst, same = 0.0, 0
     for start in range(0, len(pairs), 40):
@@ -111,7 +112,7 @@ def test_the_graph_agrees_with_torch_on_a_thousand_reviews(exported):
 
 def test_the_graph_takes_any_number_of_rows_and_tokens_and_heeds_the_mask(exported):
     folder, _, out = exported
-    graph, model, words = session(out / "model.onnx"), saved.load(folder), saved.load_tokenizer(folder)
+    graph, model, words = session(out / "model.onnx"), saved.load(folder), load_tokenizer(folder)
     inputs = [x.name for x in graph.get_inputs()]
     assert inputs == [x for x in ("input_ids", "attention_mask", "token_type_ids") if x in words.model_input_names]
     assert [x.name for x in graph.get_outputs()] == ["logits"]
@@ -150,7 +151,7 @@ def test_a_given_task_has_agreement_and_accuracy_measured_in_each_language(world
     model.save_pretrained(folder)
     report, _ = export.export(folder, ["fp32"], None, task=task)
     assert (report["rows"], report["rows_from"]) == (120, "the task's dev rows in 6 languages")
-    words = saved.load_tokenizer(folder)
+    words = load_tokenizer(folder)
     for language in task.languages:
         right = 0
         for row in tasks.load(task, "dev", language):
@@ -212,7 +213,7 @@ def test_every_structure_of_table_5_exports(kind: str, name: str, tmp_path):
 
 def trained(folder):
     """Train a saved student on the length of texts, until its logits are far apart; returns its folder."""
-    model, words = saved.load(folder).train(), saved.load_tokenizer(folder)
+    model, words = saved.load(folder).train(), load_tokenizer(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(60):
         pairs = reviews(32, seed=100 + step)

@@ -27,6 +27,7 @@ FLOORS = [
     {"train"},
     {"estimate", "predict", "onboarding"},
     {"serve", "demo"},
+    {"api"},
     {"cli"},
 ]
 OURS = {"mbkd", "launchers", "tuning", "analysis"}

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from mbkd.data.tokens import load_tokenizer
 from mbkd.demo import toy
 from mbkd.errors import UserError
 from mbkd.model import saved
@@ -43,7 +44,7 @@ def test_every_row_gets_the_answer_that_the_model_gives_it_alone(model, tmp_path
     bad, found = classify(model, source, tmp_path / "out.jsonl", pair=pair)
     assert bad == 0
     assert [row["line"] for row in found] == list(range(1, len(reviews) + 1))
-    student, words = saved.load(model), saved.load_tokenizer(model)
+    student, words = saved.load(model), load_tokenizer(model)
     for (text, title), row in zip(reviews, found, strict=True):
         inputs = words(text, title if pair else None, truncation="longest_first", max_length=128, return_tensors="pt")
         with torch.no_grad():

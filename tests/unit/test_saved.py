@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import pipeline
 
+from mbkd.data.tokens import load_tokenizer
 from mbkd.distill import teachers
+from mbkd.ensemble import model as ensemble
 from mbkd.errors import UserError
 from mbkd.model import backbones, saved
-from mbkd.model.mblm import MBLMForSequenceClassification
+from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
 
 
 def cut(name: str, size: int = 200) -> Callable[[Path], None]:
@@ -77,14 +80,14 @@ def test_damaged_weights_end_in_one_line_that_names_the_folder(damage, student: 
 def test_a_damaged_tokenizer_ends_in_one_line(file: str, text: str, student: Path, tmp_path: Path):
     shutil.copytree(student, tmp_path / "model")
     (tmp_path / "model" / file).write_text(text)
-    with pytest.raises(UserError, match="the tokenizer beside the model cannot be loaded") as error:
-        saved.load_tokenizer(tmp_path / "model")
+    with pytest.raises(UserError, match="the tokenizer cannot be loaded") as error:
+        load_tokenizer(tmp_path / "model")
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("limit", [100, 5000])
 def test_a_disk_that_does_not_take_a_model_ends_in_one_message(limit: int, student: Path, tmp_path: Path):
-    model, tokenizer = saved.load(student), saved.load_tokenizer(student)
+    model, tokenizer = saved.load(student), load_tokenizer(student)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # no file may be larger, as on a full disk
     try:
@@ -94,4 +97,18 @@ def test_a_disk_that_does_not_take_a_model_ends_in_one_message(limit: int, stude
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     saved.save(model, tokenizer, tmp_path / "model")
     assert saved.load(tmp_path / "model").config.branch_languages == ["en", "fr"]
-    assert saved.load_tokenizer(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
+    assert load_tokenizer(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_pipeline_that_truncates_takes_a_text_of_any_length(student: Path, tmp_path: Path):
+    """Of a student and of an ensemble, whose members take other lengths."""
+    model, tokenizer = saved.load(student), load_tokenizer(student)
+    tokenizer.model_max_length = 10**30  # as many tokenizers on the hub say
+    short = MBLMForSequenceClassification(MBLMConfig(**model.config.to_dict() | {"mixer_length": 20}))
+    saved.save(model, tokenizer, tmp_path / "student")
+    saved.save(short, tokenizer, tmp_path / "short")
+    ensemble.save([tmp_path / "student", tmp_path / "short"], tmp_path / "ensemble")
+    for name, length in (("student", 128), ("short", 20), ("ensemble", 20)):
+        classify = pipeline("text-classification", str(tmp_path / name))
+        assert classify.tokenizer.model_max_length == length
+        assert len(classify("good " * 999, truncation=True)) == 1

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from mbkd import config as configuration
 from mbkd import distributed
 from mbkd.config import Student, paper, structures
+from mbkd.ensemble import model as ensemble
 from mbkd.errors import Stopped, UserError
 from mbkd.estimate import dry_run
 from mbkd.evaluate.folder import evaluate_folder
@@ -264,6 +265,71 @@ def test_a_saved_student_is_loaded_and_not_built_anew(without_mixers):
 def test_the_auto_class_builds_a_configuration_by_its_name():
     config = AutoConfig.for_model("mblm", backbone=XLMRobertaConfig().to_dict())
     assert isinstance(config, MBLMConfig)
+
+
+@pytest.fixture(scope="module")
+def kinds(student: Path, without_mixers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of an MBLM, one without mixers, and an ensemble of two."""
+    ensemble.save([student, student], folder := tmp_path_factory.mktemp("ensemble"))
+    return {"mblm": student, "without mixers": without_mixers, "ensemble": folder}
+
+
+@pytest.mark.parametrize("kind", ["mblm", "without mixers", "ensemble"])
+def test_what_transformers_asks_of_a_classifier_is_done_or_refused_in_words(kind, kinds, tmp_path):
+    load = AutoModelForSequenceClassification.from_pretrained
+    model = load(kinds[kind]).eval()
+    inputs = AutoTokenizer.from_pretrained(kinds[kind])(
+        ["good", "very bad, very bad"], padding=True, return_tensors="pt"
+    )
+    expected = model(**inputs).logits
+    for dtype, tolerance in (("bfloat16", 0.2), ("float16", 0.02)):
+        found = load(kinds[kind], dtype=dtype).eval()(**inputs).logits
+        assert (found.float() - expected).abs().max() < tolerance * expected.abs().max()
+    logits, *rest = model(**inputs, return_dict=False)
+    assert torch.equal(logits, expected)
+    assert not rest
+    for name in ("output_hidden_states", "output_attentions"):
+        with pytest.raises(ValueError, match=name):
+            model(**inputs, **{name: True})
+        model(**inputs, **{name: False})
+    torch.testing.assert_close(torch.compile(model, backend="eager")(**inputs).logits, expected)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path).eval()(**inputs).logits, expected)
+    assert load(tmp_path, num_labels=expected.shape[1]).config.problem_type is None
+
+
+@pytest.mark.parametrize("kind", ["mblm", "ensemble"])
+def test_gradients_with_checkpointing_are_those_without(kind, kinds):
+    found = []
+    for checkpointing in (False, True):
+        model = AutoModelForSequenceClassification.from_pretrained(kinds[kind])
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        calls: list[int] = []
+        for layer in model.modules():
+            if type(layer).__name__.endswith("Layer"):
+                layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        loss = model.train()(torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([1]), language="en").loss
+        before = len(calls)
+        loss.backward()
+        assert (len(calls) > before) == checkpointing  # layers are run again
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in found[0].items():
+        assert (gradient is None) == (found[1][name] is None)
+        if gradient is not None:
+            torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_a_larger_vocabulary_survives_its_file(student, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(student)
+    before = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(before + 3)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert again.get_input_embeddings().num_embeddings == before + 3
 
 
 # ------------------------------------------------------------------------------------------------- card and publishing
