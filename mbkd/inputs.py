@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from mbkd.config import Config, grown
+from mbkd.config import Config, Task, grown
 from mbkd.data import hub, tasks
-from mbkd.data.classifiers import fingerprint, layers
-from mbkd.data.tokens import Tokens, open_store
+from mbkd.data.classifiers import configuration, fingerprint, layers
+from mbkd.data.tokens import Tokens, load_tokenizer, loses_segments, open_store
 from mbkd.errors import UserError
 from mbkd.model import positions
 from mbkd.provenance import made_from, teacher_path
@@ -123,4 +124,20 @@ def prepare(config: Config, root: Path, show: bool = True, verified: bool = Fals
     for language, teachers in inputs.teachers.items():
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):
             raise UserError(f"the teacher's training rows of {language} are not the student's")
+    for path, tokens_of in [(backbone, inputs.train), *_tokens_of_teachers(inputs)]:
+        if any("segments.npy" not in each.manifest["files"] for each in tokens_of.values()):
+            refuse_lost_segments(path, load_tokenizer(path), task)
     return inputs
+
+
+def _tokens_of_teachers(inputs: Inputs) -> list[tuple[str, dict[str, Tokens]]]:
+    return [(each.path, {x: each.train}) for x, teachers in inputs.teachers.items() for each in teachers]
+
+
+def refuse_lost_segments(model: str, tokenizer: Any, task: Task) -> None:
+    """Raise UserError for a model that has segment ids where its tokenizer keeps those of the task's rows back."""
+    if loses_segments(tokenizer, task.pairs) and configuration(model).get("type_vocab_size", 0) > 1:
+        raise UserError(
+            f"{model}: the model has segment ids and its tokenizer keeps them back, so it would not tell the texts of "
+            "a pair apart; save both to a folder, and add token_type_ids to model_input_names in tokenizer_config.json"
+        )

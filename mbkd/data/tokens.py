@@ -143,11 +143,7 @@ def _made_from(store: Path, task: Task, split: str, language: str, tokenizer: st
 def tokenizer_fingerprint(tokenizer: str) -> str:
     """Hash what decides a tokenizer's output; a folder is not loaded for it. Raises UserError."""
     folder = Path(tokenizer)
-    if folder.is_dir():
-        return _folder_fingerprint(folder)
-    if folder.is_absolute() or tokenizer.startswith((".", "~")) or tokenizer.count("/") > 1:
-        raise UserError(f"{tokenizer}: no such folder; give a folder with a tokenizer, or a hub id")
-    return _hub_fingerprint(tokenizer)
+    return _folder_fingerprint(folder) if folder.is_dir() else _hub_fingerprint(tokenizer)
 
 
 def _folder_fingerprint(folder: Path) -> str:
@@ -179,6 +175,9 @@ def _hub_fingerprint(tokenizer: str) -> str:
 
 def load_tokenizer(tokenizer: str | Path) -> Any:
     """The tokenizer of a folder or hub id. Raises UserError."""
+    name = str(tokenizer)
+    if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise UserError(f"{name}: no such folder; give a folder with a tokenizer, or a hub id")
     from transformers import AutoTokenizer  # seconds of imports that an opened store does not pay for
 
     try:
@@ -188,6 +187,17 @@ def load_tokenizer(tokenizer: str | Path) -> Any:
     if loaded.pad_token_id is None:
         raise UserError(f"{tokenizer}: the tokenizer has no pad token; set one in tokenizer_config.json")
     return loaded
+
+
+def loses_segments(tokenizer: Any, pairs: bool) -> bool:
+    """Whether the library behind a tokenizer marks segments, of pairs or of lone texts, that the tokenizer keeps back.
+
+    transformers 5 reads HerBERT, ALBERT and RemBERT so. XLM-R's tokenizer marks none: a BERT that was trained with it
+    (multilingual-e5-small) has seen zeros only.
+    """
+    if "token_type_ids" in tokenizer.model_input_names or not tokenizer.is_fast:
+        return False
+    return any(tokenizer.backend_tokenizer.encode("a", "b" if pairs else None).type_ids)
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ for a teacher, its tokens and the device, and kept in the store.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,7 @@ ROWS_PER_BATCH = 64
 def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -> dict[str, Any]:
     """What a teacher shows on a language, measured over all ranks or read from the store. A collective call.
 
+    A teacher whose logits are not finite in half precision, as mDeBERTa's in fp16, computes in fp32 from here on.
     Raises UserError for tokens that are not the teacher's. What is too little is refused by `refuse`.
     """
     tokens = [x for x in (given.train, given.dev) if x is not None]
@@ -47,13 +49,24 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
     file = store / "teachers" / f"{language}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     found: dict[str, Any] | None = distributed.everyones(_read(file) if teacher.ranks.first else None)[0]
     if found is not None:
+        teacher.compute_in(getattr(torch, found["precision"]))
         return found
     title = f"checking the teacher of {language}: its engine, its accuracy"
-    with teacher.here(), ProgressBar(title, 2, teacher.ranks.first, patience=PATIENCE) as progress:
-        found = {"teacher": given.path, "precision": str(dtype()).removeprefix("torch.")}
-        found |= parity(teacher, given.train)
+    with ProgressBar(title, 2, teacher.ranks.first, patience=PATIENCE) as progress:
+        with teacher.here():
+            compared = parity(teacher, given.train)
+        if compared["engine"]["difference"] is None and teacher.precision != torch.float32:
+            if teacher.ranks.first:
+                half = str(teacher.precision).removeprefix("torch.")
+                what = f"its logits are not finite in {half}, so it computes in float32"
+                print(f"teacher of {language} ({given.path}): {what}", file=sys.stderr, flush=True)
+            teacher.compute_in(torch.float32)
+            with teacher.here():
+                compared = parity(teacher, given.train)
         progress.advance()
-        found |= knowledge(teacher, given.dev)
+        found = {"teacher": given.path, "precision": str(teacher.precision).removeprefix("torch.")}
+        with teacher.here():
+            found |= compared | knowledge(teacher, given.dev)
         progress.advance()
     if teacher.ranks.first:
         file.parent.mkdir(parents=True, exist_ok=True)

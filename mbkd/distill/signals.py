@@ -14,7 +14,7 @@ from mbkd.config import Config
 from mbkd.data.classifiers import label_order
 from mbkd.distill import checks
 from mbkd.distill.cache import Cache, open_cache
-from mbkd.distill.teachers import Teacher, dtype
+from mbkd.distill.teachers import Teacher
 from mbkd.distributed import Ranks
 from mbkd.inputs import Inputs
 from mbkd.terminal.progress import PATIENCE, ProgressBar
@@ -88,6 +88,7 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
     teachers: dict[str, list[Teacher]] = {}
     prints: dict[str, dict[str, str]] = {"teachers": {}, "cache": {}} if from_cache else {"teachers": {}}
     found: list[tuple[str, dict[str, Any]]] = []
+    precision: dict[str, list[str]] = {}
     accuracy: dict[str, list[float | None]] = {language: [] for language in inputs.teachers}
     for language, several in inputs.teachers.items():
         voices[language] = []
@@ -106,12 +107,13 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
                 voice = _asked(teacher, given.train)
             voices[language].append((given.weight, voice))
             accuracy[language].append(found[-1][1]["accuracy"])
+            precision.setdefault(language, []).append(found[-1][1]["precision"])
     if ranks.first:
         checks.show(found)
     for name, each in found:
         checks.refuse(name, each, allow)
-    precision = dict.fromkeys(voices, str(dtype()).removeprefix("torch."))
-    return Source(averaged(voices), teachers, prints, precision, accuracy)
+    named = {language: ", ".join(dict.fromkeys(each)) for language, each in precision.items()}
+    return Source(averaged(voices), teachers, prints, named, accuracy)
 
 
 def _asked(teacher: Teacher, tokens: Any) -> Voice:

@@ -22,9 +22,7 @@ import deepspeed  # isort: skip - mbkd.distributed keeps its import quiet
 def load(path: str) -> Any:
     """The classifier at a folder or hub id, in fp32 on the CPU. Raises UserError if it is not one."""
     with saved.refusing(f"teacher {path}: not a sequence classifier"):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
         saved.calibrate(model, None)  # the students' temperature is for raw logits
         return model.eval()
 
@@ -56,23 +54,26 @@ class Teacher:
         self.path, self.ranks, self.on_demand = path, ranks, on_demand
         self.labels: dict[int, str] = model.config.id2label
         self.order = label_order(self.labels, labels, path)
-        self.segments = getattr(model.config, "type_vocab_size", 0) > 1
-        self.engine: Any = inference_engine(model, dtype(), on_host=on_demand)
+        self.precision = dtype()
+        self.engine: Any = inference_engine(model, self.precision, on_host=on_demand)
         self._inside = 0  # how many `here` are open
         self.layers: tuple[int, ...] = ()  # whose states are kept, from 1
         self.states: list[Tensor] = []  # (B, d) of the last answer's first position, one for each of `layers`
 
+    def compute_in(self, precision: torch.dtype) -> None:
+        """Load the weights again where the engine has rounded them to another precision."""
+        if precision != self.precision:
+            model = load(self.path)
+            narrow_classifier(model)
+            self.precision = precision
+            self.engine = inference_engine(model, precision, on_host=self.on_demand)
+
     def refuse_other_tokens(self, tokens: Tokens) -> None:
-        """Raise UserError for token ids of another tokenizer, or without the segment ids that the model has."""
+        """Raise UserError for token ids of another tokenizer."""
         if tokens.manifest["made_from"]["tokenizer"] != tokenizer_fingerprint(self.path):
             raise UserError(
                 f"teacher {self.path}: the tokens in {tokens.folder} are not by its own tokenizer but by "
                 f"{tokens.manifest['tokenizer']}; a teacher reads text through its own tokenizer only"
-            )
-        if self.segments and "segments.npy" not in tokens.manifest["files"]:
-            raise UserError(
-                f"teacher {self.path}: the model has segment ids and its tokenizer gives none; add token_type_ids to "
-                "model_input_names in its tokenizer_config.json"
             )
 
     @contextmanager

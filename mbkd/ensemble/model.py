@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -31,7 +32,10 @@ class EnsembleForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel] = ()):
         super().__init__(config)
-        made = members or [AutoModelForSequenceClassification.from_config(each) for each in config.member_configs]
+        dtype = torch.get_default_dtype()  # of the ensemble, whatever its members were saved in
+        made = members or [
+            AutoModelForSequenceClassification.from_config(each, dtype=dtype) for each in config.member_configs
+        ]
         self.members = nn.ModuleList(made)
         self.post_init()
 

@@ -272,6 +272,6 @@ def _empty(student: Student, languages: tuple[str, ...], length: int, classes: i
 def _classifier(path: str, classes: int) -> Any:
     config = copy.deepcopy(shape(path))
     config.num_labels = classes
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    model = AutoModelForSequenceClassification.from_config(config)
     backbones.narrow_classifier(model)
     return model

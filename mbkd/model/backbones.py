@@ -1,6 +1,7 @@
 """What MBLM needs of a pre-trained encoder: embeddings, a list of layers, how a layer is called, a final norm.
 
-One small class per family. A new family is a new class here and one line in `FAMILIES`.
+One small class per family. A new family is a new class here and one line in `FAMILIES`. Attention goes through SDPA
+where transformers has it for a family: that is its default.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,10 @@ Layer = Callable[[nn.Module, Tensor], Tensor]
 
 
 class BertLike:
-    """BERT, RoBERTa, XLM-R, CamemBERT: learned positions, post-norm layers, no final norm."""
+    """BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA: learned positions, post-norm layers, no final norm."""
 
     dropout = "hidden_dropout_prob"
+    narrows = True
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
@@ -31,7 +33,7 @@ class BertLike:
         return layers
 
     @staticmethod
-    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
         """H_0 of Eq. 5, (B, n, d); segment ids are the feature f."""
         return encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
 
@@ -41,10 +43,11 @@ class BertLike:
         attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
         return lambda block, states: block(states, attention_mask)
 
-    @staticmethod
-    def narrow(last: Any) -> None:
-        """Let the encoder's last layer give its first position alone, (B, 1, d): heads read no other."""
-        last.forward = partial(_first_position, last)
+    @classmethod
+    def narrow(cls, last: Any) -> None:
+        """Where `narrows`, let the last layer give its first position alone, (B, 1, d): heads read no other."""
+        if cls.narrows:
+            last.forward = partial(_first_position, last)
 
     @staticmethod
     def finish(encoder: Any, hidden: Tensor) -> Tensor:
@@ -52,10 +55,96 @@ class BertLike:
         return hidden
 
 
+class Electra(BertLike):
+    """ELECTRA: BERT's layers; its word vectors may be narrower than they."""
+
+    @staticmethod
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
+        found = encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        return encoder.embeddings_project(found) if hasattr(encoder, "embeddings_project") else found
+
+
+class RemBert(BertLike):
+    """RemBERT: narrow word vectors that one map widens."""
+
+    @staticmethod
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
+        found = encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        return encoder.encoder.embedding_hidden_mapping_in(found)
+
+    @staticmethod
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
+        run = BertLike.layer(encoder, hidden, mask)
+        return lambda block, states: run(block, states)[0]
+
+    @classmethod
+    def narrow(cls, last: Any) -> None:
+        last.forward = partial(_first_position_alone, last)
+
+
+class XLMRobertaXL(BertLike):
+    """XLM-R XL and XXL: pre-norm layers with a final norm."""
+
+    narrows = False
+
+    @staticmethod
+    def finish(encoder: Any, hidden: Tensor) -> Tensor:
+        return encoder.encoder.LayerNorm(hidden)
+
+
+class MPNet(BertLike):
+    """MPNet: BERT's layers with a bias of the relative position that all of them share; no segment ids."""
+
+    narrows = False
+
+    @staticmethod
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
+        return encoder.embeddings(input_ids=input_ids)
+
+    @staticmethod
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
+        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
+        bias = encoder.encoder.compute_position_bias(hidden)
+        return lambda block, states: block(states, attention_mask, bias)[0]
+
+
+class DebertaV2(BertLike):
+    """DeBERTa-v2 and v3, mDeBERTa: attention to content and to relative positions, whose vectors all layers share."""
+
+    narrows = False  # its attention has as many queries as keys
+
+    @staticmethod
+    def take_layers(encoder: Any) -> nn.ModuleList:
+        layers = BertLike.take_layers(encoder)
+        # Where there is a convolution it belongs to the first layer: branches then have one each.
+        layers[0].conv, encoder.encoder.conv = encoder.encoder.conv, None
+        return layers
+
+    @staticmethod
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
+        return encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids, mask=mask)
+
+    @staticmethod
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
+        shared = {
+            "attention_mask": encoder.encoder.get_attention_mask(mask),
+            "relative_pos": encoder.encoder.get_rel_pos(hidden),
+            "rel_embeddings": encoder.encoder.get_rel_embedding(),
+        }
+
+        def run(block: Any, states: Tensor) -> Tensor:
+            found = block(states, **shared)[0]
+            conv = getattr(getattr(block, "base", block), "conv", None)  # a low-rank branch has its base's
+            return found if conv is None else conv(states, found, mask)
+
+        return run
+
+
 class DistilBert(BertLike):
     """DistilBERT: no segment ids, its layers under `transformer`."""
 
     dropout = "dropout"
+    narrows = False
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
@@ -63,18 +152,15 @@ class DistilBert(BertLike):
         return layers
 
     @staticmethod
-    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
         return encoder.embeddings(input_ids)
-
-    @staticmethod
-    def narrow(last: Any) -> None:
-        pass  # its layers are built otherwise: the last one runs whole
 
 
 class ModernBert(BertLike):
     """ModernBERT, mmBERT: rotary positions, local and global layers, pre-norm with a final norm."""
 
     dropout = "classifier_dropout"
+    narrows = False
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
@@ -82,7 +168,7 @@ class ModernBert(BertLike):
         return layers
 
     @staticmethod
-    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
         return encoder.embeddings(input_ids=input_ids)
 
     @staticmethod
@@ -92,7 +178,7 @@ class ModernBert(BertLike):
             "full_attention": create_bidirectional_mask(**arguments),
             "sliding_attention": create_bidirectional_sliding_window_mask(**arguments),
         }
-        positions = hidden.new_ones(hidden.shape[1]).long().cumsum(0).sub(1).unsqueeze(0)
+        positions = _positions(hidden)
         rotary = {kind: encoder.rotary_emb(hidden, positions, kind) for kind in set(encoder.config.layer_types)}
         return lambda block, states: block(
             states,
@@ -101,12 +187,33 @@ class ModernBert(BertLike):
         )
 
     @staticmethod
-    def narrow(last: Any) -> None:
-        pass  # as DistilBERT's
+    def finish(encoder: Any, hidden: Tensor) -> Tensor:
+        return encoder.final_norm(hidden)
+
+
+class EuroBert(ModernBert):
+    """EuroBERT: rotary positions, pre-norm layers with a final norm; no dropout but of attention."""
+
+    dropout = "attention_dropout"
+
+    @staticmethod
+    def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
+        return encoder.embed_tokens(input_ids)
+
+    @staticmethod
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
+        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
+        rotary = encoder.rotary_emb(hidden, _positions(hidden))
+        return lambda block, states: block(states, attention_mask=attention_mask, position_embeddings=rotary)
 
     @staticmethod
     def finish(encoder: Any, hidden: Tensor) -> Tensor:
-        return encoder.final_norm(hidden)
+        return encoder.norm(hidden)
+
+
+def _positions(hidden: Tensor) -> Tensor:
+    """0, 1, ... (1, n) of states (B, n, d)."""
+    return hidden.new_ones(hidden.shape[1]).long().cumsum(0).sub(1).unsqueeze(0)
 
 
 def _first_position(layer: Any, states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
@@ -126,13 +233,24 @@ def _first_position(layer: Any, states: Tensor, attention_mask: Tensor | None = 
     return layer.output(layer.intermediate(first), first)
 
 
+def _first_position_alone(*args: Any, **kwargs: Any) -> tuple[Tensor]:
+    """The same, of layers that answer with a tuple."""
+    return (_first_position(*args, **kwargs),)
+
+
 FAMILIES: dict[str, type[BertLike]] = {
     "bert": BertLike,
     "camembert": BertLike,
+    "deberta-v2": DebertaV2,
+    "distilbert": DistilBert,
+    "electra": Electra,
+    "eurobert": EuroBert,
+    "modernbert": ModernBert,
+    "mpnet": MPNet,
+    "rembert": RemBert,
     "roberta": BertLike,
     "xlm-roberta": BertLike,
-    "distilbert": DistilBert,
-    "modernbert": ModernBert,
+    "xlm-roberta-xl": XLMRobertaXL,
 }
 
 
@@ -147,18 +265,18 @@ def family(config: PreTrainedConfig) -> type[BertLike]:
 
 def narrows(config: PreTrainedConfig) -> bool:
     """Whether the last layer of such an encoder can give its first position alone."""
-    return FAMILIES.get(config.model_type) is BertLike
+    return config.model_type in FAMILIES and FAMILIES[config.model_type].narrows
 
 
 def narrow_classifier(model: Any) -> None:
     """`narrow` the last layer of a whole classifier, where its own head is known to read the first position only."""
     if narrows(model.config):
-        BertLike.narrow(model.base_model.encoder.layer[-1])
+        FAMILIES[model.config.model_type].narrow(model.base_model.encoder.layer[-1])
 
 
 def empty(config: PreTrainedConfig) -> PreTrainedModel:
-    """The encoder with random weights, attention through SDPA."""
-    return AutoModel.from_config(config, attn_implementation="sdpa")
+    """The encoder with random weights, in the precision of the model that it becomes a part of."""
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 def configuration(path: str, where: dict[str, Any]) -> PreTrainedConfig:
@@ -171,7 +289,7 @@ def load(path: str, where: dict[str, Any]) -> PreTrainedModel:
     """The pre-trained encoder at a hub id or folder, in fp32; `where` as above. Raises UserError if it is not one."""
     family(configuration(path, where))
     with saved.refusing(no_encoder(path)):
-        return AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", **where)
+        return AutoModel.from_pretrained(path, dtype=torch.float32, **where)
 
 
 def no_encoder(path: str) -> str:

@@ -146,7 +146,7 @@ class MBLMForSequenceClassification(PreTrainedModel):
                 f"a batch of {input_ids.shape[1]} tokens does not fit mixers of {self.config.mixer_length}; truncate it"
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        hidden = self.family.embed(self.encoder, input_ids, token_type_ids)  # Eq. 5: (B, n, d)
+        hidden = self.family.embed(self.encoder, input_ids, token_type_ids, mask)  # Eq. 5: (B, n, d)
         run = self.family.layer(self.encoder, hidden, mask)
         names = self.config.branch_languages
         if not self.opening and not self.training:

@@ -14,6 +14,7 @@ from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
+from mbkd.inputs import refuse_lost_segments
 from mbkd.onboarding import languages
 from mbkd.terminal.progress import ProgressBar
 
@@ -34,9 +35,9 @@ def inspect(config: Config) -> dict[str, Any]:
     `_measure`. problems: what would end a training at once. warnings: what it would suffer from.
     """
     task = config.task
-    tokenizers, loaded = _tokenizers(config)
-    found: list[dict[str, Any]] = []
     problems: list[str] = []
+    tokenizers, loaded = _tokenizers(config, problems)
+    found: list[dict[str, Any]] = []
     before: dict[str, list[pa.Array]] = {}  # split -> the keys of its rows, all languages
     languages = {s: config.languages if s == "train" else tasks.languages(task, s) for s in tasks.splits(task)}
     wanted = [(split, language) for split, each in languages.items() for language in each]
@@ -75,8 +76,8 @@ def _unlisted(config: Config, splits: list[str]) -> list[dict[str, str]]:
     return said
 
 
-def _tokenizers(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Which tokenizers cut the text, and those of them that can be loaded here, by name."""
+def _tokenizers(config: Config, problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which tokenizers cut the text, and those of them that can be loaded here, by name; `problems` takes up theirs."""
     models = {"student": config.student.backbone}
     for language in config.languages if config.distill.signal != "labels" else ():
         for index, teacher in enumerate(config.teachers.get(language, ()), 1):
@@ -88,6 +89,11 @@ def _tokenizers(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             described[name] = {"model": model, "problem": None}
         except UserError as error:
             described[name] = {"model": model, "problem": str(error).splitlines()[0]}
+            continue
+        try:
+            refuse_lost_segments(model, loaded[name], config.task)
+        except UserError as error:
+            problems.append(str(error))
     return described, loaded
 
 

@@ -9,7 +9,8 @@ import yaml
 from mbkd.onboarding.languages import base
 
 BACKBONE = "FacebookAI/xlm-roberta-base"
-# Encoders that are known to fine-tune well, each with a tokenizer that needs no other program.
+# Encoders that are known to fine-tune well, each with a tokenizer that needs no other program and gives the segment ids
+# that the model has.
 TEACHERS = {
     "ar": "aubmindlab/bert-large-arabertv02",
     "de": "deepset/gbert-large",
@@ -21,7 +22,7 @@ TEACHERS = {
     "it": "dbmdz/bert-base-italian-xxl-cased",
     "ko": "klue/roberta-large",
     "nl": "DTAI-KULeuven/robbert-2023-dutch-large",
-    "pl": "allegro/herbert-large-cased",
+    "pl": "sdadas/polish-roberta-large-v2",
     "pt": "neuralmind/bert-large-portuguese-cased",
     "ru": "ai-forever/ruBert-large",
     "sv": "KB/bert-base-swedish-cased",

@@ -23,7 +23,6 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
             model = AutoModelForSequenceClassification.from_pretrained(
                 student.backbone,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
                 ignore_mismatched_sizes=True,
                 **names,
             )

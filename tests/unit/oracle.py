@@ -6,11 +6,13 @@ Letters: B batch, n tokens, d width, N languages with a branch, K branch depth, 
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-HEAD_DROPOUT = {"distilbert": "dropout", "modernbert": "classifier_dropout"}
+HEAD_DROPOUT = {"distilbert": "dropout", "modernbert": "classifier_dropout", "eurobert": "attention_dropout"}
+FINAL_NORM = {"modernbert": "final_norm", "eurobert": "norm", "xlm-roberta-xl": "encoder.LayerNorm"}
 
 
 def mixing_weights(states: list[Tensor], v: Tensor, mask: Tensor) -> list[list[list[Tensor]]]:
@@ -91,7 +93,7 @@ class Oracle:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         languages = list(config.branch_languages)
         k = languages.index(language) if language in languages else None
-        H = self.embed(input_ids, token_type_ids)
+        H = self.embed(input_ids, token_type_ids, mask)
         if config.branch_depth == 0:
             return self.head(self.through_shared(H, mask), model.head)
         if config.branch_position == "top":
@@ -109,11 +111,18 @@ class Oracle:
             H = self.through_shared(H, mask)
         return self.head(H, model.head)
 
-    def embed(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
         """H_0 (Eq. 5)."""
-        if self.kind in ("distilbert", "modernbert"):
+        if self.kind == "eurobert":
+            return self.encoder.embed_tokens(input_ids)
+        if self.kind in ("distilbert", "modernbert", "mpnet"):
             return self.encoder.embeddings(input_ids)
-        return self.encoder.embeddings(input_ids, token_type_ids)
+        if self.kind == "deberta-v2":
+            return self.encoder.embeddings(input_ids, token_type_ids, mask=mask)
+        found = self.encoder.embeddings(input_ids, token_type_ids)
+        if self.kind == "electra":
+            return self.encoder.embeddings_project(found)
+        return self.encoder.encoder.embedding_hidden_mapping_in(found) if self.kind == "rembert" else found
 
     def through_shared(self, H: Tensor, mask: Tensor) -> Tensor:
         for layer in self.model.shared:  # Eq. 6
@@ -146,17 +155,41 @@ class Oracle:
         # A model's last layer may give its first position only: its class's own forward gives all. In training it is
         # the layer itself, which draws the same dropout.
         call = layer if self.model.training else partial(type(layer).forward, layer)
-        if self.kind != "modernbert":
-            return call(H, attention_mask(mask, None, H.dtype))
         encoder = self.encoder.config
+        if self.kind == "deberta-v2":
+            return self.disentangled(call, layer, H, mask)
+        if self.kind == "mpnet":
+            return call(H, attention_mask(mask, None, H.dtype), self.encoder.encoder.compute_position_bias(H))[0]
+        if self.kind == "eurobert":
+            base, width = encoder.rope_parameters["rope_theta"], encoder.head_dim
+            angles = rotary(H.shape[1], width, base, H.dtype)
+            return call(H, attention_mask=attention_mask(mask, None, H.dtype), position_embeddings=angles)
+        if self.kind != "modernbert":
+            found = call(H, attention_mask(mask, None, H.dtype))
+            return found[0] if isinstance(found, tuple) else found
         reach = encoder.local_attention // 2 if layer.attention_type == "sliding_attention" else None
         base = encoder.rope_parameters[layer.attention_type]["rope_theta"]
         angles = rotary(H.shape[1], encoder.hidden_size // encoder.num_attention_heads, base, H.dtype)
         return call(H, attention_mask=attention_mask(mask, reach, H.dtype), position_embeddings=angles)
 
+    def disentangled(self, call: Any, layer: nn.Module, H: Tensor, mask: Tensor) -> Tensor:
+        """DeBERTa's layer: distances between positions in buckets, and the first layer's convolution over tokens."""
+        tokens = mask[:, None, None, :] * mask[:, None, :, None]  # (B, 1, n, n)
+        distances = torch.tensor([[[i - j for j in range(H.shape[1])] for i in range(H.shape[1])]])
+        assert self.encoder.encoder.position_buckets < 1  # buckets are the distances themselves
+        vectors = self.encoder.encoder.LayerNorm(self.encoder.encoder.rel_embeddings.weight)
+        found = call(H, tokens, relative_pos=distances, rel_embeddings=vectors)[0]
+        conv = getattr(getattr(layer, "base", layer), "conv", None)
+        if conv is None:
+            return found
+        is_token = mask[:, :, None]
+        convolved = conv.conv(H.transpose(1, 2)).transpose(1, 2).contiguous() * is_token  # dropout draws in its order
+        convolved = torch.tanh(conv.dropout(convolved))
+        return conv.LayerNorm(found + convolved) * is_token
+
     def head(self, H: Tensor, head: nn.Linear) -> Tensor:
-        if self.kind == "modernbert":
-            H = self.encoder.final_norm(H)
+        if self.kind in FINAL_NORM:
+            H = self.encoder.get_submodule(FINAL_NORM[self.kind])(H)
         rate = getattr(self.encoder.config, HEAD_DROPOUT.get(self.kind, "hidden_dropout_prob"))
         first = nn.functional.dropout(H[:, 0], rate, self.model.training)
         return first @ head.weight.T + head.bias

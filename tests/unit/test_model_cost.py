@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, BertConfig, DistilBertConfig, ModernBertConfig, XLMRobertaConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    EuroBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    XLMRobertaConfig,
+)
 
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
 from mbkd.model.mixer import mix
@@ -19,6 +28,9 @@ SMALL_BACKBONES = [
     XLMRobertaConfig(**SMALL, num_hidden_layers=4),
     DistilBertConfig(vocab_size=50, dim=16, n_layers=4, n_heads=2, hidden_dim=24),
     ModernBertConfig(**SMALL, **SPECIAL, num_hidden_layers=4),
+    DebertaV2Config(**SMALL, num_hidden_layers=4, relative_attention=True, pos_att_type=["c2p", "p2c"]),
+    EuroBertConfig(**SMALL, num_hidden_layers=4, head_dim=8, pad_token_id=0),
+    MPNetConfig(**SMALL, num_hidden_layers=4),
 ]
 
 

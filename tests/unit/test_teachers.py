@@ -11,16 +11,20 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, DebertaV2Config
 
+from mbkd import config as configuration
 from mbkd import distributed
-from mbkd.config import Config, Task, paper, parse
+from mbkd.config import Columns, Config, Task, paper, parse
+from mbkd.config import Teacher as Teaching
 from mbkd.data.classifiers import fingerprint
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.distill import checks, signals
 from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
+from mbkd.estimate import cost
 from mbkd.inputs import TeacherInput, prepare
+from mbkd.onboarding import quality
 
 LABELS = ("1", "2", "3", "4", "5")
 
@@ -78,12 +82,77 @@ def test_token_ids_of_the_student_are_refused(world: Path, folder: Path, ranks, 
         teacher.refuse_other_tokens(tokens(world, world / "models" / "student", tmp_path))
 
 
-def test_segment_ids_that_its_tokenizer_drops_are_refused(world: Path, ranks, tmp_path: Path):
-    bert = classifier(world, tmp_path / "bert", "teacher-zh")
-    Teacher(str(bert), LABELS, ranks).refuse_other_tokens(tokens(world, bert, tmp_path, language="zh"))
-    edit_json(bert / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
-    with pytest.raises(UserError, match="token_type_ids"):
-        Teacher(str(bert), LABELS, ranks).refuse_other_tokens(tokens(world, bert, tmp_path, language="zh"))
+def test_segment_ids_that_a_tokenizer_keeps_back_are_refused_before_anything_is_trained(
+    world: Path, toy_yaml: Path, tmp_path: Path
+):
+    """HerBERT, ALBERT and RemBERT come so out of transformers 5. A tokenizer that has none by nature is no fault."""
+    models = world / "models"
+    for name, tokenizer in (("lost", models / "teacher-zh"), ("by nature", models / "student")):
+        shutil.copytree(models / "teacher-zh", tmp_path / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tokenizer / file, tmp_path / name / file)
+        edit_json(tmp_path / name / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    config = configuration.read(toy_yaml)
+    zh = {name: Teaching(model=str(tmp_path / name)) for name in ("lost", "by nature")}
+    lost, nature = (config.model_copy(update={"teachers": config.teachers | {"zh": (zh[x],)}}) for x in zh)
+    with pytest.raises(UserError, match=r"lost: .* keeps them back.*token_type_ids"):
+        prepare(lost.teacher_run("zh"), tmp_path)
+    (problem,) = quality.inspect(lost)["problems"]
+    assert "keeps them back" in problem
+    assert quality.inspect(nature)["problems"] == []
+    vocabulary = {"vocab_size": 200}
+    edit_json(tmp_path / "by nature" / "config.json", **vocabulary)
+    assert "segments.npy" not in prepare(nature.teacher_run("zh"), tmp_path).train["zh"].manifest["files"]
+    alone = lost.task.model_copy(
+        update={
+            "kind": "own",
+            "files": {"train": str(world / "data" / "dataset_{language}_train.json")},
+            "columns": Columns(text="review_body", label="stars", language=None, id="review_id"),
+            "labels": LABELS,
+            "path": None,
+        }
+    )
+    prepare(lost.teacher_run("zh").model_copy(update={"task": alone}), tmp_path)  # lone texts have no second segment
+
+
+def deberta(folder: Path, words: Path, scale: float = 1.0) -> Path:
+    """A classifier without SDPA in transformers; `scale` is of what its layer's last map gives, before a norm."""
+    shutil.copytree(words, folder)
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        relative_attention=True, pos_att_type=["c2p", "p2c"], max_position_embeddings=130, pooler_hidden_size=32,
+        id2label=dict(enumerate(LABELS)), initializer_range=0.3,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        model.deberta.encoder.layer[0].output.dense.weight.mul_(scale)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_classifier_without_sdpa_teaches_and_is_planned(world: Path, toy_yaml: Path, ranks, tmp_path: Path):
+    folder = deberta(tmp_path / "deberta", world / "models" / "teacher-en")
+    found = checks.examine(Teacher(str(folder), LABELS, ranks), "en", given(world, folder, tmp_path), tmp_path)
+    checks.refuse("en", found, allow_chance=True)
+    config = configuration.read(toy_yaml, [f"teachers.en={{model: {folder}, fine_tuned: true}}"])
+    assert cost.teacher_sizes(config)["en"][0].layers == 1
+
+
+@pytest.mark.skipif(not distributed.half_supported(), reason="this device does not compute in fp16")
+def test_a_teacher_that_overflows_in_half_precision_computes_in_fp32(
+    world: Path, ranks, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    folder = deberta(tmp_path / "deberta", world / "models" / "teacher-en", 1e6)
+    mine = given(world, folder, tmp_path)
+    for said in (True, False):  # the second time it is read from the store
+        teacher = Teacher(str(folder), LABELS, ranks)
+        assert teacher.precision == torch.float16
+        found = checks.examine(teacher, "en", mine, tmp_path)
+        checks.refuse("en", found, allow_chance=True)
+        assert teacher.precision == torch.float32
+        assert ("not finite in float16" in capfd.readouterr().err) == said
+        assert torch.isfinite(teacher.logits(mine.train, ROWS)).all()
 
 
 def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path, ranks, tmp_path: Path):
