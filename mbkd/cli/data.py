@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from mbkd.cli.options import ConfigArgument, Header, Json, Overrides, Quoting, Ranks, Runs, print_json, quiet
+from mbkd.cli.options import (
+    ConfigArgument,
+    Header,
+    Json,
+    Overrides,
+    Quoting,
+    Ranks,
+    Runs,
+    check_folder,
+    print_json,
+    quiet,
+)
 from mbkd.errors import UserError
 
 
@@ -36,6 +47,7 @@ def init(
     quoting: Quoting = None,
 ) -> None:
     """Look at your rows, ask what they do not say, and write a configuration that runs."""
+    check_folder(out)
     from mbkd.onboarding.init import Options, write
 
     lists = [
@@ -109,12 +121,8 @@ def recipes(json: Json = False) -> None:
         print_json({name: {"system": x.system, **x.model_dump(mode="json")} for name, x in found.items()})
         return
     console = make_console()
-    table = Table(
-        *(
-            Column(name, no_wrap=name == "name", overflow="fold")
-            for name in ("name", "system", "backbone", "task", "languages")
-        )
-    )
+    others = (Column(name, overflow="fold") for name in ("system", "backbone", "task", "languages"))
+    table = Table(Column("name", no_wrap=True), *others)
     for name, config in found.items():
         languages = f"{' '.join(config.languages)} -> {len(config.task.languages)} languages"
         table.add_row(name, config.system, config.student.backbone, str(config.task.path), languages)

@@ -44,6 +44,12 @@ Quoting = Annotated[
 ]
 
 
+def check_folder(out: Path | None) -> None:
+    """Refuse a file in a folder that is not there, before any work."""
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first, or name another")
+
+
 def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
     """Before any work: refuse a file in a folder that is not there, tell of one that will be written over.
 
@@ -53,8 +59,7 @@ def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
         return
     if endings and out.suffix not in endings:
         raise UserError(f"--out {out}: unknown ending {out.suffix!r}; it can be {', '.join(endings)}")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first, or name another")
+    check_folder(out)
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file")
     if out.is_file():

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from mbkd.cli.options import ConfigArgument, Header, Json, Overrides, Quoting, Runs, check_out, print_json, quiet
+from mbkd.cli.options import (
+    ConfigArgument,
+    Header,
+    Json,
+    Overrides,
+    Quoting,
+    Runs,
+    check_folder,
+    check_out,
+    print_json,
+    quiet,
+)
 from mbkd.errors import UserError
 
 
@@ -116,6 +127,7 @@ def predict(
     quoting: Quoting = None,
 ) -> None:
     """Classify the rows of a file or of standard input (JSONL, or a text a line); exit code 1 if one was bad."""
+    check_folder(out)  # nothing large is imported yet
     quiet()
     from mbkd.predict.stream import check_output
     from mbkd.predict.stream import predict as classify

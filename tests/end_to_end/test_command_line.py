@@ -37,9 +37,10 @@ def test_an_output_is_looked_at_before_any_work(tmp_path: Path):
     """No model is there: what is said of --out comes first."""
     (tmp_path / "rows.txt").write_text("good\n")
     nowhere, there = tmp_path / "nowhere", tmp_path / "there.json"
-    wanted = (("predict", tmp_path / "rows.txt", "a.tsv"), ("evaluate", "-", "a.json"), ("mixers", "-", "a.csv"))
+    rows = tmp_path / "rows.txt"
+    wanted = (("predict", rows, "a.tsv"), ("evaluate", "-", "a.json"), ("mixers", "-", "a.csv"), ("init", "", "a.yaml"))
     for command, asked, name in wanted:
-        done = mbkd(command, tmp_path, asked, "--out", nowhere / name)
+        done = mbkd(command, tmp_path, *([asked] if asked else []), "--out", nowhere / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"error: --out {nowhere / name}: there is no folder {nowhere}; make it first")
     there.write_text("x")
