@@ -2,10 +2,10 @@
 
 usage: python -m benchmarks.serving [--width 96] [--depth 4] [--clients 64] [--repeat 3] [--out FILE.json]
 
-Three servers take turns, each a process of its own with the same model, web server and number of threads:
+These servers take turns, each a process of its own with the same model, web server and number of threads:
   one by one   a FastAPI handler (`async def`) that tokenises and runs the model for its request; the next one waits
   thread pool  the same as a plain `def`, which FastAPI runs in its pool of threads
-  mbkd serve   rows of all requests in batches
+  mbkd serve   rows of all requests in batches; by torch, and by the ONNX graphs (--engine onnx, onnx-int8)
 Clients share an event loop; each sends one text, waits for the answer, and sends the next. Every round starts after 200
 requests that are not counted, and ends after `--requests`, or after `--seconds`.
 """
@@ -34,6 +34,8 @@ SERVERS = {
     "one by one": ("-m", "benchmarks.serving", "--serve", "one by one"),
     "thread pool": ("-m", "benchmarks.serving", "--serve", "thread pool"),
     "mbkd serve": ("-m", "mbkd", "serve", "--port", "0"),
+    "mbkd serve, onnx": ("-m", "mbkd", "serve", "--port", "0", "--engine", "onnx"),
+    "mbkd serve, onnx-int8": ("-m", "mbkd", "serve", "--port", "0", "--engine", "onnx-int8"),
 }
 
 
@@ -44,6 +46,7 @@ def make_model(folder: Path, width: int, depth: int) -> None:
 
     from mbkd.demo import toy_models
     from mbkd.model.mblm import MBLMForSequenceClassification
+    from mbkd.predict.export import export
 
     torch.manual_seed(0)
     tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
@@ -63,6 +66,7 @@ def make_model(folder: Path, width: int, depth: int) -> None:
     )
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    export(folder / "model", ["fp32", "int8"], None)
 
 
 def serve_naively(folder: Path, kind: str) -> None:
@@ -153,7 +157,7 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
             )
             uvloop.run(clients.all(asked.clients))
             seconds, used = time.perf_counter() - began, _cpu(server) - before
-            batches = urlopen(f"{address}/metrics").read().decode() if kind == "mbkd serve" else ""
+            batches = urlopen(f"{address}/metrics").read().decode() if kind.startswith("mbkd serve") else ""
         finally:
             process.terminate()
     cuts = statistics.quantiles(clients.latencies, n=100)
@@ -200,7 +204,8 @@ def main() -> None:
                 print(f"{number + 1}/{asked.repeat} {kind}: {rounds[-1]}", file=sys.stderr)
     ratios = {
         kind: [ours["requests_per_second"] / theirs["requests_per_second"] for ours, theirs in pairs]
-        for kind in ("one by one", "thread pool")
+        for kind in SERVERS
+        if kind != "mbkd serve"
         if (pairs := list(zip(found["mbkd serve"], found[kind], strict=True)))
     }
     columns = ("server", "n", "requests/s", "p50 ms", "p99 ms", "CPU ms", "failed", "mbkd serve / it")

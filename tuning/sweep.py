@@ -208,6 +208,14 @@ def show(study: Sweep) -> None:
                 folders = [study.root / study.folders[name] for name in study.finished(group)]
                 pairs = tuple(write_scores(folders, study.root).values())
                 rows.append(_mean(pairs, f"Ens2 of {group.label} (n={len(pairs)} pairs)"))
+            student = best.system.full.student
+            # Table 5's rows at the bottom; `(single)` has the weights of `(all)`.
+            folds = student.branch_depth and student.branch_position == "bottom" and student.inference == "all"
+            if folds and found and study.name in ("main", "ablations", "efficiency"):
+                from mbkd.evaluate.folded import folded  # torch
+
+                plain = [folded(study.root / name) for name in study.finished(group)]
+                rows.append(_mean(plain, f"{group.label}, folded (n={len(plain)})"))
     for (task, backbone), mine in means.items():
         print(f"{task}, {backbone}")
         for split in mine[0].accuracy:

@@ -38,7 +38,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     """
     if weights not in WEIGHTS:
         raise UserError(f"--weights {weights}: one of {', '.join(WEIGHTS)}")
-    out = out or run.with_name(f"{run.name}-folded{'-mixers' if weights == 'mixers' else ''}")
+    out = out or _beside(run, weights)
     if out.exists():
         raise UserError(f"{out}: is there already; name another folder with --out")
     before, config = Result.read(run), configuration.read(run / "config.yaml")
@@ -76,6 +76,16 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     result.write(part)
     part.rename(out)
     return out, [before, result, *_plain(config, root)]
+
+
+def folded(run: Path) -> dict[str, Any]:
+    """The result of a run's plain mean, folded now if it is not there. Raises UserError."""
+    out = _beside(run, "mean")
+    return runs.read_result(out) if runs.finished(out) else fold_run(run)[1][1]
+
+
+def _beside(run: Path, weights: str) -> Path:
+    return run.with_name(f"{run.name}-folded{'-mixers' if weights == 'mixers' else ''}")
 
 
 def _mixed(run: Path, config: Config, root: Path) -> list[list[float]]:

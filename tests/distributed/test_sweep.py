@@ -165,7 +165,9 @@ def test_every_experiment_by_name_end_to_end(toy_yaml: Path, tmp_path: Path):
     groups = record(runs, "main")["groups"]
     assert [group["system"] for group in groups] == ["MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM"]
     assert all(len(each["runs"]) == 2 for group in groups for each in group["searched"])
-    assert len(finished(runs)) == 6 + 4 * 8
+    folded = list(runs.glob("marc-multikd-mblm-*-folded/result.json"))  # of the chosen configuration's two seeds
+    assert (len(finished(runs)), len(folded)) == (6 + 4 * 8 + 2, 2)
+    assert "MultiKD + MBLM, folded (n=2)" in done.stdout
     for name in ("ablations", "efficiency", "depth"):
         extra = ("--protocol", "fixed") if name != "depth" else ("--depths", "0,1,2")
         done = sweep(name, *small, *teaching, *extra, timeout=1000)
