@@ -108,6 +108,23 @@ def print_export(report: dict[str, Any]) -> None:
         difference = f"{found['largest_difference']:.1e}" if "largest_difference" in found else "-"
         table.add_row(name, f"{found['bytes'] / 1e6:,.1f}", f"{found['rows_per_second']:,.1f}", agreement, difference)
     console.print(table)
+    engines = report["engines"]
+    if languages := list(engines["torch fp32"]["accuracy"]):
+        for field, title in (("accuracy", "accuracy x100"), ("agreement_by_language", "same label as torch, %")):
+            there = {name: found[field] for name, found in engines.items() if field in found}
+            rows = [Row(name, [_score(found[x]) for x in languages]) for name, found in there.items()]
+            for part in fitting(rows, [("", languages)], console, title):
+                console.print(part)
+    for found in engines.values():
+        if found.get("good") is False:
+            before, after = engines["torch fp32"]["accuracy"], found["accuracy"]
+            worst = max(before, key=lambda x: before[x] - after[x])
+            console.print(
+                f"warning: {found['file']} is kept, and is not good: its accuracy in {worst} fell from "
+                f"{100 * before[worst]:.2f} to {100 * after[worst]:.2f}, by more than a point",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def print_mixers(found: dict[str, Any]) -> None:

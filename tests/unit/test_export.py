@@ -23,6 +23,7 @@ from mbkd.model import saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.predict import export
 from mbkd.predict.classifier import Classifier, GraphClassifier
+from mbkd.terminal.results import print_export
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -300,3 +301,14 @@ def test_an_export_takes_the_place_of_an_older_one_and_of_what_a_killed_one_left
     assert report["engines"]["onnx fp32"]["bytes"] == (out / "model.onnx").stat().st_size
     assert (out / "model_int8.onnx").read_bytes() == b"old"
     assert session(out / "model.onnx").get_outputs()[0].name == "logits"
+
+
+def test_a_graph_that_is_not_good_is_named_with_the_language_that_lost_most(capsys):
+    torch_found = {"bytes": 1, "rows_per_second": 1.0, "accuracy": {"en": 0.9, "fr": 0.8}}
+    graph = torch_found | {"file": "model_int8.onnx", "accuracy": {"en": 0.895, "fr": 0.75}, "good": False}
+    graph |= {"agreement": 0.9, "agreement_by_language": {"en": 1.0, "fr": 0.8}, "largest_difference": 0.5}
+    report = {"rows": 2, "rows_from": "x", "threads": 1, "engines": {"torch fp32": torch_found, "onnx int8": graph}}
+    print_export(report)
+    said = capsys.readouterr().out
+    assert "model_int8.onnx is kept, and is not good: its accuracy in fr fell from 80.00 to 75.00" in said
+    assert "89.50" in said and "same label as torch" in said

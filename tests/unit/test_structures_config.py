@@ -348,7 +348,7 @@ def carded(without_mixers, tmp_path):
         branches=("en", "fr", "zh"),
         accuracy={"test": dict.fromkeys(config.task.languages, 0.5)},
         averages={"test": {"S": 0.5, "Z": 0.25, "A": 0.375}},
-        calibration={"temperature": None},
+        calibration={"temperature": 0.25, "fitted_on": ["en", "fr"]},
     )
     card.write(tmp_path, config, result)
     return tmp_path
@@ -362,6 +362,7 @@ def test_the_card_says_languages_scores_configuration_and_a_licence(carded, worl
     assert "| test | 50.00 | 50.00 |" in text
     assert "25.00 | 37.50 |" in text
     assert "mixers: none" in text
+    assert "calibrated on dev rows of en, fr (temperature 0.25)" in text
     assert "import mbkd" in text
     assert str(world) not in text  # a folder of the machine is nobody's business
     assert "trust_remote_code" not in text
