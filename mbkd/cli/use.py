@@ -193,6 +193,11 @@ def ensemble(
 
 def export(
     model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file, or a recipe: its dev rows check the graphs, and give accuracies."),
+    ] = None,
+    overrides: Overrides = None,
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; may be repeated.")] = None,
     rows: Annotated[
@@ -204,15 +209,20 @@ def export(
     out: Annotated[Path | None, typer.Option(help="A folder; `onnx` in the model's if not given.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the whole model as one graph, checked against torch on up to 1,000 rows, with size and speed measured."""
+    """Write the whole model as one graph, checked against torch row by row; accuracy, size and speed are measured."""
     if format != "onnx":
         raise UserError(f"--format {format}: there is onnx")
+    if config is not None and rows is not None:
+        raise UserError("CONFIG and --rows: the graphs are checked on one of them")
+    from mbkd.config import paper
+
+    task = None if config is None else paper.find(config, overrides or []).task
     quiet()
     from mbkd.predict.export import export as write
     from mbkd.predict.stream import pairs
     from mbkd.terminal.results import print_export
 
-    report, folder = write(model, dtype or ["fp32"], out, pairs(rows, text, text_pair) if rows else ())
+    report, folder = write(model, dtype or ["fp32"], out, pairs(rows, text, text_pair) if rows else (), task)
     if json:
         print_json({"directory": str(folder), **report})
         return

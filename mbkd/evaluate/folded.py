@@ -78,10 +78,10 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     return out, [before, result, *_plain(config, root)]
 
 
-def folded(run: Path) -> dict[str, Any]:
+def folded(run: Path) -> Result:
     """The result of a run's plain mean, folded now if it is not there. Raises UserError."""
     out = _beside(run, "mean")
-    return runs.read_result(out) if runs.finished(out) else fold_run(run)[1][1]
+    return Result.read(out) if runs.finished(out) else fold_run(run)[1][1]
 
 
 def _beside(run: Path, weights: str) -> Path:
