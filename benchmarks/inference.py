@@ -65,7 +65,7 @@ def make_models(folder: Path, width: int, layers: int, depth: int) -> dict[str, 
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     for name in ("mblm", "folded"):
-        export(folder / name, ["fp32", "int8"], None)
+        export(folder / name, ["fp32", "int8"], None, [(row, None) for row in mixed_rows(20)])
     return {
         PLAIN: lambda: Classifier(folder / "plain"),
         "MBLM": lambda: Classifier(folder / "mblm"),

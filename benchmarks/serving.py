@@ -66,7 +66,7 @@ def make_model(folder: Path, width: int, depth: int) -> None:
     )
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    export(folder / "model", ["fp32", "int8"], None)
+    export(folder / "model", ["fp32", "int8"], None, toy.unlabelled("en", 20))
 
 
 def serve_naively(folder: Path, kind: str) -> None:

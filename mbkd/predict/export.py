@@ -178,6 +178,7 @@ def _export(model: Any, tokenizer: Any, dtypes: list[str], out: Path, checked: R
         }
     return {
         "rows": len(expected),
+        "rows_by_language": {x: checked.language.count(x) for x in dict.fromkeys(checked.language)},
         "tokens_per_batch": TOKENS_PER_BATCH,
         "threads": torch.get_num_threads(),
         "processor": _processor(),

@@ -121,7 +121,7 @@ def print_export(report: dict[str, Any]) -> None:
             worst = max(before, key=lambda x: before[x] - after[x])
             console.print(
                 f"warning: {found['file']} is kept, and is not good: its accuracy in {worst} fell from "
-                f"{100 * before[worst]:.2f} to {100 * after[worst]:.2f}, by more than a point",
+                f"{100 * before[worst]:.2f} to {100 * after[worst]:.2f} on {report['rows_by_language'][worst]:,} rows",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -307,8 +307,14 @@ def test_a_graph_that_is_not_good_is_named_with_the_language_that_lost_most(caps
     torch_found = {"bytes": 1, "rows_per_second": 1.0, "accuracy": {"en": 0.9, "fr": 0.8}}
     graph = torch_found | {"file": "model_int8.onnx", "accuracy": {"en": 0.895, "fr": 0.75}, "good": False}
     graph |= {"agreement": 0.9, "agreement_by_language": {"en": 1.0, "fr": 0.8}, "largest_difference": 0.5}
-    report = {"rows": 2, "rows_from": "x", "threads": 1, "engines": {"torch fp32": torch_found, "onnx int8": graph}}
+    report = {
+        "rows": 240,
+        "rows_by_language": {"en": 200, "fr": 40},
+        "rows_from": "x",
+        "threads": 1,
+        "engines": {"torch fp32": torch_found, "onnx int8": graph},
+    }
     print_export(report)
     said = capsys.readouterr().out
-    assert "model_int8.onnx is kept, and is not good: its accuracy in fr fell from 80.00 to 75.00" in said
+    assert "model_int8.onnx is kept, and is not good: its accuracy in fr fell from 80.00 to 75.00 on 40 rows" in said
     assert "89.50" in said and "same label as torch" in said
