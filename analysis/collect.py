@@ -87,6 +87,11 @@ class Run:
         """(rows,) classes, memory-mapped. Raises as `logits`."""
         return _array(self.folder / "labels" / f"{split}.{language}.npy", 1)
 
+    def ids(self, split: str, language: str) -> bytes | None:
+        """The rows' ids as a JSON list; None for a run of the time before they were kept. Raises OSError."""
+        file = self.folder / "ids" / f"{split}.{language}.json"
+        return file.read_bytes() if file.is_file() else None
+
     def metrics(self) -> Iterator[dict[str, Any]]:
         """What metrics.jsonl noted while training, line by line; nothing where there is none."""
         file = self.folder / "metrics.jsonl"

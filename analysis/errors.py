@@ -1,15 +1,15 @@
 """The rows on which two systems differ most, language by language, with their texts where the data is still there."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from analysis import charts, reference
-from analysis.collect import Problem
+from analysis.collect import Problem, Run
 from analysis.context import TASKS, Context
 from analysis.groups import Group
 from mbkd.config import Task
@@ -123,7 +123,7 @@ def _differing(
     chosen = np.argsort(-np.abs(differences), kind="stable")[:most]
     names = first.runs[0].result.labels
     try:
-        texts = _texts(first.runs[0].config.get("task", {}), split, language, labels, chosen)
+        texts = _texts(first.runs[0], split, language, labels, chosen)
     except UserError as error:
         textless[language] = str(error)
         texts = [(f"row {row + 1}", "", "") for row in chosen]
@@ -134,18 +134,17 @@ def _differing(
     return items, len(labels)
 
 
-def _texts(
-    values: dict[str, Any], split: str, language: str, labels: np.ndarray, rows: np.ndarray
-) -> list[tuple[str, str, str]]:
+def _texts(run: Run, split: str, language: str, labels: np.ndarray, rows: np.ndarray) -> list[tuple[str, str, str]]:
     """(id, text_a, text_b) of some rows. Raises UserError where the data is not there or not the run's any more."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads what is here; it never downloads a data set
     from mbkd.data import tasks
 
     try:
-        data = tasks.load(Task.model_validate(values), split, language)
+        data = tasks.load(Task.model_validate(run.config.get("task", {})), split, language)
     except ValidationError:
         raise UserError("the run's config.yaml has no task that can be read") from None
-    if not np.array_equal(data["label"], labels):
+    ids = run.ids(split, language)
+    if not np.array_equal(data["label"], labels) or (ids is not None and json.loads(ids) != list(data["id"])):
         raise UserError("the data is not what the runs were measured on any more")
     some = data.select(rows)
     return [

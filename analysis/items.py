@@ -1,5 +1,6 @@
 """What every run said about every row, read once, and the averages of systems resampled over rows and seeds."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +66,7 @@ class Resampled:
         self, groups: Sequence[Group], split: str, metric: str, draws: int, problems: list[Problem], said: "Answers"
     ):
         self.metric, self.draws = metric, draws
-        self.labels = said.labels
+        self.labels, self.ids = said.labels, said.ids
         self.said = {id(group): found for group in groups if (found := said.of(group, split, problems)) is not None}
         self.columns = [(found.group, name) for found in self.said.values() for name in found.averages]
         self.position = {(id(group), name): i for i, (group, name) in enumerate(self.columns)}
@@ -73,16 +74,24 @@ class Resampled:
 
     @cached_property
     def blocks(self) -> list[tuple[str, ...]]:
-        """Languages whose rows are resampled together: those with the same labels row by row are translations.
+        """Languages whose rows are resampled together: those with the same row ids are translations.
 
-        But not in MARC, whose files may be sorted by stars.
+        Of runs that kept no ids, those with the same labels row by row; but not in MARC, whose files are sorted.
         """
-        if any(found.group.task == "marc" for found in self.said.values()):
-            return [(language,) for language in self.labels]
-        together: dict[bytes, list[str]] = {}
+        marc = any(found.group.task == "marc" for found in self.said.values())
+        together: dict[object, list[str]] = {}
         for language, labels in self.labels.items():
-            together.setdefault(labels.tobytes(), []).append(language)
+            unknown = language if marc else labels.tobytes()
+            same = frozenset(json.loads(self.ids[language])) if language in self.ids else unknown
+            together.setdefault(same, []).append(language)
         return [tuple(languages) for languages in together.values()]
+
+    def order(self, language: str, block: Sequence[str]) -> np.ndarray | slice:
+        """What brings a language's rows into the one order of its block."""
+        if len({self.ids.get(each) for each in block}) == 1:  # the same order in all, or none known
+            return slice(None)
+        found: np.ndarray = np.argsort(np.array(json.loads(self.ids[language]), dtype=object), kind="stable")
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,6 +120,10 @@ class Resampled:
         found += [f"The same items in {', '.join(each)}: resampled together." for each in together]
         if alone and len(self.labels) > 1:
             found.append(f"Rows of {', '.join(alone)} are not translations of each other: each language by itself.")
+        if unknown := [x for each in together for x in each if x not in self.ids]:
+            found.append(
+                f"No row ids were kept for {', '.join(unknown)}: equal labels row by row count as the same items."
+            )
         if any(len(said.by_seed) == 1 for said in self.said.values()):
             found.append("A system with one seed: its interval says nothing about another seed.")
         return found
@@ -170,11 +183,11 @@ class Resampled:
             total = np.zeros((len(said.runs), rows), dtype=np.float32)
             for language in block:
                 if language in languages:
-                    labels = self.labels[language]
-                    if self.metric == "accuracy":
-                        total += said.classes[language] == labels
-                    else:
-                        total += np.abs(said.classes[language].astype(np.int16) - labels)
+                    labels, classes = self.labels[language], said.classes[language]
+                    values = (
+                        classes == labels if self.metric == "accuracy" else np.abs(classes.astype(np.int16) - labels)
+                    )
+                    total += values[:, self.order(language, block)]
             found.append(said.by_seed @ (total / len(languages)))
         return found
 
@@ -184,6 +197,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.labels: dict[str, np.ndarray] = {}  # language -> (rows,), of the first run that has it
+        self.ids: dict[str, bytes] = {}  # language -> the rows' ids as a JSON list, where a run has kept them
         self.read: dict[int, Said | None] = {}
 
     def of(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
@@ -213,6 +227,9 @@ class Answers:
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
         """(rows,) uint8. Raises ValueError where the arrays contradict result.json, or another run's labels."""
         labels = np.asarray(run.labels(split, language))
+        ids = run.ids(split, language)
+        if ids is not None and self.ids.setdefault(language, ids) != ids:
+            raise ValueError("other row ids than the first run's: measured on other rows, or in another order")
         known = self.labels.setdefault(language, labels.astype(np.int16))
         if not np.array_equal(known, labels):
             raise ValueError("other labels than the first run's: measured on other rows")

@@ -5,6 +5,7 @@ Raw logits are averaged, not probabilities (decision 26): what a model that hold
 
 import hashlib
 import itertools
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Member:
     config: Config
     logits: Arrays
     labels: Arrays
+    ids: dict[str, dict[str, list[str]]]  # split -> language -> the rows' ids; none of a run of before they were kept
 
 
 def read(directories: Sequence[Path]) -> list[Member]:
@@ -112,7 +114,7 @@ def write_scores(directories: Sequence[Path], root: Path, size: int = 2) -> dict
         seeds = "-".join(f"s{seed}" for seed in result.seeds)
         folder = root / f"{result.task}-ens{size}-{members[0].config.slug}-{seeds}-{result.hash}"
         for split, each in logits.items():
-            measure.save(folder, split, each, members[0].labels[split])
+            measure.save(folder, split, each, members[0].labels[split], members[0].ids[split])
         result.write(folder)
         found[folder] = result
     return found
@@ -140,11 +142,17 @@ def _member(run: Path) -> Member:
     config = configuration.read(run / "config.yaml")
     languages = {split: list(scores) for split, scores in result.accuracy.items()}
 
+    files = {split: {x: run / "ids" / f"{split}.{x}.json" for x in each} for split, each in languages.items()}
+    ids = {
+        split: {x: json.loads(f.read_text(encoding="utf-8")) for x, f in each.items() if f.is_file()}
+        for split, each in files.items()
+    }
+
     def arrays(kind: str) -> Arrays:
         return {split: {x: np.load(run / kind / f"{split}.{x}.npy") for x in each} for split, each in languages.items()}
 
     try:
-        return Member(run, result, config, arrays("logits"), arrays("labels"))
+        return Member(run, result, config, arrays("logits"), arrays("labels"), ids)
     except (OSError, ValueError) as error:
         raise UserError(f"{run}: its saved logits cannot be read ({error}); train it again with --fresh") from None
 
@@ -154,6 +162,8 @@ def _other_rows(a: Member, b: Member) -> str | None:
     for split in {**a.labels, **b.labels}:
         mine, other = a.labels.get(split, {}), b.labels.get(split, {})
         if list(mine) != list(other) or not all(np.array_equal(mine[x], other[x]) for x in mine):
+            return split
+        if any(a.ids[split].get(x, names) != names for x, names in b.ids[split].items()):
             return split
     return None
 

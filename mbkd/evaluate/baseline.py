@@ -73,7 +73,7 @@ def baseline(config: Config, root: Path) -> Path:
             answers = {x: answer(features(store)) for x, store in stores.items()}
             labels = {x: np.asarray(store.labels) for x, store in stores.items()}
             scores[split] = measure.scores(answers, labels, task, tasks.is_ordinal(task))
-            measure.save(part, split, answers, labels)
+            measure.save(part, split, answers, labels, {x: store.row_ids for x, store in stores.items()})
     found = measure.by_split(scores)
     result = Result(
         system=SYSTEM,

@@ -54,9 +54,9 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     folded.to(ranks.device)
     scores: dict[str, dict[str, Any]] = {}
     for split in before.accuracy:
-        answers, labels = folder.logits(folded, source, config, split, root, ranks)
+        answers, labels, ids = folder.logits(folded, source, config, split, root, ranks)
         scores[split] = measure.scores(answers, labels, config.task, tasks.is_ordinal(config.task))
-        measure.save(part, split, answers, labels)
+        measure.save(part, split, answers, labels, ids)
     distributed.stop()
     found = measure.by_split(scores)
     result = replace(

@@ -33,7 +33,7 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
         _infer(model, inference, path)
     ranks = distributed.start()
     model.to(ranks.device)
-    found, truth = logits(model, folder, config, split, root, ranks)
+    found, truth, _ = logits(model, folder, config, split, root, ranks)
     distributed.stop()
     scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
     system, backbone = _origin(Path(path), inference)
@@ -53,8 +53,8 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
 
 def logits(
     model: Any, folder: Path, config: Config, split: str, root: Path, ranks: distributed.Ranks
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Raw logits (rows, C) of a split by language, in the task's order of labels, and the rows' classes (rows,).
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, list[str]]]:
+    """Raw logits (rows, C) of a split by language, in the task's order of labels, the rows' classes (rows,) and ids.
 
     model: on the ranks' device, read from `folder` or made of what was; the tokenizer is that of the folder.
     """
@@ -62,15 +62,16 @@ def logits(
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
     order = label_order(model.config.id2label, tasks.label_names(task), str(folder))
     languages = tasks.languages(task, split)
-    found, truth = {}, {}
+    found, truth, ids = {}, {}, {}
     with ProgressBar(f"measuring {split}", len(languages)) as progress:
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), length)
             route = {"language": language} if saved.takes_language(model.config) else {}
             found[language] = measure.logits(model, tokens, ranks, **route)[:, order]
             truth[language] = np.asarray(tokens.labels)
+            ids[language] = tokens.row_ids
             progress.advance()
-    return found, truth
+    return found, truth, ids
 
 
 def _infer(model: Any, inference: str, path: Path | str) -> None:

@@ -1,5 +1,8 @@
 """Logits of every row of a split, spread over ranks, saved as arrays, and what they score."""
 
+import io
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens
 from mbkd.distributed import Ranks, sum_over_ranks, tensors
 from mbkd.evaluate import metrics
+from mbkd.files import refuse_full, write_whole
 from mbkd.model import saved
 
 
@@ -58,9 +62,25 @@ def by_split(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, split: str, found: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
-    """Write logits/<split>.<language>.npy and labels/<split>.<language>.npy below a folder."""
-    for name, arrays in (("logits", found), ("labels", labels)):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for language, values in arrays.items():
-            np.save(folder / name / f"{split}.{language}.npy", values)
+def save(
+    folder: Path,
+    split: str,
+    found: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    ids: Mapping[str, Sequence[str]],
+) -> None:
+    """Write <split>.<language>.npy below logits/ and labels/ of a folder, and <split>.<language>.json below ids/.
+
+    Raises UserError for a full disk.
+    """
+    with refuse_full(folder):
+        for name, arrays in (("logits", found), ("labels", labels)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for language, values in arrays.items():
+                content = io.BytesIO()
+                np.save(content, values)
+                write_whole(folder / name / f"{split}.{language}.npy", content.getvalue())
+        (folder / "ids").mkdir(exist_ok=True)
+        for language, names in ids.items():
+            text = json.dumps(list(names), ensure_ascii=False)
+            write_whole(folder / "ids" / f"{split}.{language}.json", text.encode())

@@ -207,7 +207,7 @@ class Trainer:
             at = self.config.train.epochs if epoch is None else epoch
             self.note(step=self.done if at else 0, epoch=at, split=split, **scores)
             if epoch is None:
-                measure.save(self.directory, split, found, labels)
+                measure.save(self.directory, split, found, labels, {x: each.row_ids for x, each in stores.items()})
         return scores
 
     def finish(self, result: Result) -> None:

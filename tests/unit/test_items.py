@@ -1,0 +1,76 @@
+"""Rows of two languages are the same items where their ids are, in whatever order, and nowhere else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.collect import collect
+from analysis.groups import choose
+from analysis.items import Answers, Resampled
+from mbkd.config import Config, parse
+from tests.synthetic import write_run
+
+ROWS = 40
+RIGHT = np.arange(ROWS) % 4 > 0  # by item
+
+
+def own_task(seed: int = 1) -> Config:
+    task = {"kind": "own", "labels": ["a", "b"], "supervised": ["en", "fr"], "files": {"train": "x.csv"}}
+    return parse(
+        {"task": task, "student": {"backbone": "mbert"}, "distill": {"signal": "labels"}, "seed": seed}, "test"
+    )
+
+
+def resampled(root: Path, ids: Mapping[str, Sequence[str]], seeds: int = 1) -> Resampled:
+    """Of runs that are right on the same items in both languages, with labels that are equal row by row."""
+    for seed in range(1, seeds + 1):
+        rights = {"test": {"en": RIGHT, "fr": RIGHT[::-1]}}
+        run = write_run(root, own_task(seed), rights)
+        for language in ("en", "fr"):
+            said = np.load(run / "logits" / f"test.{language}.npy").argmax(1)
+            right = rights["test"][language]
+            labels = np.where(right, 1, 0)
+            assert len(said) == len(labels)
+            np.save(run / "labels" / f"test.{language}.npy", np.zeros(ROWS, np.int64))
+            np.save(run / "logits" / f"test.{language}.npy", np.eye(2, dtype=np.float32)[1 - labels])
+        for language, names in ids.items():
+            (run / "ids").mkdir(exist_ok=True)
+            (run / "ids" / f"test.{language}.json").write_text(json.dumps(list(names)))
+    collection = collect(root)
+    problems = collection.problems
+    return Resampled(choose(collection), "test", "accuracy", 1000, problems, Answers())
+
+
+def test_rows_with_the_same_ids_are_paired_by_id_whatever_their_order(tmp_path: Path):
+    names = [f"item-{i}" for i in range(ROWS)]
+    found = resampled(tmp_path, {"en": names, "fr": names[::-1]})
+    assert found.blocks == [("en", "fr")]
+    ((group, _), *_) = found.columns
+    (shares,) = found._scores(group, "S")
+    assert sorted(shares[0].tolist()) == sorted(RIGHT.astype(float).tolist())  # right in both, or in none
+
+
+def test_rows_with_equal_labels_and_other_ids_are_no_translations(tmp_path: Path):
+    found = resampled(tmp_path, {x: [f"test-{x}-{i}" for i in range(ROWS)] for x in ("en", "fr")})
+    assert found.blocks == [("en",), ("fr",)]
+    assert any("Rows of en, fr are not translations" in note for note in found.notes)
+
+
+def test_runs_of_before_ids_were_kept_are_paired_by_labels_and_the_report_says_so(tmp_path: Path):
+    found = resampled(tmp_path, {})
+    assert found.blocks == [("en", "fr")]
+    assert any("No row ids were kept for en, fr" in note for note in found.notes)
+
+
+def test_a_run_of_other_rows_with_equal_labels_is_named(tmp_path: Path):
+    resampled(tmp_path, {"en": [f"a-{i}" for i in range(ROWS)]}, seeds=2)
+    (run,) = tmp_path.glob("*-s2-*")
+    (run / "ids" / "test.en.json").write_text(json.dumps([f"b-{i}" for i in range(ROWS)]))
+    collection = collect(tmp_path)
+    found = Resampled(choose(collection), "test", "accuracy", 1000, collection.problems, Answers())
+    assert not found.columns
+    assert any("other row ids" in problem.what for problem in collection.problems)
+    assert pytest.approx(0.75) == collection.runs[0].scores("test")["en"]
