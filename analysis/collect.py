@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
+from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.result import FILE, Metric, Result
 
@@ -120,7 +122,7 @@ def collect(root: Path) -> Collection:
     if not runs:
         named = "".join(f"\n  {x.where}: {x.what}" for x in problems)
         raise UserError(f"{root}: there is no finished run here{named}")
-    runs = _without_contradictions(runs, problems)
+    runs = _distinct(runs, problems)
     runs = _of_one_task(runs, problems)
     sweeps = _records(root, "sweeps/*.json", ("experiment", "protocol", "rule", "groups"), problems)
     efficiency = _records(root, "efficiency-*.json", ("task", "backbone", "systems", "ratios", "rounds"), problems)
@@ -139,11 +141,20 @@ def _read(path: Path, problems: list[Problem]) -> Run | None:
         config = yaml.load(config_file.read_bytes(), YAML) if config_file.is_file() else {}
         if not result.all_seeds or not isinstance(config, dict):
             raise ValueError("no seed" if not result.all_seeds else "config.yaml holds no configuration")
+        config = _whole(config)
     except (OSError, ValueError, yaml.YAMLError, UserError) as error:
         problems.append(Problem(path.name, f"cannot be read, left out ({error})"))
         return None
     run = Run(path, path.name, result, config)
     return Run(path, path.name, result, config, _damaged(run, problems))
+
+
+def _whole(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of fields that are newer than it; as it is, where it is of another version."""
+    try:
+        return Config.model_validate(config).model_dump(mode="json") if config else {}
+    except ValidationError:
+        return config
 
 
 def _why_unfinished(path: Path) -> str:
@@ -178,19 +189,18 @@ def _array(file: Path, dimensions: int) -> np.ndarray:
     return array
 
 
-def _without_contradictions(runs: list[Run], problems: list[Problem]) -> list[Run]:
-    """One run for each configuration; none where two runs of the same configuration measured different scores."""
+def _distinct(runs: list[Run], problems: list[Problem]) -> list[Run]:
+    """One run for each configuration, seed and scores: copies count once, repetitions each."""
     same: dict[str, list[Run]] = {}
     for run in runs:
         same.setdefault(_identity(run), []).append(run)
     kept = []
     for several in same.values():
-        first = several[0]
-        if all(run.result.accuracy == first.result.accuracy for run in several):
-            kept.append(first)
-        else:
+        distinct = {json.dumps(run.result.accuracy, sort_keys=True): run for run in reversed(several)}
+        kept += list(reversed(distinct.values()))
+        if len(distinct) > 1:
             names = ", ".join(run.name for run in several)
-            problems.append(Problem(names, "the same configuration and seed with different results, all left out"))
+            problems.append(Problem(names, "repetitions of one configuration and seed: each counts as a run"))
     return kept
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.collect import Collection, Problem, Run
 from mbkd.errors import UserError
-from mbkd.evaluate.selection import Candidate
+from mbkd.evaluate.selection import Candidate, not_considered
 from mbkd.evaluate.selection import choose as best
 
 Key = tuple[str, str, str, int]  # task, backbone, system, branch depth
@@ -89,6 +89,9 @@ def _recorded(
     for failed in record.get("failed", []):
         if failed["run"] not in known and failed["run"] not in named:
             problems.append(Problem(failed["run"], f"failed: {failed['reason']}"))
+    if left := record.get("not_considered"):
+        where = f"{record.get('system', '')}, sweep {sweep['experiment']}"
+        problems.append(Problem(where, f"not considered: {'; '.join(left)}"))
     runs = _by_seed(named[name] for name in record.get("runs", []) if name in named)
     if not runs or runs[0].role == "ensemble":
         return None
@@ -114,6 +117,8 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
     except UserError as error:
         problems.append(Problem(" ".join(map(str, key)), f"left out: {error}"))
         return []
+    if left := not_considered(candidates):
+        problems.append(Problem(" ".join(map(str, key)), f"not considered: {'; '.join(left)}"))
     chosen = several[next(i for i, candidate in enumerate(candidates) if candidate is found)]
     how = "the only configuration" if len(several) == 1 else f"best dev AVG(A) of {len(several)} configurations"
     return [Group(*key, chosen, found.values, how)]

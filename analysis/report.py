@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from analysis import reliability, render
+from analysis import origins, reliability, render
 from analysis.claims import Claim, checklist
 from analysis.collect import Collection, Problem, collect
 from analysis.context import Context, systems_table
@@ -43,6 +43,8 @@ def make(
         if split and not any(context.splits(task) for task in context.tasks):
             raise UserError(f"--split {split}: no run was measured on it")
         collection.problems.extend(missing(context))
+        shown = [run for group in groups for run in group.runs]
+        collection.problems.extend([*origins.differing(shown), *origins.changed(shown, root)])
         tables = [*data_tables(context), *reliability.tables(context)]
         progress.advance()
         main, claims = main_tables(context)

@@ -96,6 +96,13 @@ def chosen(group: Group, seeds: Sequence[int], results: Results, rule: selection
     return next(choice for choice, candidate in have if candidate is best)
 
 
+def not_considered(group: Group, seeds: Sequence[int], results: Results) -> list[str]:
+    """In words: the choices that do not compete, because others have more finished seeds."""
+    return selection.not_considered(
+        [selection.Candidate(choice.values, choice.results(seeds, results)) for choice in group.choices]
+    )
+
+
 def record(
     group: Group,
     protocol: Protocol,
@@ -132,6 +139,7 @@ def record(
         "backbone": group.backbone,
         "system": group.system,
         "branch_depth": group.branch_depth,
+        "not_considered": not_considered(group, tried, results),
         "chosen": best.values if best is not None else None,
         "score": sum(scores) / len(scores) if scores else None,
         "runs": [folders.get(name, name) for name in mine if name in results],

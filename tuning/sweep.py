@@ -199,6 +199,8 @@ def show(study: Sweep) -> None:
         best = study.chosen(group)
         if best is not None:
             found = best.results(study.seeds, study.results)
+            for left in protocols.not_considered(group, study.tried, study.results):
+                print(f"not considered for {group.label}: {left}", file=sys.stderr)
             values = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in best.values.items())
             rows = means.setdefault((group.task, group.backbone), [])
             rows.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))

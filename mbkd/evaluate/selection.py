@@ -38,16 +38,29 @@ def mean_score(candidate: Candidate, rule: Rule = "all") -> float:
     return sum(score(result, rule) for result in candidate.results) / len(candidate.results)
 
 
+def seeds(candidate: Candidate) -> int:
+    """How many seeds of a candidate are finished; repetitions of a seed are one."""
+    return len({result.all_seeds for result in candidate.results})
+
+
+def not_considered(candidates: Sequence[Candidate]) -> list[str]:
+    """In words: the candidates that do not compete, because others have more finished seeds."""
+    most = max(map(seeds, candidates), default=0)
+    left = [candidate for candidate in candidates if seeds(candidate) < most]
+    values = [", ".join(f"{path}={value}" for path, value in each.values.items()) for each in left]
+    return [f"{x} ({seeds(each)} of {most} seeds finished)" for x, each in zip(values, left, strict=True)]
+
+
 def choose(candidates: Sequence[Candidate], rule: Rule = "all") -> Candidate:
     """The candidate with the best mean; of equals the one with fewer steps, then the first.
 
     Only candidates with the most seeds compete: one lucky seed is no match for a mean over five.
     Raises UserError where no run is finished, or one has no dev average.
     """
-    most = max((len(candidate.results) for candidate in candidates), default=0)
+    most = max(map(seeds, candidates), default=0)
     if not most:
         raise UserError("no run is finished, so no configuration can be chosen")
-    full = [candidate for candidate in candidates if len(candidate.results) == most]
+    full = [candidate for candidate in candidates if seeds(candidate) == most]
     if len(full) == 1:
         return full[0]
     return max(full, key=lambda candidate: (mean_score(candidate, rule), -candidate.results[0].steps))

@@ -115,16 +115,17 @@ def test_a_copy_counts_once(tmp_path: Path):
     assert len(collection.runs) == 1 and not collection.problems
 
 
-def test_the_same_run_with_different_results_is_left_out_and_named(tmp_path: Path):
+def test_repetitions_with_different_results_count_as_a_run_each_and_copies_once(tmp_path: Path):
     folder = run(tmp_path, config(seed=1))
     run(tmp_path, config(seed=2))
     other = shutil.copytree(folder, tmp_path / "again")
     result = json.loads((other / "result.json").read_text())
     result["accuracy"]["dev"]["en"] += 0.1
     (other / "result.json").write_text(json.dumps(result))
+    shutil.copytree(other, tmp_path / "copied")
     collection = collect(tmp_path)
-    assert [x.seeds for x in collection.runs] == [(2,)]
-    assert folder.name in said(collection) and "again" in said(collection) and "different results" in said(collection)
+    assert [x.seeds for x in collection.runs] == [(1,), (1,), (2,)]
+    assert folder.name in said(collection) and "again" in said(collection) and "repetitions" in said(collection)
 
 
 def test_a_run_of_another_task_is_left_out_and_named(tmp_path: Path):

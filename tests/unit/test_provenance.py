@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from analysis import origins
+from analysis.collect import Run
 from mbkd import provenance, runs
 from mbkd.config import Config, changed, parse
 from mbkd.data.tokens import store_fingerprint
 from mbkd.errors import UserError
 from mbkd.files import write_json
+from mbkd.result import Result
 from mbkd.train.launch import carry_out
 from tests.synthetic import make_result
 from tuning import protocols
@@ -156,7 +160,7 @@ def test_what_is_not_there_any_more_cannot_be_compared_and_the_result_stays(
 def test_a_language_that_has_rows_now_is_new(config: Config, tmp_path: Path):
     plain = changed(config, {"distill": {"signal": "labels"}})
     run = finish(plain, tmp_path)
-    result = provenance.Result.read(run)
+    result = Result.read(run)
     del result.made_from["dev rows of fr"]
     result.write(run)
     assert provenance.stale({run: plain}, tmp_path) == {run: ["dev rows of fr (new)"]}
@@ -208,3 +212,29 @@ def test_a_sweep_counts_finished_runs_of_an_earlier_name(config: Config, tmp_pat
     assert len(study.wanted()) == 3
     (group,) = json.loads(study.record(False).read_text())["groups"]
     assert [each["runs"] for each in group["searched"]] == [[first.first_run_name], []]
+
+
+def test_a_report_names_what_its_runs_do_not_share_and_what_has_changed_since(config: Config, tmp_path: Path):
+    finish(config.teacher_run("fr"), tmp_path)
+    first, second = (finish(changed(config, {"seed": seed}), tmp_path) for seed in (1, 2))
+    shown = [Run(x, x.name, Result.read(x), yaml.safe_load((x / "config.yaml").read_text())) for x in (first, second)]
+    assert not [*origins.differing(shown), *origins.changed(shown, tmp_path)]
+    swap_labels(tmp_path)
+    (now,) = origins.changed(shown, tmp_path)
+    assert now.where == f"{first.name}, {second.name}"
+    assert now.what.startswith("train rows of fr: another one now")
+    shown[1].result.made_from["train rows of fr"] = "another"
+    (line,) = origins.differing(shown)
+    assert line.what == (
+        f"made from different train rows of fr: {first.name} and others than {second.name}; all are in the tables"
+    )
+
+
+def test_a_configuration_with_fewer_finished_seeds_is_said_not_to_be_considered(config: Config, tmp_path: Path):
+    study = sweep_of(config, tmp_path)
+    (first, second, third, _) = study.configs()
+    for run in (first, second, third):
+        averages = {"dev": {"S": 0.5, "Z": None, "A": 0.5}}
+        study.results[run.run_name] = make_result(seed=run.seed, averages=averages, steps=1)
+    (group,) = json.loads(study.record(False).read_text())["groups"]
+    assert group["not_considered"] == ["train.lr=2e-05 (1 of 2 seeds finished)"]
