@@ -75,7 +75,9 @@ def revision(path: str) -> str | None:
     if is_local(path):
         return None
     known: dict[str, str | None] = json.loads(os.environ.get(REVISIONS, "{}"))
-    if path not in known:
+    if path not in known and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):  # as it is now, not at the import
+        known[path] = _last_seen(path)
+    elif path not in known:
         from huggingface_hub import HfApi
 
         try:
