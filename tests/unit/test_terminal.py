@@ -233,6 +233,9 @@ def test_a_phase_speaks_when_it_outlasts_its_patience_and_only_then(capsys: pyte
         slow.advance(steps=2)
     assert said == "tokens  1/3  started\n"
     assert capsys.readouterr().err == "tokens  3/3  done in 0:00\n"
+    with progress.ProgressBar("over", 3, patience=60) as late:
+        pass
+    late._start()  # the timer fires just as the work ends
     with progress.ProgressBar("another rank's", 3, show=False, patience=0.01):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
