@@ -45,9 +45,9 @@ def graph_of_idle_branches(trainer: Trainer) -> Iterator[None]:
     def detach(index: int) -> Callable[[Any, Any, Any], Any]:
         return lambda layer, inputs, output: output if index in own else output.detach()
 
-    def step(number: int, stop: bool) -> bool:
+    def step(number: int) -> None:
         own[:] = [model.config.branch_languages.index(trainer.plan.language(number))]
-        return Trainer.step(trainer, number, stop)
+        Trainer.step(trainer, number)
 
     hooks = [
         layer.register_forward_hook(detach(index)) for index, branch in enumerate(model.branches) for layer in branch
@@ -95,7 +95,6 @@ def deepspeed_clips(trainer: Trainer) -> Iterator[None]:
     with (
         every_word(trainer),
         patch.object(trainer.optimizer, "clip", None),
-        patch.object(trainer.optimizer, "grad_scale", None),
         patch.object(trainer.engine, "gradient_clipping", lambda: clip),
     ):
         yield
@@ -119,7 +118,7 @@ def plain_adamw(trainer: Trainer) -> Iterator[None]:
 def every_gradient(trainer: Trainer) -> Iterator[None]:
     """DeepSpeed fills zeros in for what is idle, and copies all gradients to average them over the ranks."""
     optimizer, engine = trainer.optimizer, trainer.engine
-    optimizer.active = None  # all ask for gradients
+    optimizer.begin(None, trainer.config.train.lr)  # all ask for gradients
     before = engine.enable_backward_allreduce
     engine.enable_backward_allreduce = True
     try:

@@ -80,7 +80,7 @@ def count(config: Config, ranks: distributed.Ranks) -> Counting:
         patch.object(engine, "step", phase("step", engine.step)),
         counting,
     ):
-        trainer.step(10, False)
+        trainer.step(10)
     return counting
 
 

@@ -30,7 +30,7 @@ def job(out: Path) -> None:
     from mbkd.config import Training
     from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
     from mbkd.train.engine import training_engine
-    from mbkd.train.optim import BranchAdamW, parameter_groups
+    from mbkd.train.optim import parameter_groups
 
     distributed.quiet()
     ranks = distributed.start()
@@ -45,12 +45,12 @@ def job(out: Path) -> None:
         max_position_embeddings=130,
     )
     model = MBLMForSequenceClassification(MBLMConfig(backbone.to_dict(), languages, 4, num_labels=3))
-    optimizer = BranchAdamW(parameter_groups(model, languages, 0.01), lr=1e-5)
-    engine = training_engine(model, optimizer, Training(batch_size=ROWS * ranks.world), ranks)
+    groups, settings = parameter_groups(model, languages, 0.01), Training(batch_size=ROWS * ranks.world)
+    engine, optimizer = training_engine(model, groups, settings, ranks)
     seconds = []
     for step in range(STEPS):
         language = languages[step % 3]
-        optimizer.active = language
+        optimizer.begin(language, settings.lr)
         ids = torch.randint(5, 16000, (ROWS, LENGTH), device=ranks.device)
         labels = torch.randint(3, (ROWS,), device=ranks.device)
         distributed.wait_for_all()

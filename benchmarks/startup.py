@@ -42,10 +42,10 @@ from mbkd.inputs import prepare
 inputs = prepare(config, root); lap("open the stores, checksums and all")
 model = build_student(config, inputs.labels); lap("load the student")
 signals.open_source(config, inputs, root, ranks); lap("load the teachers, read their checks")
-from mbkd.train.optim import BranchAdamW, parameter_groups
-optimizer = BranchAdamW(parameter_groups(model, list(config.languages), 0.01), lr=1e-3)
+from mbkd.train.optim import parameter_groups
+groups = parameter_groups(model, list(config.languages), 0.01)
 from mbkd.train.engine import training_engine
-wrapped = training_engine(model, optimizer, config.train, ranks); lap("DeepSpeed's engine")
+wrapped = training_engine(model, groups, config.train, ranks); lap("DeepSpeed's engine")
 wrapped.train()
 batch = distributed.tensors(inputs.train["en"].batch(__import__("numpy").arange(8)), ranks.device)
 wrapped.backward(wrapped(**batch, language="en").logits.sum()); wrapped.step(); lap("the first step")

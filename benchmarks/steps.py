@@ -102,7 +102,7 @@ class Variants:
                 if off:
                     turned_off.enter_context(levers.LEVERS[off](self.trainer))
                 self.trainer.source = self.sources[source]
-                return common.seconds(lambda: self.trainer.step(int(self.steps[number]), False)) / self.B
+                return common.seconds(lambda: self.trainer.step(int(self.steps[number]))) / self.B
 
         return run
 
@@ -229,7 +229,7 @@ def fixed(config: Config, rounds: int, ranks: distributed.Ranks) -> dict[str, An
     def step(name: str, source: str) -> Callable[[int], float]:
         def run(number: int) -> float:
             trainers[name].source = sources[source]
-            return common.seconds(lambda: trainers[name].step(number % 100, False))
+            return common.seconds(lambda: trainers[name].step(number % 100))
 
         return run
 

@@ -21,7 +21,6 @@ from deepspeed.accelerator import get_accelerator  # noqa: E402
 
 logging.disable(logging.NOTSET)
 
-from mbkd.errors import UserError  # noqa: E402
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # of a rank without a launcher
 
@@ -53,7 +52,10 @@ def quiet() -> None:
 
 
 def start() -> Ranks:
-    """Join the process group that the launcher's environment describes; alone without a launcher."""
+    """Join the process group that the launcher's environment describes; alone without a launcher.
+
+    Collective: all ranks must call.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
     if "RANK" not in os.environ:  # started by hand: one rank
@@ -90,7 +92,7 @@ def _keep_memory() -> None:
 
 
 def stop() -> None:
-    """Leave the process group, so that torch has nothing to warn of at exit."""
+    """Leave the process group, so that torch has nothing to warn of at exit. Collective: all ranks must call."""
     _cpu_group.cache_clear()  # the next process group has other ones
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()  # DeepSpeed's own: it forgets the groups that it keeps, too
@@ -99,29 +101,20 @@ def stop() -> None:
             os.environ.pop(name, None)
 
 
-def precision(wanted: str) -> str:
-    """The precision a student trains in (decision 31). Raises UserError for one the device does not have."""
-    supported = set(get_accelerator().supported_dtypes())
-    if get_accelerator().device_name() == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        supported.discard(torch.bfloat16)  # a T4 or V100 has it in software only, slower than fp32
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if wanted != "auto":
-        if dtypes[wanted] not in supported:
-            raise UserError(f"train.precision = {wanted}: this device does not support it; use auto")
-        return wanted
-    if get_accelerator().device_name() == "cpu":
-        return "fp32"
-    return "bf16" if torch.bfloat16 in supported else "fp16"
-
-
 def half_supported() -> bool:
     """Whether the device computes in fp16 (a CPU does with AVX512-FP16 only)."""
     return torch.float16 in get_accelerator().supported_dtypes()
 
 
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on the device; a GPU copies it while the host goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """A batch of arrays as tensors on the device."""
-    return {name: torch.from_numpy(values).to(device, non_blocking=True) for name, values in batch.items()}
+    return {name: to_device(values, device) for name, values in batch.items()}
 
 
 def backend() -> str:
@@ -142,29 +135,18 @@ def device_name(ranks: Ranks) -> str:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of one tensor over all ranks, in place."""
+    """The sum of one tensor over all ranks, in place. Collective: all ranks must call."""
     torch.distributed.all_reduce(tensor)
     return tensor
 
 
-def agree(value: int, stop: bool) -> tuple[list[int], bool]:
-    """What every rank says at a step: their values, one if all are equal, and whether any asks to stop.
+def all_gather_object(value: Any) -> list[Any]:
+    """A small object of every rank, by rank. Collective: all ranks must call.
 
     Talks on the CPU, so that a GPU's queue of work is not waited for.
     """
     if torch.distributed.get_world_size() == 1:
-        return [value], stop
-    said = torch.tensor([value, -value, int(stop)])
-    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX, group=_cpu_group())
-    if said[0] == -said[1]:
-        return [value], bool(said[2])
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value, group=_cpu_group())
-    return values, bool(said[2])
-
-
-def everyones(value: Any) -> list[Any]:
-    """A small object of every rank, by rank."""
+        return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value, group=_cpu_group())
     return values
@@ -172,10 +154,10 @@ def everyones(value: Any) -> list[Any]:
 
 @functools.cache
 def _cpu_group() -> Any:
-    """The ranks' process group on the CPU: the default one where that is gloo already."""
+    """The ranks' process group on the CPU: the default one where that is gloo already. Collective at its first call."""
     return None if torch.distributed.get_backend() == "gloo" else torch.distributed.new_group(backend="gloo")
 
 
 def wait_for_all() -> None:
-    """Return once every rank is here."""
+    """Return once every rank is here. Collective: all ranks must call."""
     torch.distributed.barrier()

@@ -65,10 +65,10 @@ def lock(root: Path, config: Config) -> FileLock:
     return taken
 
 
-def append_metrics(run: Path, **values: Any) -> None:
-    """Add one line to metrics.jsonl."""
+def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to metrics.jsonl."""
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def environment() -> dict[str, Any]:

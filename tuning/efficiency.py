@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from mbkd import distributed
+from mbkd import distributed, precision
 from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
 from mbkd.estimate import cost, dry_run, machine, plan
@@ -113,7 +113,7 @@ def _step(trainer: Trainer, source: Any, step: int) -> float:
     trainer.source = source
     distributed.synchronize()
     began = time.perf_counter()
-    trainer.step(step, False)
+    trainer.step(step)
     distributed.synchronize()
     return time.perf_counter() - began
 
@@ -186,7 +186,7 @@ def _at_the_papers_sizes() -> dict[str, float]:
 def _refuse_too_large(configs: list[Config], read: plan.Text, ranks: distributed.Ranks) -> None:
     """All systems are held at once; say so before the machine swaps."""
     widest = max(int(each.max()) for each in read.lengths.values())
-    kinds = distributed.precision(configs[0].train.precision), distributed.half_supported()
+    kinds = precision.choose(configs[0].train.precision, ranks.device), distributed.half_supported()
     parts = [cost.memory(each, *kinds, 1, widest) for each in configs]
     needed = sum(sum(x.values()) - x["teachers"] - x["activations"] for x in parts)
     needed += max(x["teachers"] + x["activations"] for x in parts)

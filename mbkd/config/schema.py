@@ -203,12 +203,10 @@ class Distill(Section):
     """Where the signal comes from, and the loss (Eq. 1-4).
 
     signal `labels` is MultiTrain: hard labels, no teacher; `online` asks the teachers in every step; `cache` asks each
-    once for all rows, and every run on the machine reads the answers. placement `on_demand` keeps the teachers in the
-    CPU's memory and moves each to the device for the batches that it is asked for.
+    once for all rows, and every run on the machine reads the answers.
     """
 
     signal: Literal["labels", "online", "cache"] = "online"
-    placement: Literal["device", "on_demand"] = "device"
     temperature: float = Field(8.0, gt=0)
     temperatures: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="by language, over temperature")
     tau_squared: bool = False
@@ -222,7 +220,7 @@ class Distill(Section):
     @classmethod
     def _without_placement(cls, value: Any) -> Any:
         """Runs of the time when teachers could wait in the CPU's memory are read, too; their numbers are the same."""
-        if isinstance(value, dict) and "placement" in value and "placement" not in cls.model_fields:
+        if isinstance(value, dict) and "placement" in value:
             return {name: each for name, each in value.items() if name != "placement"}
         return value
 

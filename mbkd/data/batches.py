@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -74,9 +75,16 @@ class Plan:
         """The rows of a step's language that the step takes: (B,) indices."""
         index = int(self._language[step])
         number, batch = divmod(int(self._ordinal[step]), int(self._batches[index]))
-        if index not in self._passes or self._passes[index][0] != number:
-            self._passes[index] = number, self._pass(index, number)
-        return self._passes[index][1][batch]
+        found = self._passes.get(index)
+        if found is None or found[0] != number:
+            found = self._passes[index] = number, self._pass(index, number)
+        return found[1][batch]
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that decides the steps: equal on two ranks if and only if their plans are."""
+        arrays = [self._language, *self._lengths, np.array([self.batch_size, self._seed, self._group_by_length])]
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     @property
     def steps_per_language(self) -> dict[str, int]:

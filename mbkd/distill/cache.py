@@ -75,7 +75,7 @@ def open_cache(
             found.folder.parent.mkdir(parents=True, exist_ok=True)
     waited = False
     # The first rank looks and locks; the others hear of it often, so that no collective call waits for long.
-    while (state := distributed.everyones(_look(found) if ranks.first else "")[0]) == "busy":
+    while (state := distributed.all_gather_object(_look(found) if ranks.first else "")[0]) == "busy":
         if ranks.first and not waited:
             print(f"waiting for another process that builds {found.folder}", file=sys.stderr, flush=True)
         waited = True
@@ -87,7 +87,7 @@ def open_cache(
             _chunks(teacher, language, given.train, found.folder, ranks)
             header = {"teacher": given.path, "labels": teacher.labels, "checked": checked}
             problem = _assemble(found, header, given.train) if ranks.first else ""
-            if problem := distributed.everyones(problem)[0]:
+            if problem := distributed.all_gather_object(problem)[0]:
                 raise UserError(f"teacher of {language} ({given.path}): {problem}")
         finally:
             found.lock.release()
@@ -118,11 +118,11 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
         parts.mkdir(exist_ok=True)
     distributed.wait_for_all()
     chunks = _plan(tokens)
-    with ProgressBar(f"asking the teacher of {language}", len(chunks), ranks.first) as progress, teacher.here():
+    with ProgressBar(f"asking the teacher of {language}", len(chunks), ranks.first) as progress:
         for start in range(0, len(chunks), ranks.world):
             number = start + ranks.rank
             if number < len(chunks) and _part(parts, number, sum(map(len, chunks[number]))) is None:
-                answers = [teacher.answer(tokens.batch(rows)).cpu().numpy() for rows in chunks[number]]
+                answers = [teacher.answer(tokens.batch(rows)).logits.cpu().numpy() for rows in chunks[number]]
                 buffer = io.BytesIO()
                 np.save(buffer, np.concatenate(answers))
                 write_whole(parts / f"{number}.npy", buffer.getvalue())

@@ -37,9 +37,10 @@ ROWS_PER_BATCH = 64
 
 
 def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -> dict[str, Any]:
-    """What a teacher shows on a language, measured over all ranks or read from the store. A collective call.
+    """What a teacher shows on a language, measured over all ranks or read from the store.
 
     A teacher whose logits are not finite in half precision, as mDeBERTa's in fp16, computes in fp32 from here on.
+    Collective: all ranks must call.
     Raises UserError for tokens that are not the teacher's. What is too little is refused by `refuse`.
     """
     tokens = [x for x in (given.train, given.dev) if x is not None]
@@ -47,26 +48,23 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
         teacher.refuse_other_tokens(each)
     key = [given.fingerprint, *(x.fingerprint for x in tokens), str(dtype()), teacher.ranks.device.type, versions()]
     file = store / "teachers" / f"{language}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    found: dict[str, Any] | None = distributed.everyones(_read(file) if teacher.ranks.first else None)[0]
+    found: dict[str, Any] | None = distributed.all_gather_object(_read(file) if teacher.ranks.first else None)[0]
     if found is not None:
         teacher.compute_in(getattr(torch, found["precision"]))
         return found
     title = f"checking the teacher of {language}: its engine, its accuracy"
     with ProgressBar(title, 2, teacher.ranks.first, patience=PATIENCE) as progress:
-        with teacher.here():
-            compared = parity(teacher, given.train)
+        compared = parity(teacher, given.train)
         if compared["engine"]["difference"] is None and teacher.precision != torch.float32:
             if teacher.ranks.first:
                 half = str(teacher.precision).removeprefix("torch.")
                 what = f"its logits are not finite in {half}, so it computes in float32"
                 print(f"teacher of {language} ({given.path}): {what}", file=sys.stderr, flush=True)
             teacher.compute_in(torch.float32)
-            with teacher.here():
-                compared = parity(teacher, given.train)
+            compared = parity(teacher, given.train)
         progress.advance()
         found = {"teacher": given.path, "precision": str(teacher.precision).removeprefix("torch.")}
-        with teacher.here():
-            found |= compared | knowledge(teacher, given.dev)
+        found |= compared | knowledge(teacher, given.dev)
         progress.advance()
     if teacher.ranks.first:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +84,13 @@ def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
         batch = tokens.batch(same)
         with torch.inference_mode():
             wanted = plain(**distributed.tensors(batch, ranks.device)).logits
-        _compare(seen["engine"], wanted, teacher.answer(batch))
+        _compare(seen["engine"], wanted, teacher.answer(batch).logits)
     for same in _of_one_length(tokens, mine[::PADDED_EVERY]):
         wide = tokens.batch(same, tokens.manifest["made_from"]["max_length"])
-        _compare(seen["padding"], teacher.answer(tokens.batch(same)), teacher.answer(wide))
+        _compare(seen["padding"], teacher.answer(tokens.batch(same)).logits, teacher.answer(wide).logits)
     result: dict[str, Any] = {}
     for name in seen:
-        every = [each[name] for each in distributed.everyones(seen)]
+        every = [each[name] for each in distributed.all_gather_object(seen)]
         difference = max((x[1] for x in every), key=lambda x: (math.isnan(x), x))
         count = sum(x[0] for x in every)
         result[name] = {

@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mbkd.config import Config
 from mbkd.data.classifiers import label_order
 from mbkd.distill import checks
 from mbkd.distill.cache import Cache, open_cache
-from mbkd.distill.teachers import Teacher
-from mbkd.distributed import Ranks
+from mbkd.distill.teachers import Teacher, TeacherSignal
+from mbkd.distributed import Ranks, to_device
 from mbkd.inputs import Inputs
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 
-# (language, rows of its training split) -> teacher logits (B, C) in fp32, or None for hard labels
-Signal = Callable[[str, np.ndarray], Tensor | None]
+# (language, rows of its training split) -> what its teachers say, classes in the student's order; None for hard labels
+Signal = Callable[[str, np.ndarray], TeacherSignal | None]
 # the same for one teacher of one language
-Voice = Callable[[np.ndarray], Tensor]
+Ask = Callable[[np.ndarray], TeacherSignal]
 
 
 @dataclass(frozen=True)
@@ -45,30 +44,34 @@ def hard_labels(language: str, rows: np.ndarray) -> None:
     """MultiTrain: there is no teacher."""
 
 
-def averaged(voices: dict[str, list[tuple[float, Voice]]]) -> Signal:
-    """MultiKD: each language asks its own teachers (Eq. 4); several are averaged by their weights.
+def averaged(teachers: dict[str, list[tuple[float, Ask]]]) -> Signal:
+    """MultiKD: each language asks its own teachers (Eq. 4); several teachers' logits are averaged by their weights.
 
-    voices: language -> (weight, teacher's answer) of each teacher
+    teachers: language -> (weight, what asks it) of each teacher
     """
 
-    def signal(language: str, rows: np.ndarray) -> Tensor:
-        (weight, first), *others = voices[language]
-        if not others:
-            return first(rows)
-        total = weight + sum(weight for weight, _ in others)
-        return sum((weight * voice(rows) for weight, voice in others), start=weight * first(rows)) / total
+    def signal(language: str, rows: np.ndarray) -> TeacherSignal:
+        answers = [ask(rows) for _, ask in teachers[language]]
+        if len(answers) == 1:
+            return answers[0]
+        weights = [weight for weight, _ in teachers[language]]
+        logits = torch.stack([weight * each.logits for weight, each in zip(weights, answers, strict=True)])
+        states = tuple(state for each in answers for state in each.states or ())
+        return TeacherSignal(logits.sum(dim=0) / sum(weights), states or None)
 
     return signal
 
 
-def cached(cache: Cache, labels: tuple[str, ...], device: torch.device) -> Voice:
+def cached(cache: Cache, labels: tuple[str, ...], device: torch.device) -> Ask:
     """A teacher whose logits are read, classes brought to the student's order by name. Raises UserError."""
     order = label_order(cache.labels, labels, str(cache.folder))
-    return lambda rows: torch.from_numpy(cache.logits[rows][:, order]).to(device)
+    return lambda rows: TeacherSignal(to_device(cache.logits[rows][:, order], device))
 
 
 def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Source:
-    """What a configuration learns from, checked. A collective call. Raises UserError for a teacher that is refused."""
+    """What a configuration learns from, checked. Raises UserError for a teacher that is refused.
+
+    Collective: all ranks must call."""
     if not inputs.teachers:
         return Source(hard_labels)
     loaded: dict[str, Teacher] = {}  # by folder or hub id: a multilingual teacher is loaded once
@@ -78,20 +81,21 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
             number = sum(map(len, inputs.teachers.values()))
             title = f"loading a teacher: {path}"
             with ProgressBar(title, number, ranks.first, done=len(loaded), patience=PATIENCE) as progress:
-                loaded[path] = Teacher(path, inputs.labels, ranks, config.distill.placement == "on_demand")
+                loaded[path] = Teacher(path, inputs.labels, ranks)
                 progress.advance()
         return loaded[path]
 
     allow = config.distill.allow_chance_teachers
     from_cache = config.distill.signal == "cache"
-    voices: dict[str, list[tuple[float, Voice]]] = {}
+    layers = tuple(pair.teacher for pair in config.distill.hidden)
+    asked: dict[str, list[tuple[float, Ask]]] = {}
     teachers: dict[str, list[Teacher]] = {}
     prints: dict[str, dict[str, str]] = {"teachers": {}, "cache": {}} if from_cache else {"teachers": {}}
     found: list[tuple[str, dict[str, Any]]] = []
     precision: dict[str, list[str]] = {}
     accuracy: dict[str, list[float | None]] = {language: [] for language in inputs.teachers}
     for language, several in inputs.teachers.items():
-        voices[language] = []
+        asked[language] = []
         for number, given in enumerate(several, start=1):
             name = language if len(several) == 1 else f"{language} {number}"
             prints["teachers"][name] = given.fingerprint
@@ -99,13 +103,13 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
                 cache = open_cache(language, given, partial(load, given.path), root / "store", ranks, allow)
                 prints["cache"][name] = cache.sha256
                 found.append((name, cache.checked))
-                voice = cached(cache, inputs.labels, ranks.device)
+                ask = cached(cache, inputs.labels, ranks.device)
             else:
                 teacher = load(given.path)
                 teachers.setdefault(language, []).append(teacher)
                 found.append((name, checks.examine(teacher, language, given, root / "store")))
-                voice = _asked(teacher, given.train)
-            voices[language].append((given.weight, voice))
+                ask = partial(teacher.signal, given.train, layers=layers)
+            asked[language].append((given.weight, ask))
             accuracy[language].append(found[-1][1]["accuracy"])
             precision.setdefault(language, []).append(found[-1][1]["precision"])
     if ranks.first:
@@ -113,9 +117,4 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
     for name, each in found:
         checks.refuse(name, each, allow)
     named = {language: ", ".join(dict.fromkeys(each)) for language, each in precision.items()}
-    return Source(averaged(voices), teachers, prints, named, accuracy)
-
-
-def _asked(teacher: Teacher, tokens: Any) -> Voice:
-    """A teacher that is asked now."""
-    return lambda rows: teacher.logits(tokens, rows)
+    return Source(averaged(asked), teachers, prints, named, accuracy)

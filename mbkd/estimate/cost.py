@@ -167,14 +167,13 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
     # By folder or hub id: a teacher of several languages is loaded once.
     loaded = {t.model: s for x in sizes for t, s in zip(config.teachers[x], sizes[x], strict=True)}
     teachers = [each.parameters * (2 if half else 4) for each in loaded.values()]
-    one_at_a_time = config.distill.placement == "on_demand"
     online = config.distill.signal == "online"
     return {
         "parameters": size.parameters * word,
         "gradients": gradients,
         "optimizer": size.parameters * _state(config, precision) // parts,
         "activations": int(activations(config, word, rows, tokens)),
-        "teachers": (max(teachers, default=0) if one_at_a_time else sum(teachers)) if online else 0,
+        "teachers": sum(teachers) if online else 0,
     }
 
 

@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mbkd import distributed
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.batches import Plan
 from mbkd.distill.signals import Signal, Source, hard_labels
-from mbkd.distill.teachers import dtype, inference_engine
+from mbkd.distill.teachers import TeacherSignal, dtype, inference_engine
 from mbkd.estimate import cost
 from mbkd.inputs import Inputs
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.engine import training_engine
-from mbkd.train.optim import BranchAdamW, parameter_groups
+from mbkd.train.optim import parameter_groups
 from mbkd.train.trainer import Trainer
 
 SMALLEST_VOCABULARY = 1000  # ids of made-up tokens stay below; any real vocabulary has them
@@ -49,10 +48,10 @@ def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
     with ranks.device:
         model = cost.empty_student(config)
     branches = list(config.languages) if config.student.branch_depth else []
-    optimizer = BranchAdamW(parameter_groups(model, branches, config.train.weight_decay), lr=1e-6, eps=config.train.eps)
     rows: Any = {language: MadeUp(lengths[language], classes) for language in config.languages}
     inputs = Inputs(rows, {}, {}, tasks.label_names(config.task), tasks.is_ordinal(config.task))
-    engine = training_engine(model, optimizer, config.train, ranks)
+    groups = parameter_groups(model, branches, config.train.weight_decay)
+    engine, optimizer = training_engine(model, groups, config.train, ranks)
     source = Source(hard_labels)
     made = Trainer(config, Path(), inputs, plan(config, lengths), source, engine, optimizer, ranks, Schedule())
     engine.train()
@@ -97,14 +96,14 @@ def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
     rows = {language: MadeUp(lengths[language], classes) for language in config.languages}
     cached = {x: np.zeros((len(rows[x]), classes), np.float32) for x in config.languages}
 
-    def ask(language: str, batch: np.ndarray) -> Tensor:
+    def ask(language: str, batch: np.ndarray) -> TeacherSignal:
         tensors = distributed.tensors(rows[language].batch(batch), ranks.device)
         with torch.inference_mode():
             each = [engine(**tensors).logits.float() for engine in engines[language]]
-        return torch.stack(each).mean(dim=0).clone()
+        return TeacherSignal(torch.stack(each).mean(dim=0).clone())
 
-    def read(language: str, batch: np.ndarray) -> Tensor:
-        return torch.from_numpy(cached[language][batch]).to(ranks.device)
+    def read(language: str, batch: np.ndarray) -> TeacherSignal:
+        return TeacherSignal(distributed.to_device(cached[language][batch], ranks.device))
 
     signals: dict[str, Signal] = {"online": ask, "cache": read}
     return {name: Source(signal) for name, signal in signals.items()}
@@ -116,4 +115,4 @@ def warm_up(made: Trainer, source: Source) -> None:
     steps = range(made.plan.steps)
     first = {made.plan.language(step): step for step in reversed(steps)}  # of each language
     for step in first.values():
-        made.step(step, False)
+        made.step(step)

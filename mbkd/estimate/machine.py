@@ -65,14 +65,14 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
     lengths: language -> (rows,) tokens of each training row. Where whole batches would take too long, fewer rows are
     timed and the rest follows from them. Raises UserError where the memory is too small.
     """
-    from mbkd import distributed
+    from mbkd import distributed, precision
     from mbkd.estimate import dry_run
 
     distributed.quiet()
     ranks = distributed.start()
-    precision, half = distributed.precision(config.train.precision), distributed.half_supported()
+    kind, half = precision.choose(config.train.precision, ranks.device), distributed.half_supported()
     widest = max(int(each.max()) for each in lengths.values())
-    needed = sum(cost.memory(config, precision, half, 1, widest).values()) / 1e9
+    needed = sum(cost.memory(config, kind, half, 1, widest).values()) / 1e9
     if needed > (free := free_bytes(ranks.device) / 1e9):
         raise UserError(f"a step needs about {needed:.1f} GB, and {free:.1f} are free; --gpu NAME plans without a step")
     whole = config.train.batch_size
@@ -84,7 +84,7 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
         trainer.plan = dry_run.plan(config, lengths, rows)
         flops = cost.student_flops(config, rows, dry_run.width(trainer.plan, 0, lengths))
         began = time.perf_counter()
-        trainer.step(0, False)
+        trainer.step(0)
         distributed.synchronize()
         return time.perf_counter() - began, flops
 
@@ -108,8 +108,8 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
         teacher, _ = _speed(answer, whole, SECONDS * 0.4)
         source += f", {teacher / 1e9:,.0f} in its teachers"
     distributed.stop()
-    source += f"; {precision}, timed with {rows} of {whole} rows"
-    return Machine(student, teacher, precision, half, source)
+    source += f"; {kind}, timed with {rows} of {whole} rows"
+    return Machine(student, teacher, kind, half, source)
 
 
 def free_bytes(device: Any) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mbkd import config as configuration
-from mbkd import distributed, runs
+from mbkd import distributed, precision, runs
 from mbkd.config import Config, structures
 from mbkd.data import tasks
 from mbkd.data.classifiers import label_order
@@ -62,8 +62,9 @@ def logits(
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
     order = label_order(model.config.id2label, tasks.label_names(task), str(folder))
     languages = tasks.languages(task, split)
+    kind = precision.of_model(model.config, ranks.device)
     found, truth, ids = {}, {}, {}
-    with ProgressBar(f"measuring {split}", len(languages)) as progress:
+    with ProgressBar(f"measuring {split}", len(languages)) as progress, precision.autocast(kind, ranks.device):
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), length)
             route = {"language": language} if saved.takes_language(model.config) else {}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbkd import precision
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
@@ -61,7 +62,8 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
     languages = tasks.languages(task, split)
     branches, rows = model.config.branch_languages, []
-    with ProgressBar(f"mixers on {split}", len(languages)) as progress:
+    kind = precision.of_model(model.config, device)
+    with ProgressBar(f"mixers on {split}", len(languages)) as progress, precision.autocast(kind, device):
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), length)
             seen = Weights()

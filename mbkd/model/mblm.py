@@ -19,6 +19,7 @@ from mbkd.errors import UserError
 from mbkd.model import backbones, mixer
 from mbkd.model.configuration import MBLMConfig
 from mbkd.model.low_rank import LowRankLayer
+from mbkd.precision import without_autocast
 
 # What transformers' from_pretrained takes to find files, not to build a model.
 WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -66,8 +67,6 @@ class MBLMForSequenceClassification(PreTrainedModel):
         own_heads = N if K and config.heads == "per_language" else 0
         self.heads = nn.ModuleList(self._linear() for _ in range(own_heads))
         self.head = None if own_heads else self._linear()
-        # How far the last branch takes part: 1, but while a trained model gets a new one (mbkd/model/grow.py).
-        self.opening = 1.0
         # Whoever looks at the mixers is told a mixer's name and its weights (N, B, d), whenever it runs.
         self.watch: Callable[[str, Tensor], None] | None = None
         self.post_init()
@@ -132,6 +131,7 @@ class MBLMForSequenceClassification(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         language: str | None = None,
+        return_states: bool = False,
         **others: Any,
     ) -> SequenceClassifierOutput:
         """Logits (B, C) of a batch of token ids (B, n).
@@ -139,6 +139,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
         language: the batch's language. It decides which branch learns (Eq. 8), and where the structure asks for it
         which branch or head answers; None, or a language without a branch, is the zero-shot path.
         Raises ValueError where hidden states or attentions are asked for: a branched layer has several.
+        return_states: give the states after the embeddings and after each of the L layers, too, in branches
+        those of the batch's own: (B, n, d), or (B, 1, d) of a last layer that computes one position only.
         """
         refuse_unanswered(self.config, others)
         if self.branches and input_ids.shape[1] > self.config.mixer_length:
@@ -148,25 +150,42 @@ class MBLMForSequenceClassification(PreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.family.embed(self.encoder, input_ids, token_type_ids, mask)  # Eq. 5: (B, n, d)
         run = self.family.layer(self.encoder, hidden, mask)
-        names = self.config.branch_languages
-        if not self.opening and not self.training:
-            names = names[:-1]  # the last language is a zero-shot one still
+        names, kept = self.answering, [hidden]
         own = names.index(language) if language in names and self.branches else None
+        if return_states and self.branches and own is None:
+            raise ValueError("return_states needs the language of a branch: in branches the states are its own")
 
         if not self.branches or self.config.branch_position == "top":
-            for layer in self.shared:
-                hidden = run(layer, hidden)  # Eq. 6
+            hidden = self._through_shared(hidden, run, kept)
         if self.branches:
-            states = self._branches(hidden, mask, own, run)
+            states = self._branches(hidden, mask, own, run, kept)
             if self.heads:
-                return self._output(self._own_heads(states, own), labels)
-            hidden = self._combine(states, mask, own)
-            if self.config.branch_position == "bottom":
-                for layer in self.shared:
-                    hidden = run(layer, hidden)  # Eq. 6
-        return self._output(self._logits(self.head, hidden), labels)
+                logits = self._own_heads(states, own)
+            else:
+                hidden = self._combine(states, mask, own)
+                if self.config.branch_position == "bottom":
+                    hidden = self._through_shared(hidden, run, kept)
+        if not self.heads:
+            logits = self._logits(self.head, hidden)
+        if self.config.calibration_temperature is not None and not self.training:
+            logits = logits.float() / self.config.calibration_temperature  # in 16 bit two labels could become equal
+        loss = label_loss(self, logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=tuple(kept) if return_states else None)
 
-    def _branches(self, hidden: Tensor, mask: Tensor, own: int | None, run: backbones.Layer) -> dict[int, Tensor]:
+    @property
+    def answering(self) -> list[str]:
+        """The languages whose own branch answers for them."""
+        return self.config.branch_languages
+
+    def _through_shared(self, hidden: Tensor, run: backbones.Layer, kept: list[Tensor]) -> Tensor:
+        for layer in self.shared:
+            hidden = run(layer, hidden)  # Eq. 6
+            kept.append(hidden)
+        return hidden
+
+    def _branches(
+        self, hidden: Tensor, mask: Tensor, own: int | None, run: backbones.Layer, kept: list[Tensor]
+    ) -> dict[int, Tensor]:
         """The branches' outputs at their last layer, H~_K (Eq. 7-9), by the branches that were needed."""
         wanted = self._wanted(own)
         states = dict.fromkeys(wanted, hidden)
@@ -179,6 +198,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
                         layer.train(self.training and own in (None, i))
                     outputs[i] = run(layer, states[i])  # Eq. 7
             states = outputs
+            if own is not None:
+                kept.append(outputs[own])
             if self.config.mixers == "all" and depth < self.config.branch_depth - 1:
                 stacked = torch.stack(list(outputs.values()))  # (N, B, n, d)
                 states = {}
@@ -206,17 +227,12 @@ class MBLMForSequenceClassification(PreTrainedModel):
 
     def _mean(self, values: list[Tensor]) -> Tensor:
         """The mean over the branches that took part."""
-        stacked = torch.stack(values)
-        if self.opening < 1 and len(values) == len(self.branches):
-            return torch.lerp(stacked[:-1].mean(dim=0), stacked[-1], self.opening / len(values))
-        return stacked.mean(dim=0)
+        return torch.stack(values).mean(dim=0)
 
     def _mix(self, name: str, states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """The branches' states (N, B, n, d) mixed into one (B, n, d)."""
         if self.watch is not None:
             self.watch(name, mixer.weights(states, v, mask))
-        if self.opening < 1:
-            return mixer.mix_opening(states, v, mask, self.opening)
         return mixer.mix(states, v, mask)
 
     def _own_heads(self, states: dict[int, Tensor], own: int | None) -> Tensor:
@@ -225,13 +241,10 @@ class MBLMForSequenceClassification(PreTrainedModel):
             return self._logits(self.heads[own], states[own])
         return self._mean([self._logits(self.heads[i], state) for i, state in states.items()])
 
-    def _logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
-        return head(self.dropout(self.family.finish(self.encoder, hidden)[:, 0]))  # first position of H_L
-
-    def _output(self, logits: Tensor, labels: Tensor | None) -> SequenceClassifierOutput:
-        if self.config.calibration_temperature is not None and not self.training:
-            logits = logits.float() / self.config.calibration_temperature  # in 16 bit two labels could become equal
-        return SequenceClassifierOutput(loss=label_loss(self, logits, labels), logits=logits)
+    def _logits(self, head: Any, hidden: Tensor) -> Tensor:
+        first = self.dropout(self.family.finish(self.encoder, hidden)[:, 0])  # (B, d): first position of H_L
+        with without_autocast(first.device):  # one row of each text: logits in full precision cost nothing
+            return head(first.to(head.weight.dtype))
 
 
 def label_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor | None:

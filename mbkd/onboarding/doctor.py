@@ -33,7 +33,7 @@ def findings() -> Iterator[tuple[str, str, str]]:
             yield package, "-", f"not installed: pip install {package}"
             if package in ("torch", "deepspeed"):
                 return
-    from mbkd import distributed
+    from mbkd import distributed, precision
     from mbkd.train.launch import free_port, gloo_interface
 
     interface, problem = gloo_interface()
@@ -48,7 +48,7 @@ def findings() -> Iterator[tuple[str, str, str]]:
     yield "process group", backend, ""
     half = "fp16" if distributed.half_supported() else "no fp16: teachers run in fp32"
     yield "teacher precision", half, ""
-    yield "student precision", distributed.precision("auto"), ""
+    yield "student precision", precision.choose("auto", ranks.device), ""
     for tool in ("g++", "ninja"):
         path = shutil.which(tool) or ""
         yield tool, path or "not found: needed only for DeepSpeed's own CPU kernels, which mbkd does not use", ""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbkd import precision
 from mbkd.data.batches import evaluation_batches
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
@@ -41,6 +42,7 @@ class Classifier:
         self.path = Path(path) if Path(path).exists() else folder
         self._device = saved.device()
         self._model = saved.load(folder).to(self._device)
+        self._precision = precision.of_model(self._model.config, self._device)
         self._read(folder, self._model.config)
         mixed = hasattr(self._model, "inner") and (self._model.outer is not None or any(map(len, self._model.inner)))
         self.branches: list[str] = self._model.config.branch_languages if mixed else []
@@ -106,7 +108,8 @@ class Classifier:
     def probabilities(self, rows: Sequence[Inputs], language: str | None = None) -> np.ndarray:
         """The probability of each label for each encoded row, (B, C) fp32; rows of one language, where it is told."""
         told = {"language": language} if saved.takes_language(self._model.config) else {}
-        logits = self._model(**self._padded(rows), **told).logits
+        with precision.autocast(self._precision, self._device):
+            logits = self._model(**self._padded(rows), **told).logits
         return logits.float().softmax(dim=-1).cpu().numpy()
 
     @torch.inference_mode()
@@ -120,7 +123,8 @@ class Classifier:
 
             self._model.watch = note
             try:
-                self._model(**self._padded(rows))
+                with precision.autocast(self._precision, self._device):
+                    self._model(**self._padded(rows))
             finally:
                 self._model.watch = None
         return found

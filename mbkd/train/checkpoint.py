@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mbkd.data.readers import one_line
-from mbkd.distributed import Ranks, everyones, wait_for_all
+from mbkd.distributed import Ranks, all_gather_object, wait_for_all
 from mbkd.errors import UserError
 from mbkd.files import sha256, write_json
 
@@ -44,7 +44,7 @@ class Schedule:
         mine = now - self.written >= interval or (epoch_ends and now - self.epoch >= interval)
         if epoch_ends:
             self.epoch = now
-        return everyones(mine)[0] or self.at(step)
+        return all_gather_object(mine)[0] or self.at(step)
 
     def at(self, step: int) -> bool:
         """Whether the number of the step alone asks for one."""

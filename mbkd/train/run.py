@@ -17,32 +17,31 @@ from mbkd.data.tokens import load_tokenizer
 from mbkd.distill import hidden, signals
 from mbkd.evaluate import calibration, measure
 from mbkd.inputs import Inputs, prepare
-from mbkd.model import card, grow, saved
+from mbkd.model import card, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.result import Result
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 from mbkd.train.checkpoint import Schedule
 from mbkd.train.engine import training_engine
-from mbkd.train.optim import BranchAdamW, parameter_groups
+from mbkd.train.optim import parameter_groups
 from mbkd.train.student import build_student
-from mbkd.train.trainer import Trainer
+from mbkd.train.trainer import STEPS_PER_RECORD, Trainer
 
-WARM_STEPS = 5  # first steps that step_seconds leaves out
 # What a run that only infers in another way takes from the result of the run that trained.
 OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "made_from")
 
 
 def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Schedule, log: str = "none") -> Path:
-    """Train, measure and save one run, on every rank; one that was stopped goes on, a finished one is left as it is.
+    """Train, measure and save one run; one that was stopped goes on, a finished one is left as it is.
 
     checkpoints: when they are written. log: a key of tracking.PACKAGES.
-    Returns the run's directory.
-    Raises UserError, and Stopped after a signal.
+    Returns the run's directory. Raises UserError, and Stopped after a signal.
+    Collective: all ranks must call.
     """
     directory = runs.folder(root, config)
     if ranks.first:
         provenance.refuse(provenance.stale({directory: config}, root))
-    if distributed.everyones(runs.finished(directory))[0]:  # the first rank decides for all
+    if distributed.all_gather_object(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
     inputs = prepared(config, root, ranks)
@@ -55,27 +54,26 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         alpha=config.train.draw_alpha,
         group_by_length=config.train.group_by_length,
     )
-    twin = distributed.everyones(_twin(config, root))[0]
-    if twin is None:
+    alike = distributed.all_gather_object(_trained_alike(config, root))[0]
+    if alike is None:
         with ProgressBar("loading the student", 0, ranks.first, patience=PATIENCE):
             model = build_student(config, inputs.labels)
         source = signals.open_source(config, inputs, root, ranks)
     else:  # trained before: only the way to infer differs
-        model = MBLMForSequenceClassification.from_pretrained(twin / "model", inference=config.student.inference)
+        model = MBLMForSequenceClassification.from_pretrained(alike / "model", inference=config.student.inference)
         source = signals.Source(signals.hard_labels)
     branches = list(getattr(model.config, "branch_languages", ()))
     groups = parameter_groups(model, branches, config.train.weight_decay)
     parameters = sum(p.numel() for p in model.parameters())
-    if config.distill.hidden and twin is None:
+    if config.distill.hidden and alike is None:
         weights = {x: [teacher.weight for teacher in several] for x, several in inputs.teachers.items()}
         # A part of the student while it learns, so that its gradients are summed over the ranks with the others.
         model.matching = hidden.Matching(model, source.teachers, weights, config.distill)
         groups += model.matching.groups(config.train.weight_decay)
-    optimizer = BranchAdamW(groups, lr=config.train.lr, eps=config.train.eps)
-    engine = training_engine(model, optimizer, config.train, ranks)
+    engine, optimizer = training_engine(model, groups, config.train, ranks)
     trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoints, log)
     trainer.begin_or_go_on()
-    if twin is None:
+    if alike is None:
         trainer.train()
     before: dict[str, dict[str, Any]] = {}
     if config.student.grow is not None:
@@ -106,22 +104,22 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
             steps_per_language=plan.steps_per_language,
             train_seconds=sum(trainer.seconds),
             step_seconds={
-                "median": statistics.median(trainer.seconds[WARM_STEPS:] or trainer.seconds or [0.0]),
+                "median": statistics.median(trainer.seconds[STEPS_PER_RECORD:] or trainer.seconds or [0.0]),
                 "teacher": config.distill.signal,
             },
             rows=inputs.rows,
             made_from=inputs.made_from,
             before=measure.by_split(before) if config.student.grow is not None else None,
         )
-        if twin is not None:
-            trained = Result.read(twin)
-            result = replace(result, **{name: getattr(trained, name) for name in OF_THE_TRAINING}, trained_as=twin.name)
-        if config.student.grow is not None and trainer.precision != "fp32":
-            grow.restore(engine.module, build_student(config, inputs.labels))
-        if config.distill.hidden and twin is None:
+        if alike is not None:
+            trained = Result.read(alike)
+            result = replace(
+                result, **{name: getattr(trained, name) for name in OF_THE_TRAINING}, trained_as=alike.name
+            )
+        if config.distill.hidden and alike is None:
             del model.matching
-        saved.calibrate(engine.module, result.calibration["temperature"])
-        _save(config, directory, engine.module, result)
+        saved.calibrate(model, result.calibration["temperature"])
+        _save(config, directory, model.whole() if config.student.grow is not None else model, result)
         trainer.finish(result)
     distributed.wait_for_all()
     if lock is not None:
@@ -139,7 +137,7 @@ def prepared(config: Config, root: Path, ranks: distributed.Ranks) -> Inputs:
     return prepare(config, root, show=False, verified=True) if inputs is None else inputs
 
 
-def _twin(config: Config, root: Path) -> Path | None:
+def _trained_alike(config: Config, root: Path) -> Path | None:
     """The finished run of the same training whose student infers in the other way; None where there is none.
 
     Nor is it asked where this run has steps of its own: it goes on from its checkpoint.
@@ -150,12 +148,13 @@ def _twin(config: Config, root: Path) -> Path | None:
         return None
     other = {"all": "single", "single": "all"}[config.student.inference]
     inferring = changed(config, {"student": {"inference": other}})
-    twin = runs.folder(root, inferring)
-    return twin if runs.finished(twin) and not provenance.stale({twin: inferring}, root) else None
+    alike = runs.folder(root, inferring)
+    return alike if runs.finished(alike) and not provenance.stale({alike: inferring}, root) else None
 
 
 def _save(config: Config, directory: Path, model: PreTrainedModel, result: Result) -> None:
     """The trained model with its tokenizer and its card, as a transformers folder."""
     model.config.text_pairs = config.task.pairs
+    model.config.train_precision = config.train.precision  # what it answers in
     saved.save(model, load_tokenizer(config.student.backbone), directory / "model")
     card.write(directory / "model", config, result)

@@ -15,8 +15,9 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
     student = config.student
     if student.grow is not None:
         with saved.refusing(f"{student.backbone}: cannot be loaded"):
-            trained = MBLMForSequenceClassification.from_pretrained(student.backbone, dtype=torch.float32)
-        return grow.grow(trained, student.grow)
+            trained: grow.GrowingMBLM = grow.GrowingMBLM.from_pretrained(student.backbone, dtype=torch.float32)
+        trained.grow(student.grow)
+        return trained
     if student.head == "own":
         with saved.refusing(backbones.no_encoder(student.backbone)):
             # A checkpoint's own head may have other labels: it is new then.

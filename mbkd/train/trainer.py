@@ -7,13 +7,15 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from mbkd import distributed, runs
+from mbkd import distributed, precision, runs
 from mbkd.config import Config
 from mbkd.data.batches import Plan, micro_batch
 from mbkd.distill import signals
@@ -25,11 +27,20 @@ from mbkd.model import grow
 from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 from mbkd.train import checkpoint
-from mbkd.train.engine import one_branch_learns
+from mbkd.train.engine import gradient_norm, loss_scale, one_branch_learns
 from mbkd.train.optim import BranchAdamW, lr_factor
 from mbkd.train.tracking import Tracker
 
 STEPS_PER_RECORD = 20  # steps that one entry of metrics.jsonl sums up
+SECONDS_PER_WRITE = 1.0  # of metrics.jsonl, where nothing else calls for it
+
+
+class Batch(NamedTuple):
+    """What a rank takes of a step: rows of the language, (B,), their tokens, (B, n), and labels, (B,)."""
+
+    rows: np.ndarray
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
 
 
 class Trainer:
@@ -53,15 +64,21 @@ class Trainer:
         self.source, self.checkpoints, self.log = source, checkpoints, log
         # Without Eq. 8 every branch learns from every batch; K = 0 has shared groups only.
         self.still = config.train.idle_branches == "still" and one_branch_learns(engine.module)
-        self.precision = distributed.precision(config.train.precision)
+        self.precision = precision.choose(config.train.precision, ranks.device)
         self.tracker: Tracker | None = None  # on the first rank
         self.done = 0  # steps
         self.seconds: list[float] = []  # of every step
         self.sums = torch.zeros(len(plan.languages), 3, device=ranks.device)  # loss, KL, steps by language
         self.finite: list[torch.Tensor] = []  # of every step since they were last looked at
+        self.one = torch.ones((), device=ranks.device)
+        self.lines: list[dict[str, Any]] = []  # of metrics.jsonl, not written yet
+        self.written = time.monotonic()
 
     def train(self) -> None:
-        """All steps that are left. Raises Stopped after SIGTERM or SIGINT, with a checkpoint written."""
+        """All steps that are left. Raises Stopped after SIGTERM or SIGINT, with a checkpoint written.
+
+        Collective: all ranks must call.
+        """
         config, plan, train = self.config, self.plan, self.config.train
         epoch_ends: dict[int, float] = {round(e * plan.steps_per_epoch): e for e in range(1, int(train.epochs) + 1)}
         epoch_ends[plan.steps] = train.epochs
@@ -69,15 +86,21 @@ class Trainer:
         with (
             StopSignal() as stop,
             ProgressBar(f"{config.system}, seed {config.seed}", plan.steps, self.ranks.first, self.done) as progress,
+            ThreadPoolExecutor(1) as worker,
         ):
-            while self.done < plan.steps:
-                began = time.perf_counter()
-                stopping = self.step(self.done, stop.asked)
-                distributed.synchronize()
-                self.seconds.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for step, batches in self._prepared(worker):
+                self.step(step, batches)
                 self.done += 1
                 epoch = epoch_ends.get(self.done)
                 recorded = self.done % STEPS_PER_RECORD == 0 or self.done == plan.steps
+                stopping = self._stopping(stop.asked, recorded)
+                if not (recorded or stopping or epoch is not None or self.checkpoints.at(self.done)):
+                    progress.advance({})
+                    continue
+                distributed.synchronize()  # the clock tells the truth here, and no step waits for it
+                steps = self.done - len(self.seconds)
+                self.seconds += [(time.perf_counter() - began) / steps] * steps
                 progress.advance(self.record() if recorded else {})
                 if epoch is not None and self.done < plan.steps and "dev" in self.inputs.heldout:
                     self.measure("dev", epoch)
@@ -89,66 +112,84 @@ class Trainer:
                     raise Stopped(
                         f"stopped after step {self.done} of {plan.steps}; the same command goes on from there"
                     )
+                began = time.perf_counter()
 
-    def step(self, step: int, stop: bool) -> bool:
-        """One iteration of MultiKD: one language, one teacher, one branch. Returns whether to stop after it."""
-        train, distill, ranks = self.config.train, self.config.distill, self.ranks
-        language, rows = self.plan.language(step), self.plan.rows(step)  # Eq. 4: one term of the sum over languages
-        stopping = self._agree(step, language, stop)
-        torch.manual_seed(_step_seed(self.config.seed, step, ranks.rank))  # dropout: a function of these alone
-        self.optimizer.active = language if self.still else None
+    def step(self, step: int, batches: list[Batch] | None = None) -> None:
+        """One iteration of MultiKD (Eq. 4): one language, its teacher, its branch.
+
+        batches: this rank's, one for each accumulation step, where they are prepared already. No rank waits for another
+        one here but for their gradients, nor for its device.
+        """
+        train, distill, language = self.config.train, self.config.distill, self.plan.language(step)
+        torch.manual_seed(_step_seed(self.config.seed, step, self.ranks.rank))  # dropout: a function of these alone
+        learning = language if self.still else None
+        self.optimizer.begin(learning, train.lr * lr_factor(step, self.plan.steps, train.warmup))
         if self.config.student.grow is not None:
             self.engine.module.opening = grow.opening(step, self.plan.steps, train.warmup)
-        self.optimizer.set_lr(train.lr * lr_factor(step, self.plan.steps, train.warmup))
-        tokens = self.inputs.train[language]
-        finite = torch.ones((), dtype=torch.bool, device=ranks.device)
-        for index in range(train.accumulation):
-            mine = micro_batch(rows, ranks.rank, ranks.world, train.accumulation, index)
-            logits = self.engine(
-                **distributed.tensors(tokens.batch(mine), ranks.device), **self._route(language)
-            ).logits
-            labels = torch.from_numpy(np.asarray(tokens.labels[mine])).to(ranks.device)
+        sums = self.sums[self.plan.languages.index(language)]
+        finite = torch.zeros_like(sums[0])
+        for batch in self.batches(step) if batches is None else batches:
+            output = self.engine(**batch.inputs, **self._learning(language))
+            answer = self.source.signal(language, batch.rows)
             loss, kl = step_loss(
-                logits,  # (B, C)
-                labels,
-                self.source.signal(language, mine),
+                output.logits,  # (B, C)
+                batch.labels,
+                None if answer is None else answer.logits,
                 distill.temperature_of(language),
                 distill.tau_squared,
                 distill.hard_label_weight,
             )
-            if distill.hidden:
-                loss = loss + distill.hidden_weight * self.engine.module.matching.distance(language)
+            if answer is not None and answer.states is not None:
+                distance = self.engine.module.matching(language, output.hidden_states, answer.states)
+                loss = loss + distill.hidden_weight * distance
             self.engine.backward(loss)
             self.engine.step()
-            finite &= loss.detach().isfinite()
-            self.sums[self.plan.languages.index(language)] += torch.stack([loss.detach(), kl, torch.ones_like(kl)])
-        self.finite.append(finite & self._gradients_finite())
-        return stopping
+            sums += torch.stack([loss.detach(), kl, self.one])
+            finite += loss.detach()
+        self.finite.append((finite + self._gradients()).isfinite())
 
-    def _agree(self, step: int, language: str, stop: bool) -> bool:
-        """Check that all ranks have the same language; returns whether any of them asks to stop. Raises UserError."""
-        names = self.plan.languages
-        said, stopping = distributed.agree(names.index(language), stop)
-        if len(said) > 1:
-            each = ", ".join(f"rank {rank}: {names[index]}" for rank, index in enumerate(said))
-            raise UserError(
-                f"step {step + 1}: the ranks disagree on the language ({each}); do they read the same data?"
-            )
-        return stopping
+    def batches(self, step: int) -> list[Batch]:
+        """What this rank takes of a step's rows, in each of its accumulation steps, on its device."""
+        ranks, count = self.ranks, self.config.train.accumulation
+        tokens, rows = self.inputs.train[self.plan.language(step)], self.plan.rows(step)
+        found = []
+        for index in range(count):
+            mine = micro_batch(rows, ranks.rank, ranks.world, count, index)
+            inputs = distributed.tensors(tokens.batch(mine), ranks.device)
+            labels = distributed.to_device(np.asarray(tokens.labels[mine]), ranks.device)
+            found.append(Batch(mine, inputs, labels))
+        return found
 
-    def _gradients_finite(self) -> torch.Tensor | bool:
-        """Whether the step's gradients were finite. DeepSpeed skips a step whose gradients were not."""
-        norm, self.optimizer.norm = self.optimizer.norm, None
-        if norm is None:  # skipped: fp16 lowers its loss scale and goes on, unless 1 is too large still
-            return self.precision == "fp16" and self.engine.optimizer.loss_scale > 1
-        return norm.isfinite()
+    def _prepared(self, worker: ThreadPoolExecutor) -> Iterator[tuple[int, list[Batch]]]:
+        """The steps that are left with their batches, each prepared while the step before it is computed."""
+        ahead = worker.submit(self.batches, self.done)
+        for step in range(self.done, self.plan.steps):
+            ready = ahead.result()
+            if step + 1 < self.plan.steps:
+                ahead = worker.submit(self.batches, step + 1)
+            yield step, ready
+
+    def _stopping(self, asked: bool, recorded: bool) -> bool:
+        """Whether any rank was asked to stop; several ranks agree on it at records only. Collective."""
+        if self.ranks.world == 1:
+            return asked
+        return recorded and any(distributed.all_gather_object(asked))
+
+    def _gradients(self) -> torch.Tensor:
+        """The norm of the step's gradients; 0 where the step was skipped to try a smaller loss scale (fp16)."""
+        norm, scaler = gradient_norm(self.engine, self.optimizer), loss_scale(self.engine)
+        return norm if scaler is None else norm.where(norm.isfinite() | (scaler.scale(self.one) <= 1), 0.0)
 
     def _route(self, language: str) -> dict[str, str]:
         """The language goes to a student; a backbone's own classifier does not know languages."""
         return {"language": language} if self.config.student.head == "linear" else {}
 
+    def _learning(self, language: str) -> dict[str, Any]:
+        """The same in training, where the student's states may be asked for."""
+        return self._route(language) | ({"return_states": True} if self.config.distill.hidden else {})
+
     def refuse_not_finite(self) -> None:
-        """Raise UserError at the first step whose loss or gradients were not finite, on any rank."""
+        """Raise UserError at the first step whose loss or gradients were not finite, on any rank. Collective."""
         if not self.finite:
             return
         bad = distributed.sum_over_ranks(1 - torch.stack(self.finite).float()).cpu().numpy()
@@ -165,7 +206,7 @@ class Trainer:
             )
 
     def record(self) -> dict[str, float]:
-        """Write the window's means, by language, to metrics.jsonl; returns what the progress shows."""
+        """Note the window's means, by language, for metrics.jsonl; returns what the progress shows. Collective."""
         self.refuse_not_finite()
         sums = distributed.sum_over_ranks(self.sums).cpu()
         self.sums = torch.zeros_like(self.sums)
@@ -188,16 +229,30 @@ class Trainer:
         return shown | {"lr": lr, "seq/s": round(speed)}
 
     def note(self, **values: Any) -> None:
-        """Add a line to metrics.jsonl, on the first rank."""
-        runs.append_metrics(self.directory, **values)
+        """Add a line to metrics.jsonl, on the first rank; lines are written together, a second's at a time."""
+        self.lines.append(values)
+        if time.monotonic() - self.written > SECONDS_PER_WRITE:
+            self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """Write what was noted to metrics.jsonl."""
+        if self.lines:
+            runs.append_metrics(self.directory, self.lines)
+        self.lines, self.written = [], time.monotonic()
         if self.tracker is not None:
             self.tracker.follow()
 
     def measure(self, split: str, epoch: float | None = None) -> dict[str, dict[str, Any]]:
-        """Logits and scores of a split in every language; in between (epoch given) only the scores are kept."""
+        """Logits and scores of a split in every language; in between (epoch given) only the scores are kept.
+
+        Collective: all ranks must call.
+        """
         stores = self.inputs.heldout[split]
         found, labels = {}, {}
-        with ProgressBar(f"measuring {split}", len(stores), self.ranks.first and epoch is None) as progress:
+        with (
+            ProgressBar(f"measuring {split}", len(stores), self.ranks.first and epoch is None) as progress,
+            precision.autocast(self.precision, self.ranks.device),
+        ):
             for language, tokens in stores.items():
                 found[language] = measure.logits(self.engine.module, tokens, self.ranks, **self._route(language))
                 labels[language] = np.asarray(tokens.labels)
@@ -212,6 +267,7 @@ class Trainer:
 
     def finish(self, result: Result) -> None:
         """Write result.json, after everything else that the run leaves behind; on the first rank."""
+        self.write_metrics()
         if self.tracker is not None:
             self.tracker.close()  # a run that stops before this is not finished for its tracker, too
         result.write(self.directory)
@@ -232,7 +288,7 @@ class Trainer:
             made_from |= {f"{kind} {language}": value for language, value in prints.items()}
         versions = runs.environment()["packages"]
         made_from |= {f"version of {name}": versions[name] for name in ("torch", "deepspeed", "transformers")}
-        # `auto` is another one on another device, and DeepSpeed keeps another state for it.
+        # `auto` is another one on another device.
         made_from["precision"] = self.precision
         made_from |= {f"precision of teacher {language}": kind for language, kind in self.source.precision.items()}
         if self.config.train.zero_stage > 0:  # DeepSpeed splits the optimizer's state over the ranks
@@ -240,10 +296,17 @@ class Trainer:
         return made_from
 
     def begin_or_go_on(self) -> None:
-        """Open the run's directory, and load its newest whole checkpoint if there is one. Raises UserError."""
+        """Open the run's directory, and load its newest whole checkpoint if there is one. Raises UserError.
+
+        Collective: all ranks must call.
+        """
+        plans = distributed.all_gather_object(self.plan.digest)
+        if len(set(plans)) > 1:
+            each = ", ".join(f"rank {rank}: {digest[:8]}" for rank, digest in enumerate(plans))
+            raise UserError(f"the ranks disagree on the steps' languages or rows ({each}); is their data the same?")
         # The first rank decides for all; what it refuses ends the job.
         mine = checkpoint.newest(self.directory, self._made_from()) if self.ranks.first else None
-        folder = distributed.everyones(mine)[0]
+        folder = distributed.all_gather_object(mine)[0]
         device = {
             "device": distributed.device_name(self.ranks),
             "ranks": self.ranks.world,
@@ -261,6 +324,8 @@ class Trainer:
         """Load a checkpoint into the engine and this trainer."""
         state = checkpoint.restore(self.engine, folder)
         self.done, self.seconds = state["done"], state["seconds"]
+        if (scaler := loss_scale(self.engine)) is not None:
+            scaler.load_state_dict(state["loss_scale"])
         if len(state["sums"]) == self.ranks.world:
             self.sums = torch.tensor(state["sums"][self.ranks.rank], device=self.ranks.device)
         elif self.ranks.first:  # another number of ranks: the sum is what counts
@@ -270,13 +335,16 @@ class Trainer:
             print(f"going on after step {self.done} from {folder}", file=sys.stderr, flush=True)
 
     def checkpoint(self) -> None:
-        """Write what the run needs to go on after this step."""
+        """Write what the run needs to go on after this step. Collective: all ranks must call."""
         began = time.monotonic()
         self.refuse_not_finite()
+        if self.ranks.first:
+            self.write_metrics()
         state = {
             "done": self.done,
             "seconds": self.seconds,
-            "sums": distributed.everyones(self.sums.tolist()),
+            "loss_scale": None if (scaler := loss_scale(self.engine)) is None else scaler.state_dict(),
+            "sums": distributed.all_gather_object(self.sums.tolist()),
             "metrics_bytes": (self.directory / "metrics.jsonl").stat().st_size,
         }
         checkpoint.save(self.engine, self.directory, self.done, state, self._made_from(), self.ranks)

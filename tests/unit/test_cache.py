@@ -86,7 +86,7 @@ def test_the_cache_holds_what_the_engine_says_whatever_the_batch(world, classifi
     teacher = Teacher(str(classifier), LABELS, ranks)
     tokens = given(world, classifier, tmp_path / "store").train
     rows = np.random.default_rng(0).permutation(len(tokens))
-    asked = torch.cat([teacher.logits(tokens, part) for part in np.array_split(rows, 9)]).numpy()
+    asked = torch.cat([teacher.signal(tokens, part).logits for part in np.array_split(rows, 9)]).numpy()
     assert found.logits.dtype == np.float32
     assert np.abs(found.logits[rows] - asked).max() < 5e-3  # fp16 has three digits
     assert (found.logits[rows].argmax(1) == asked.argmax(1)).mean() >= 0.999

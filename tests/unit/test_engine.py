@@ -3,16 +3,19 @@
 import ctypes
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from mbkd import distributed
 from mbkd.config import Training
-from mbkd.train.engine import training_engine
+from mbkd.errors import UserError
+from mbkd.train.engine import gradient_norm, training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.conftest import ROOT
-from tests.unit.test_mblm import trained
+from tests.unit.test_mblm import ragged, trained
 
 BYTES = 200_000_000
 FREED = f"""
@@ -34,21 +37,125 @@ def test_freed_memory_stays_with_the_process(call: str, kept: bool):
     assert (int(done.stdout) < BYTES // 2) == kept
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_nothing_is_learned_or_forgotten_while_the_engine_is_made(precision: str, stage: int):
-    """In 16 bit at stage 0 DeepSpeed steps the optimizer on zeros: Adam's counter and weight decay would tell."""
-    model = trained()
-    before = [p.detach().clone() for p in model.parameters()]
-    optimizer = BranchAdamW(parameter_groups(model, model.config.branch_languages, weight_decay=0.5), lr=1e-2)
-    settings = Training(batch_size=2, precision=precision, zero_stage=stage)
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[distributed.Ranks]:
     distributed.quiet()
-    made = training_engine(model, optimizer, settings, distributed.start())
-    kept = torch.float32 if precision == "fp32" else torch.bfloat16
-    for now, then in zip(model.parameters(), before, strict=True):
-        assert torch.equal(now, then.to(kept))
-    assert not optimizer.state
-    assert optimizer.norm is None
-    assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
-    del made
+    yield distributed.start()
     distributed.stop()
+
+
+def engine(precision: str, stage: int, ranks: distributed.Ranks, **settings: Any) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    model = trained()
+    groups = parameter_groups(model, model.config.branch_languages, weight_decay=0.5)
+    train = Training(batch_size=2, precision=precision, zero_stage=stage, lr=1e-2, **settings)
+    return training_engine(model, groups, train, ranks)
+
+
+def step(made: Any, optimizer: Any, scale: float = 1.0) -> None:
+    optimizer.begin("fr", 1e-2)
+    torch.manual_seed(0)
+    made.backward(scale * made(**ragged("bert"), language="fr").logits.square().sum())
+    made.step()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_and_moments_are_fp32_and_untouched_before_the_first_step(precision: str, stage: int, ranks):
+    made, optimizer = engine(precision, stage, ranks)
+    torch.manual_seed(0)
+    before = trained().state_dict()
+    for name, parameter in made.module.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, before[name])
+    step(made, optimizer)
+    moments = [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
+    assert {x.dtype for x in moments} == {torch.float32}
+    assert {float(state["step"]) for state in optimizer.state.values() if state} == {1.0}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_norm_is_that_of_all_gradients_before_they_are_clipped(stage: int, ranks):
+    made, optimizer = engine("fp32", stage, ranks, clip=0.1)
+    torch.manual_seed(0)
+    plain = trained().eval()
+    torch.manual_seed(0)
+    plain(**ragged("bert"), language="fr").logits.square().sum().backward()
+    wanted = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters() if p.grad is not None])
+    made.eval()
+    step(made, optimizer)
+    assert gradient_norm(made, optimizer).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_gradient_that_is_not_finite_shows_in_the_norm(stage: int, ranks):
+    made, optimizer = engine("fp32", stage, ranks)
+    step(made, optimizer, scale=float("inf"))
+    assert not gradient_norm(made, optimizer).isfinite()
+
+
+def test_matrix_products_run_in_bf16_mixers_and_logits_in_fp32(ranks):
+    made, _ = engine("bf16", 0, ranks)
+    model, seen = made.module, {}
+    model.watch = lambda name, weights: seen.update({name: weights})
+    model.shared[0].intermediate.dense.register_forward_hook(lambda _, inputs, output: seen.update(dense=output))
+    logits = made(**ragged("bert"), language="fr").logits
+    assert seen.pop("dense").dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    for weights in seen.values():
+        assert weights.dtype == torch.float32
+        torch.testing.assert_close(weights.sum(dim=0), torch.ones_like(weights[0]), rtol=0, atol=1e-6)
+
+
+fp16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="no fp16 on this CPU")
+
+
+@fp16
+def test_fp16_scales_the_loss_and_skips_a_step_that_overflows():
+    """In a process of its own: DeepSpeed keeps the precision of the last engine for all that follow."""
+    done = subprocess.run([sys.executable, "-c", OVERFLOW], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+OVERFLOW = """
+import torch
+from mbkd import distributed
+from mbkd.train.engine import loss_scale
+from tests.unit.test_engine import engine, step
+made, optimizer = engine("fp16", 0, distributed.start())
+step(made, optimizer)
+before = {n: p.detach().clone() for n, p in made.module.named_parameters()}
+scale = loss_scale(made).get_scale()
+step(made, optimizer, scale=1e38)
+assert all(torch.equal(p, before[n]) for n, p in made.module.named_parameters())
+assert loss_scale(made).get_scale() == scale / 2
+"""
+
+
+@fp16
+@pytest.mark.parametrize("stage", [1, 2])
+def test_fp16_over_shards_is_refused(stage: int, ranks):
+    with pytest.raises(UserError, match="zero_stage=0"):
+        engine("fp16", stage, ranks)
+
+
+def test_the_fused_step_divides_a_loss_scale_out_and_clips_what_is_left():
+    """A GradScaler's way through the optimizer on any CPU: its scale and its overflow are seen."""
+    found = []
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 3)
+        groups = [{"params": list(layer.parameters()), "language": None, "weight_decay": 0.0}]
+        optimizer = BranchAdamW(groups, lr=0.1, clip=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6)
+        scaler.scale(layer(torch.ones(2, 4)).square().sum()).backward()
+        scaler.step(optimizer)
+        found.append([*(p.detach().clone() for p in layer.parameters()), optimizer.norm()])
+        kept = [p.detach().clone() for p in layer.parameters()]
+        layer.weight.grad[0, 0] = float("inf")
+        scaler.update()
+        scaler.step(optimizer)
+        assert all(torch.equal(p, k) for p, k in zip(layer.parameters(), kept, strict=True))
+        assert not optimizer.norm().isfinite()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

@@ -49,14 +49,17 @@ def matching(
     return Matching(model, teachers, {"en": [1.0], "fr": [3.0, 1.0]}, wish)
 
 
-def ask(world: Path, teachers: list[Teacher], language: str) -> list[dict[str, np.ndarray]]:
-    """Have a language's teachers answer for five rows; returns what they were given."""
+def batches(world: Path, teachers: list[Teacher], language: str) -> list[dict[str, np.ndarray]]:
+    """Five rows as each of a language's teachers reads them."""
     task = Task(kind="marc", path=str(world / "data"))
     stores = [open_store(world / "store", task, "train", language, x.path, 128) for x in teachers]
-    batches = [store.batch(np.arange(5)) for store in stores]
-    for teacher, batch in zip(teachers, batches, strict=True):
-        teacher.answer(batch)
-    return batches
+    return [store.batch(np.arange(5)) for store in stores]
+
+
+def states(world: Path, teachers: list[Teacher], language: str) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """What a language's teachers say of five rows: the states of layers 2 and 1."""
+    given = zip(teachers, batches(world, teachers, language), strict=True)
+    return tuple(state for teacher, batch in given for state in teacher.answer(batch, (2, 1)).states or ())
 
 
 @pytest.mark.parametrize("position", ["bottom", "top"])
@@ -70,17 +73,19 @@ def test_distance_is_between_the_chosen_layers_of_the_own_branch(world: Path, te
     outputs: list[torch.Tensor] = []
     for layer in layers:
         layer.register_forward_hook(lambda module, inputs, output: outputs.append(output[:, 0]))
-    model(torch.randint(1, 50, (5, 7)), language="fr")
+    output = model(torch.randint(1, 50, (5, 7)), language="fr", return_states=True)
+    assert len(output.hidden_states) == 4
     expected = 0.0
-    given = ask(world, teachers["fr"], "fr")
+    given = batches(world, teachers["fr"], "fr")
     for weight, teacher, batch, projections in zip(
         (0.75, 0.25), teachers["fr"], given, match.projections[1:], strict=True
     ):
         tensors = distributed.tensors(batch, torch.device("cpu"))
-        states = teacher.engine.module(**tensors, output_hidden_states=True).hidden_states
-        for output, project, number in zip(outputs, projections, (2, 1), strict=True):
-            expected += weight * F.mse_loss(project(output), states[number][:, 0].float()).item() / 2
-    assert match.distance("fr").item() == pytest.approx(expected, rel=1e-5)
+        wanted = teacher.engine.module(**tensors, output_hidden_states=True).hidden_states
+        for state, project, number in zip(outputs, projections, (2, 1), strict=True):
+            expected += weight * F.mse_loss(project(state), wanted[number][:, 0].float()).item() / 2
+    found = match("fr", output.hidden_states, states(world, teachers["fr"], "fr"))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_projections_of_the_other_language_stay_bitwise_still(world: Path, teachers):
@@ -92,10 +97,9 @@ def test_projections_of_the_other_language_stay_bitwise_still(world: Path, teach
     assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in model.parameters()}
     for language in ("fr", "en", "en"):
         before = {n: p.detach().clone() for n, p in model.named_parameters() if n.startswith("matching.")}
-        optimizer.active = language
-        model(torch.randint(1, 50, (5, 7)), language=language)
-        ask(world, teachers[language], language)
-        model.matching.distance(language).backward()
+        optimizer.begin(language, 0.1)
+        output = model(torch.randint(1, 50, (5, 7)), language=language, return_states=True)
+        model.matching(language, output.hidden_states, states(world, teachers[language], language)).backward()
         for parameter in model.parameters():  # as DeepSpeed does
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         optimizer.step()
@@ -112,17 +116,19 @@ def test_projections_learn_in_deepspeed_s_engine_at_every_zero_stage(world: Path
         model = student()
         groups = parameter_groups(model, LANGUAGES, 0.01)
         model.matching = matching(model, teachers)
-        optimizer = BranchAdamW(groups + model.matching.groups(0.01), lr=0.01, eps=1e-5)
-        settings = Training(batch_size=5, zero_stage=stage, precision="fp32", clip=1e9)
+        groups += model.matching.groups(0.01)
+        settings = Training(batch_size=5, zero_stage=stage, precision="fp32", clip=1e9, lr=0.01, eps=1e-5)
         ranks = teachers["en"][0].ranks
-        driven = training_engine(model, optimizer, settings, ranks) if driver == "deepspeed" else model
+        driven, optimizer = model, BranchAdamW(groups, lr=settings.lr, eps=settings.eps)
+        if driver == "deepspeed":
+            driven, optimizer = training_engine(model, groups, settings, ranks)
         for step, language in enumerate(("fr", "en", "en", "fr")):
             before = {n: p.detach().clone() for n, p in model.named_parameters()}
-            optimizer.active = language
+            optimizer.begin(language, settings.lr)
             torch.manual_seed(step)
-            logits = driven(torch.randint(1, 50, (5, 7)), language=language).logits
-            ask(world, teachers[language], language)
-            loss = logits.square().mean() + model.matching.distance(language)  # the head has a gradient, too
+            output = driven(torch.randint(1, 50, (5, 7)), language=language, return_states=True)
+            distance = model.matching(language, output.hidden_states, states(world, teachers[language], language))
+            loss = output.logits.square().mean() + distance  # the head has a gradient, too
             if driver == "deepspeed":
                 driven.backward(loss)
                 driven.step()

@@ -106,7 +106,7 @@ import psutil
 from mbkd import distributed
 for _ in range(2):  # a process may leave and join again
     ranks = distributed.start()
-    assert ranks.world == 1 and distributed.everyones(7) == [7]
+    assert ranks.world == 1 and distributed.all_gather_object(7) == [7]
     print([x for x in psutil.Process().net_connections("inet") if x.status == "LISTEN" and x.laddr.port == 29500])
     print(sorted({"MASTER_PORT", "MASTER_ADDR"} & set(__import__("os").environ)))
     distributed.stop()

@@ -111,7 +111,7 @@ def test_the_rehearsed_step_is_the_one_that_is_counted(toy: Config, tmp_path: Pa
     trainer.source = dry_run.sources(toy, lengths, ranks)["online"]
     width = dry_run.width(trainer.plan, 0, lengths)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        trainer.step(0, False)
+        trainer.step(0)
     counted = cost.student_flops(toy, 8, width) + cost.teacher_flops(toy, 8, width)
     assert counter.get_total_flops() == pytest.approx(counted, rel=1e-4)
     assert torch.stack(trainer.finite).all()

@@ -20,7 +20,7 @@ from mbkd.config import Teacher as Teaching
 from mbkd.data.classifiers import fingerprint
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.distill import checks, signals
-from mbkd.distill.teachers import Teacher
+from mbkd.distill.teachers import Teacher, TeacherSignal
 from mbkd.errors import UserError
 from mbkd.estimate import cost
 from mbkd.inputs import TeacherInput, prepare
@@ -152,11 +152,11 @@ def test_a_teacher_that_overflows_in_half_precision_computes_in_fp32(
         checks.refuse("en", found, allow_chance=True)
         assert teacher.precision == torch.float32
         assert ("not finite in float16" in capfd.readouterr().err) == said
-        assert torch.isfinite(teacher.logits(mine.train, ROWS)).all()
+        assert torch.isfinite(teacher.signal(mine.train, ROWS).logits).all()
 
 
 def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path, ranks, tmp_path: Path):
-    expected = Teacher(str(folder), LABELS, ranks).logits(tokens(world, folder, tmp_path), ROWS)
+    expected = Teacher(str(folder), LABELS, ranks).signal(tokens(world, folder, tmp_path), ROWS).logits
     order = [3, 0, 4, 2, 1]
     edit_json(folder / "config.json", id2label={i: LABELS[old] for i, old in enumerate(order)},
               label2id={LABELS[old]: i for i, old in enumerate(order)})  # fmt: skip
@@ -166,7 +166,7 @@ def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path,
             weights[f"classifier.out_proj.{name}"] = weights[f"classifier.out_proj.{name}"][order]
 
     edit_weights(folder, permute)
-    found = Teacher(str(folder), LABELS, ranks).logits(tokens(world, folder, tmp_path), ROWS)
+    found = Teacher(str(folder), LABELS, ranks).signal(tokens(world, folder, tmp_path), ROWS).logits
     # Not bit for bit: a matrix product may round its last column, which fills no vector, in another order.
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
@@ -177,12 +177,6 @@ def test_other_labels_are_refused_by_name(folder: Path, ranks):
         Teacher(str(folder), LABELS, ranks)
 
 
-def test_on_demand_gives_the_same_bits(world: Path, folder: Path, ranks, tmp_path: Path):
-    store = tokens(world, folder, tmp_path)
-    here, called = (Teacher(str(folder), LABELS, ranks, on_demand=x).logits(store, ROWS) for x in (False, True))
-    assert torch.equal(here, called)
-
-
 def test_a_sound_engine_passes_and_is_measured_once(world: Path, folder: Path, ranks, tmp_path: Path):
     teacher, mine = Teacher(str(folder), LABELS, ranks), given(world, folder, tmp_path)
     found = checks.examine(teacher, "en", mine, tmp_path)
@@ -190,7 +184,7 @@ def test_a_sound_engine_passes_and_is_measured_once(world: Path, folder: Path, r
     for name in ("engine", "padding"):
         assert found[name]["agreement"] >= 0.999
         assert found[name]["difference"] < 0.05
-    logits = teacher.logits(mine.dev, np.arange(len(mine.dev))).numpy()
+    logits = teacher.signal(mine.dev, np.arange(len(mine.dev))).logits.numpy()
     assert found["accuracy"] == pytest.approx((logits.argmax(1) == mine.dev.labels).mean())
     (kept,) = (tmp_path / "teachers").iterdir()
     edit_json(kept, accuracy=0.875)
@@ -248,11 +242,11 @@ def test_a_files_hash_is_kept_until_the_file_changes(folder: Path, tmp_path: Pat
 
 def test_several_teachers_are_averaged_by_their_weights():
     a, b = torch.randn(4, 5), torch.randn(4, 5)
-    signal = signals.averaged({"en": [(3.0, lambda rows: a[rows]), (1.0, lambda rows: b[rows])],
-                               "fr": [(2.0, lambda rows: b[rows])]})  # fmt: skip
+    first, second = (lambda rows: TeacherSignal(a[rows])), (lambda rows: TeacherSignal(b[rows]))
+    signal = signals.averaged({"en": [(3.0, first), (1.0, second)], "fr": [(2.0, second)]})
     rows = np.array([2, 0])
-    assert torch.allclose(signal("en", rows), 0.75 * a[rows] + 0.25 * b[rows])
-    assert torch.equal(signal("fr", rows), b[rows])
+    assert torch.allclose(signal("en", rows).logits, 0.75 * a[rows] + 0.25 * b[rows])
+    assert torch.equal(signal("fr", rows).logits, b[rows])
 
 
 def several(toy_yaml: Path, **teachers: object) -> Config:
@@ -273,12 +267,12 @@ def test_one_multilingual_teacher_is_loaded_once_and_a_list_teaches_together(wor
     assert set(source.fingerprints["teachers"]) == {"en", "fr 1", "fr 2", "zh"}
     assert [len(source.accuracy[x]) for x in ("en", "fr", "zh")] == [1, 2, 1]
     fr = tokens(world, many, tmp_path / "store", language="fr")
-    expected = 0.75 * first.logits(fr, ROWS) + 0.25 * second.logits(fr, ROWS)
-    assert torch.allclose(source.signal("fr", ROWS), expected, atol=1e-6)
+    expected = 0.75 * first.signal(fr, ROWS).logits + 0.25 * second.signal(fr, ROWS).logits
+    assert torch.allclose(source.signal("fr", ROWS).logits, expected, atol=1e-6)
     cached = config.model_copy(update={"distill": config.distill.model_copy(update={"signal": "cache"})})
     read = signals.open_source(cached, prepare(cached, tmp_path), tmp_path, ranks)
     assert read.teachers == {}
-    assert torch.allclose(read.signal("fr", ROWS), expected, atol=5e-3)
+    assert torch.allclose(read.signal("fr", ROWS).logits, expected, atol=5e-3)
     assert read.accuracy == source.accuracy
 
 

@@ -43,7 +43,7 @@ def follow(kind: str, run: Path, lines: list[dict[str, Any]]) -> None:
     """One process's part of a run: it opens the tracker, notes some lines, and is gone."""
     tracker = Tracker(kind, run, CONFIG)
     for line in lines:
-        runs.append_metrics(run, **line)
+        runs.append_metrics(run, [line])
         tracker.follow()
     tracker.close()
 
