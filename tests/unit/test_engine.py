@@ -6,12 +6,17 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import BertConfig
 
 from mbkd import distributed
-from mbkd.config import Training
+from mbkd.config import Training, parse
 from mbkd.errors import UserError
+from mbkd.estimate import dry_run
+from mbkd.estimate.operations import Operations
+from mbkd.model import dropout
 from mbkd.train.engine import gradient_norm, training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.conftest import ROOT
@@ -159,3 +164,33 @@ def test_the_fused_step_divides_a_loss_scale_out_and_clips_what_is_left():
         assert not optimizer.norm().isfinite()
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1700), ("bf16", 2300)])
+def test_a_step_of_the_papers_student_is_lean(precision: str, most: int, ranks, tmp_path, monkeypatch):
+    """Of 12 layers, K = 4, three branches: operations are about kernel launches, reads stop a GPU's queue."""
+    monkeypatch.setattr(dropout, "slow_here", lambda: False)  # a GPU's dropout is torch's
+    sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
+    BertConfig(vocab_size=1100, **sizes).save_pretrained(tmp_path)
+    values = {
+        "task": {"kind": "xnli", "path": "none"},
+        "student": {"backbone": str(tmp_path), "branch_depth": 4},
+        "distill": {"signal": "labels"},
+        "train": {"batch_size": 4, "precision": precision},
+    }
+    config = parse(values, "test")
+    made = dry_run.trainer(config, {x: np.array([5, 7, 9, 4]) for x in config.languages}, ranks)
+    dry_run.warm_up(made, made.source)
+    with Operations() as counted:
+        made.step(0)
+    assert counted.total <= most
+    assert counted.reads <= 2
+
+
+def test_reads_of_the_device_are_counted():
+    with Operations() as counted:
+        x = torch.arange(4.0)
+        x.view(2, 2).sum().item()
+        bool(x.all())
+    assert counted.reads == 2
+    assert counted.counts["view"] == 0
