@@ -22,7 +22,8 @@ from mbkd.model import backbones
 from mbkd.model.configuration import MBLMConfig
 from mbkd.model.mblm import MBLMForSequenceClassification
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+# Bytes of a number that autograd keeps: by autocast some are in 16 bit, residual streams and norms are not (measured).
+KEPT_BYTES = {"fp32": 4.0, "bf16": 3.2, "fp16": 3.2}
 CHECKPOINTS = 3  # two are kept, and a third one is being written
 
 
@@ -157,11 +158,17 @@ def _last(config: Config, size: Size, rows: float, tokens: float, whole: bool = 
 def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float) -> dict[str, int]:
     """Bytes that one rank needs while it trains, by what they hold; the activations are an estimate.
 
-    precision: what the student trains in; half: whether teachers compute in fp16; tokens: n of the widest batch.
+    precision: what the student computes in; its weights, gradients and moments are fp32. half: whether teachers compute
+    in fp16; tokens: n of the widest batch.
     """
-    size, word, train = student_size(config), BYTES[precision], config.train
+    student, size, train = config.student, student_size(config), config.train
     parts = ranks if train.zero_stage else 1
-    gradients = size.parameters * word // (ranks if train.zero_stage == 2 else 1)
+    gradients = 4 * size.parameters // (ranks if train.zero_stage == 2 else 1)
+    if not train.zero_stage and train.idle_branches == "still" and (student.detach or student.mixers == "none"):
+        # None are made for the linear maps of idle branches; over ZeRO's shards DeepSpeed fills zeros in.
+        idle = 0 if student.branch_rank or student.grow else max(len(config.languages) - 1, 0) * student.branch_depth
+        gradients -= 4 * idle * size.layer_weights
+    casts = 0 if precision == "fp32" else 2 * (size.parameters - size.embeddings)  # weights in 16 bit, for a step
     rows = train.batch_size / (ranks * train.accumulation)
     sizes = teacher_sizes(config)
     # By folder or hub id: a teacher of several languages is loaded once.
@@ -169,15 +176,15 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
     teachers = [each.parameters * (2 if half else 4) for each in loaded.values()]
     online = config.distill.signal == "online"
     return {
-        "parameters": size.parameters * word,
+        "parameters": 4 * size.parameters,
         "gradients": gradients,
-        "optimizer": size.parameters * _state(config, precision) // parts,
-        "activations": int(activations(config, word, rows, tokens)),
+        "optimizer": size.parameters * _state(config) // parts,
+        "activations": int(activations(config, KEPT_BYTES[precision], rows, tokens)) + casts,
         "teachers": sum(teachers) if online else 0,
     }
 
 
-def activations(config: Config, word: int, rows: float, tokens: float) -> float:
+def activations(config: Config, word: float, rows: float, tokens: float) -> float:
     """Bytes that a training step keeps for its backward pass, in words of `word` bytes; an estimate from above.
 
     Per layer 34 bytes of a token's feature and 5 of an attention weight in half precision, of which 2 and 1 are
@@ -193,25 +200,21 @@ def activations(config: Config, word: int, rows: float, tokens: float) -> float:
     return rows * tokens * (kept * layer + mixers)
 
 
-def disk(config: Config, precision: str, heldout_rows: int) -> dict[str, int]:
+def disk(config: Config, heldout_rows: int) -> dict[str, int]:
     """Bytes of a run's directory: the model and logits that stay, and the checkpoints that go when it is finished.
 
     heldout_rows: of all splits and languages that are measured.
     """
     size, classes = student_size(config), len(label_names(config.task))
-    word = BYTES[precision]
     return {
-        "finished": size.parameters * word + heldout_rows * (4 * classes + 8),
-        "checkpoints": CHECKPOINTS * size.parameters * (word + _state(config, precision)),
+        "finished": 4 * size.parameters + heldout_rows * (4 * classes + 8),
+        "checkpoints": CHECKPOINTS * size.parameters * (4 + _state(config)),
     }
 
 
-def _state(config: Config, precision: str) -> int:
-    """Bytes of the optimizer's state for a parameter: Adam's moments, and DeepSpeed's fp32 copy of what they move.
-
-    It keeps no copy only where the weights are fp32 and not divided.
-    """
-    return 8 if precision == "fp32" and config.train.zero_stage == 0 else 12
+def _state(config: Config) -> int:
+    """Bytes of the optimizer's state for a parameter: Adam's moments, over shards DeepSpeed's copy of weights, too."""
+    return 12 if config.train.zero_stage else 8
 
 
 @functools.cache

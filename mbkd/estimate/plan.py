@@ -139,7 +139,7 @@ def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, 
         "flops": flops,
         "hours": ((flops["student"] + flops["answers"]) / machine.student + flops["teacher"] / machine.teacher) / 3600,
         "memory": cost.memory(config, precision, machine.half, ranks, max(widths)),
-        "disk": cost.disk(config, precision, sum(read.heldout.values())),
+        "disk": cost.disk(config, sum(read.heldout.values())),
     }
 
 

@@ -11,8 +11,9 @@ from transformers import BertConfig, ModernBertConfig, RobertaConfig, XLMRoberta
 
 from mbkd.config import Config, changed, paper, parse
 from mbkd.estimate import cost
+from mbkd.precision import autocast
 
-ROWS, TOKENS = 3, 20
+ROWS, TOKENS, CPU = 3, 20, torch.device("cpu")
 SMALL = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 100, "num_hidden_layers": 5}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 BACKBONES = [
@@ -120,23 +121,28 @@ def test_a_last_layer_of_one_position_saves_seven_percent_of_a_student_and_nothi
 # --------------------------------------------------------------------------------------------------------- memory
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fields", [{"branch_depth": 0}, {}, {"detach": False}], ids=str)
-def test_activations_are_estimated_from_above_and_not_far(full: Config, fields: dict):
-    """Against the bytes that autograd really keeps in fp32, weights left out, attention not fused."""
+def test_activations_are_estimated_from_above_and_not_far(full: Config, fields: dict, precision: str):
+    """Against the bytes that autograd really keeps, weights left out, attention not fused."""
     config = changed(full, {"student": fields})
     model = cost.empty_student(config).train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    # Nor are their casts to 16 bit activations.
+    shapes = {s for p in model.parameters() if p.ndim == 2 for s in (tuple(p.shape), tuple(p.shape)[::-1])}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in weights and tuple(tensor.shape) not in shapes:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with sdpa_kernel(SDPBackend.MATH), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with sdpa_kernel(SDPBackend.MATH), hooks, autocast(precision, CPU):
         loss = model(torch.randint(5, 50, (ROWS, TOKENS)), language="fr").logits.sum()
-    measured, estimated = sum(kept.values()), cost.activations(config, 4, ROWS, TOKENS)
+    measured = sum(kept.values())
+    estimated = cost.activations(config, cost.KEPT_BYTES[precision], ROWS, TOKENS)
     assert loss.requires_grad
     assert 0.9 <= estimated / measured <= 1.6, estimated / measured
 
@@ -147,13 +153,23 @@ def test_zero_stages_divide_what_they_say(full: Config):
 
     alone, one, two = memory(1), memory(2, zero_stage=1), memory(2, zero_stage=2)
     size = cost.student_size(full).parameters
-    assert alone["parameters"] == one["parameters"] == two["parameters"] == 2 * size
-    assert alone["optimizer"] == 12 * size
+    assert alone["parameters"] == one["parameters"] == two["parameters"] == 4 * size
+    assert alone["optimizer"] == 8 * size
     assert one["optimizer"] == two["optimizer"] == 6 * size
-    assert one["gradients"] == alone["gradients"] == 2 * two["gradients"]
-    assert one["activations"] == pytest.approx(alone["activations"] / 2, abs=1)
-    assert memory(1, "fp32")["optimizer"] == 8 * size
-    assert memory(1, "fp32", zero_stage=1)["optimizer"] == 12 * size  # DeepSpeed moves a copy of what it divides
+    assert one["gradients"] == 2 * two["gradients"] == 4 * size
+    assert memory(1, zero_stage=1)["optimizer"] == 12 * size  # DeepSpeed moves a copy of what it divides
+    half, whole = memory(2, "fp32"), memory(1, "fp32")
+    assert half["activations"] == pytest.approx(whole["activations"] / 2, abs=1)
+
+
+def test_gradients_of_idle_branches_are_counted_only_where_they_are_made(full: Config):
+    def gradients(fields: dict, **train) -> int:
+        config = changed(full, {"student": fields, "train": train})
+        return cost.memory(config, "fp32", False, 1, TOKENS)["gradients"]
+
+    size = cost.student_size(full)
+    assert gradients({}) == 4 * (size.parameters - 2 * 3 * size.layer_weights)
+    assert gradients({}, idle_branches="drift") == gradients({"detach": False}) == 4 * size.parameters
 
 
 def test_teachers_take_memory_only_where_they_run(full: Config):

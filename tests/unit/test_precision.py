@@ -1,0 +1,56 @@
+"""One precision for a model: in training, measuring, prediction and serving."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbkd import config as configuration
+from mbkd import distributed, precision
+from mbkd.errors import UserError
+from mbkd.evaluate.folder import evaluate_folder
+from mbkd.predict.classifier import Classifier
+from mbkd.result import Result
+from mbkd.train.checkpoint import Schedule
+from mbkd.train.run import run
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_evaluate_gives_the_runs_own_numbers_in_every_precision(toy_yaml: Path, tmp_path: Path, kind: str):
+    """To the last bit: the saved weights are those that were measured, and they are measured in the same way."""
+    config = configuration.read(toy_yaml, ["distill.signal=labels", f"train.precision={kind}"])
+    distributed.quiet()
+    directory = run(config, tmp_path, distributed.start(), Schedule())
+    distributed.stop()
+    found = evaluate_folder(directory, config, "test", tmp_path)
+    assert found.accuracy["test"] == Result.read(directory).accuracy["test"]
+    assert found.mae["test"] == Result.read(directory).mae["test"]
+    model = Classifier(directory)._model
+    assert precision.of_model(model.config, CPU) == kind
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_auto_is_fp32_on_a_cpu_and_what_a_device_lacks_is_refused_by_name():
+    assert precision.choose("auto", CPU) == "fp32"
+    if "fp16" not in precision._supported(CPU):
+        with pytest.raises(UserError, match=r"train\.precision = fp16"):
+            precision.choose("fp16", CPU)
+
+
+def test_a_model_trained_elsewhere_answers_in_what_this_device_has():
+    class Trained:
+        train_precision = "int3"
+
+    assert precision.of_model(Trained, CPU) == "fp32"
+
+
+def test_autocast_ends_where_full_precision_is_asked_for():
+    a = torch.randn(3, 3)
+    with precision.autocast("bf16", CPU):
+        assert (a @ a).dtype == torch.bfloat16
+        with precision.without_autocast(CPU):
+            assert (a @ a).dtype == torch.float32
+    with precision.autocast("fp32", CPU):
+        assert (a @ a).dtype == torch.float32
