@@ -249,3 +249,19 @@ def test_the_spread_of_ensembles_is_whole(window, count: int):
     for language in codes(count):
         values = [100 * each.scores("test")[language] for each in groups]
         assert f" {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} " in text
+
+
+def test_every_number_of_a_plan_is_whole(window):
+    def run(system: str, hours: float) -> dict[str, Any]:
+        sizes = {"memory": {"weights": 4e9}, "disk": {"finished": 7e8, "checkpoints": 2e9}, "flops": {"forward": 1e18}}
+        where = {"task": "xnli", "backbone": "google-bert/bert-base-multilingual-cased", "finished": False}
+        return {"system": system, "hours": hours, "steps": 110_448, **where, **sizes}
+
+    runs = [run("Teacher en", 12.34), run("MultiKD + MBLM", 56.78)]
+    total = {"runs": 2, "steps": 220_896, "flops": 2e18, "hours": 69.12, "disk": 1.4e9, "finished": 0}
+    results.print_plan({"runs": runs, "total": total, "machine": "", "text": [], "cache": None, "confirm": None})
+    found = shown(window.lines())
+    if "hours" in found:
+        assert (found["hours"], found["steps"]) == (["12.34", "56.78"], ["110,448"] * 2)
+    else:
+        assert found["MultiKD + MBLM"] == ["1", "110,448", "1,000", "56.78", "4.00", "0.70", "2.00"]
