@@ -33,7 +33,7 @@ def systems(context: Context, task: str, backbone: str) -> dict[str, Group]:
     return {system: group for system, group in found.items() if group is not None}
 
 
-def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.Look]) -> tuple[Figure, str]:
+def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.Style]) -> tuple[Figure, str]:
     """A row per language, a mark per system."""
     found = {name: scores(group, split) for name, group in groups.items()}
     if not any(found.values()):

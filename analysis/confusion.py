@@ -84,7 +84,7 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
     return figure, f"{split}; how many of 100 rows with a label got which answer. All runs together."
 
 
-def distances(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Look]) -> tuple[Figure, str]:
+def distances(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Style]) -> tuple[Figure, str]:
     """Answer minus label in classes, as percent of all rows, a bar per system. Raises NoData without logits."""
     found = _by_side(systems, split)
     sides = [side for side in NAMES if any(key[1] == side for key in found)]

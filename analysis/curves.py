@@ -57,7 +57,7 @@ def thin(points: Line) -> Line:
     return list(zip(*(mean.tolist() for mean in means), strict=True))
 
 
-def draw(runs: Sequence[Run], its: look.Look) -> tuple[Figure, str]:
+def draw(runs: Sequence[Run], its: look.Style) -> tuple[Figure, str]:
     """Panels for loss, KL (where a teacher taught) and dev accuracy. Raises NoData where nothing was noted.
 
     its: the look of the system, for the averages. A language looks the same for every system.

@@ -25,7 +25,7 @@ def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class Said:
+class Predictions:
     """The classes that a group's runs chose: language -> (runs, rows) uint8; runs that lack a language are not in."""
 
     group: Group
@@ -198,15 +198,15 @@ class Answers:
     def __init__(self) -> None:
         self.labels: dict[str, np.ndarray] = {}  # language -> (rows,), of the first run that has it
         self.ids: dict[str, bytes] = {}  # language -> the rows' ids as a JSON list, where a run has kept them
-        self.read: dict[int, Said | None] = {}
+        self.read: dict[int, Predictions | None] = {}
 
-    def of(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
+    def of(self, group: Group, split: str, problems: list[Problem]) -> Predictions | None:
         """What a group's runs said; None, with the reason among the problems, where that is not known of all."""
         if id(group) not in self.read:
             self.read[id(group)] = self._read(group, split, problems)
         return self.read[id(group)]
 
-    def _read(self, group: Group, split: str, problems: list[Problem]) -> Said | None:
+    def _read(self, group: Group, split: str, problems: list[Problem]) -> Predictions | None:
         classes: dict[str, list[np.ndarray]] = {}
         behind = averages(group, split)
         languages = [x for x in group.runs[0].languages if any(x in each for each in behind.values())]
@@ -222,7 +222,7 @@ class Answers:
                     return None
         if not complete:
             return None
-        return Said(group, complete, {language: np.stack(each) for language, each in classes.items()}, behind)
+        return Predictions(group, complete, {language: np.stack(each) for language, each in classes.items()}, behind)
 
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
         """(rows,) uint8. Raises ValueError where the arrays contradict result.json, or another run's labels."""

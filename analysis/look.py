@@ -57,14 +57,14 @@ class NoData(Exception):
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """What marks a series: colour and marker differ together, so that neither alone has to be seen."""
 
     color: str
     marker: str
 
 
-def looks(systems: Iterable[str]) -> dict[str, Look]:
+def looks(systems: Iterable[str]) -> dict[str, Style]:
     """The look of each system of a report: the paper's main ones at their fixed places, all others behind, by name."""
     others = sorted(set(systems) - set(SYSTEMS))
     return {system: series(place) for place, system in enumerate([*SYSTEMS, *others])}
@@ -75,11 +75,11 @@ def order(system: str) -> tuple[int, str]:
     return SYSTEMS.index(system) if system in SYSTEMS else len(SYSTEMS), system
 
 
-def series(place: int) -> Look:
+def series(place: int) -> Style:
     """The look of a series by its place; after all colours have been used they come again with other markers."""
     colors = [light for light, _ in PALETTE.values()]
     turn, at = divmod(place, len(colors))
-    return Look(colors[at], MARKERS[(at + turn) % len(MARKERS)])
+    return Style(colors[at], MARKERS[(at + turn) % len(MARKERS)])
 
 
 def new(width: float, height: float) -> Figure:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from analysis.collect import Problem, Run
 from mbkd import provenance
 from mbkd.config import Config
+from mbkd.files import digest, fingerprint
 
 NAMED = 3  # runs of a kind in a line
 
@@ -20,6 +21,8 @@ def differing(runs: Iterable[Run]) -> Iterator[Problem]:
     found: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         for name, value in run.result.made_from.items():
+            if name.startswith("member "):
+                continue
             found[run.task, run.backbone if name == "backbone" else "", name][value].append(run.name)
     lines: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (task, _, name), kinds in found.items():
@@ -29,7 +32,7 @@ def differing(runs: Iterable[Run]) -> Iterator[Problem]:
         yield Problem(task, f"made from different {', '.join(what)}: {names}; all are in the tables")
 
 
-def changed(runs: Iterable[Run], root: Path) -> Iterator[Problem]:
+def changed(runs: Sequence[Run], root: Path) -> Iterator[Problem]:
     """A line for all runs of which something is another one now; what is not there any more is not looked for."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads what is here
     known: dict[str, list[str]] = {}
@@ -44,8 +47,20 @@ def changed(runs: Iterable[Run], root: Path) -> Iterator[Problem]:
                 known[key] = []
         if known[key]:
             lines[", ".join(known[key])].append(run.name)
+    for run in runs:
+        lost = [name.removeprefix("member ") for name in run.result.made_from if name.startswith("member ")]
+        if other := [
+            name for name in lost if _logits(root / name) not in (None, run.result.made_from[f"member {name}"])
+        ]:
+            yield Problem(run.name, f"{', '.join(other)} trained again since: `mbkd ensemble` scores it again")
     for what, names in lines.items():
         yield Problem(_names(names), f"{what}: another one now than when it was made; --fresh trains again")
+
+
+def _logits(run: Path) -> str | None:
+    """The hash of a member's logits as an ensemble notes it; None where they are not there."""
+    files = sorted((run / "logits").glob("*.npy"))
+    return fingerprint([[file.name, digest(file)] for file in files]) if files else None
 
 
 def _names(runs: list[str]) -> str:

@@ -89,7 +89,7 @@ def bins(runs: Sequence[Run], split: str, side: str) -> list[tuple[int, float, f
     return calibration.in_bins(np.concatenate(confidences), np.concatenate(right))
 
 
-def draw(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Look]) -> tuple[Figure, str]:
+def draw(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Style]) -> tuple[Figure, str]:
     """A panel for labelled and one for zero-shot languages: accuracy over confidence. Raises NoData without logits."""
     found = {side: {name: bins(runs, split, side) for name, runs in systems.items()} for side in NAMES}
     sides = [side for side, each in found.items() if any(each.values())]

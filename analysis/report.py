@@ -5,6 +5,7 @@ usage: python -m analysis.report RUNS [--out DIR] [--split dev|test] [--referenc
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from analysis.main_tables import main_tables
 from analysis.structure_tables import structure_tables
 from analysis.tables import Table
 from mbkd.errors import UserError
+from mbkd.files import write_whole
 from mbkd.terminal.console import make_console
 from mbkd.terminal.progress import ProgressBar
 
@@ -84,11 +86,12 @@ def write(
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
-    with (out / "cells.csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.DictWriter(file, render.CSV_COLUMNS)
-        lines.writeheader()
-        lines.writerows(line for table in tables for line in render.csv_lines(table))
+        write_whole(out / name, text.encode())
+    cells = io.StringIO(newline="")
+    lines = csv.DictWriter(cells, render.CSV_COLUMNS)
+    lines.writeheader()
+    lines.writerows(line for table in tables for line in render.csv_lines(table))
+    write_whole(out / "cells.csv", cells.getvalue().encode())
     return [out / name for name in (*texts, "cells.csv")]
 
 

@@ -20,6 +20,7 @@ from mbkd.data import tasks
 from mbkd.ensemble.model import mean_logits, save
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
+from mbkd.files import digest, fingerprint
 from mbkd.model import card
 from mbkd.result import Result
 
@@ -61,6 +62,10 @@ def read(directories: Sequence[Path]) -> list[Member]:
         for field, name in COMMON.items():
             if (mine := getattr(other.result, field)) != (wanted := getattr(first.result, field)):
                 raise UserError(f"{other.run}: has another {name} ({_words(mine)}) than {first.run} ({_words(wanted)})")
+        if what := _differing(first, other):
+            raise UserError(
+                f"{other.run}: was made from another {', '.join(what)} than {first.run}; train one of them again"
+            )
         if (split := _other_rows(first, other)) is not None:
             raise UserError(f"{other.run}: was measured on other rows of {split} than {first.run}")
     return [first, *others]
@@ -90,6 +95,7 @@ def combine(members: Sequence[Member]) -> tuple[Result, Arrays]:
         **{field: getattr(first.result, field) for field in KEPT},
         **measure.by_split(scores),
         calibration=calibration.summary(logits, first.labels, fitted=True),
+        made_from=_made_from(members),
         parameters=sum(each.parameters for each in results),
         train_seconds=sum(each.train_seconds for each in results),
         step_seconds={
@@ -155,6 +161,22 @@ def _member(run: Path) -> Member:
         return Member(run, result, config, arrays("logits"), arrays("labels"), ids)
     except (OSError, ValueError) as error:
         raise UserError(f"{run}: its saved logits cannot be read ({error}); train it again with --fresh") from None
+
+
+def _differing(a: Member, b: Member) -> list[str]:
+    """What two members were made from that is not the same, such as `teacher zh`."""
+    mine, other = a.result.made_from, b.result.made_from
+    return [name for name in mine if mine[name] != other.get(name, mine[name])]
+
+
+def _made_from(members: Sequence[Member]) -> dict[str, str]:
+    """The hashes that the members share, and those of their logits, which differ after another training."""
+    first, *others = [member.result.made_from for member in members]
+    shared = {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
+    for member in members:
+        files = sorted((member.run / "logits").glob("*.npy"))
+        shared[f"member {member.run.name}"] = fingerprint([[file.name, digest(file)] for file in files])
+    return shared
 
 
 def _other_rows(a: Member, b: Member) -> str | None:

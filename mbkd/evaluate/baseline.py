@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mbkd import config as configuration
-from mbkd import runs
+from mbkd import provenance, runs
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
@@ -40,7 +40,9 @@ def baseline(config: Config, root: Path) -> Path:
     asked = f"{task.model_dump_json()} {backbone} {length} {config.languages}"
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
     directory = root / f"{task.kind}-baseline-{digest}"
-    if runs.finished(directory):
+    plain = configuration.changed(config, {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}})
+    # A minute makes it anew: one of other rows or another encoder is replaced without a question.
+    if runs.finished(directory) and not provenance.stale({directory: plain}, root):
         return directory
     splits = tasks.splits(task)
     if "train" not in splits:
@@ -91,10 +93,10 @@ def baseline(config: Config, root: Path) -> Path:
         parameters=sum(p.numel() for p in encoder.parameters()) + (rows.shape[1] + 1) * len(tasks.label_names(task)),
         train_seconds=seconds,
         step_seconds={"median": 0.0, "teacher": "labels"},
+        made_from=provenance.made_from(plain, root),
         rows={split: {x: len(s) for x, s in stores.items()} for split, stores in {"train": train, **heldout}.items()},
     )
-    plain = {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}}
-    (part / "config.yaml").write_text(configuration.changed(config, plain).dump(), encoding="utf-8")
+    (part / "config.yaml").write_text(plain.dump(), encoding="utf-8")
     write_json(part / "environment.json", runs.environment())
     result.write(part)
     shutil.rmtree(directory, ignore_errors=True)

@@ -8,8 +8,8 @@ import numpy as np
 from mbkd import config as configuration
 from mbkd import distributed, precision, runs
 from mbkd.config import Config, structures
-from mbkd.data import tasks
-from mbkd.data.classifiers import label_order
+from mbkd.data import rows, tasks
+from mbkd.data.classifiers import fingerprint, label_order
 from mbkd.data.tokens import load_tokenizer, open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
@@ -47,8 +47,16 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
         zero_shot=task.zero_shot,
         **measure.by_split({split: scores}),
         parameters=sum(p.numel() for p in model.parameters()),
+        made_from=_made_from(folder, config, split, root),
         rows={split: {x: len(each) for x, each in truth.items()}},
     )
+
+
+def _made_from(folder: Path, config: Config, split: str, root: Path) -> dict[str, str]:
+    """The hashes of the model's weights and of the rows that it was measured on."""
+    there = tasks.languages(config.task, split)
+    found = {f"{split} rows of {x}": rows.digest(config.task, split, x, root / "store") for x in there}
+    return found | {"model": fingerprint(str(folder), root / "store")}
 
 
 def logits(

@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mbkd.demo import toy
 from tests.conftest import ENVIRONMENT, ROOT, mbkd
@@ -46,6 +48,28 @@ def test_what_init_writes_trains(configuration: Path, tmp_path: Path):
     assert result["system"] == "MultiTrain + MBLM"
     assert (result["supervised"], result["zero_shot"]) == (["en", "fr"], ["de"])
     assert set(result["accuracy"]) == {"dev", "test"}
+
+
+def test_a_finished_training_is_reused_for_the_same_rows_and_named_for_others(configuration: Path, tmp_path: Path):
+    asked = (configuration, "train.epochs=0.2", "train.batch_size=16", "--runs", tmp_path, "--ranks", "1")
+    run = Path(mbkd("train", *asked).stdout.splitlines()[-1])
+    (file,) = {
+        Path(x) for x in yaml.safe_load((run / "config.yaml").read_text())["task"]["files"].values() if "train" in x
+    }
+    before = file.read_bytes()
+    file.write_bytes(before)  # touched
+    again = mbkd("train", *asked)
+    assert (again.returncode, "finished before" in again.stderr) == (0, True)
+    try:
+        swapped = {b"billing": b"technical", b"technical": b"billing"}
+        file.write_bytes(re.sub(b"billing|technical", lambda found: swapped[found[0]], before))
+        other = mbkd("train", *asked)
+    finally:
+        file.write_bytes(before)
+    assert other.returncode == 2
+    assert f"  {run}: train rows of en, train rows of fr" in other.stderr
+    assert "--fresh" in other.stderr
+    assert (run / "result.json").is_file()
 
 
 def test_data_says_the_same_as_tables_and_as_json(configuration: Path):

@@ -75,6 +75,9 @@ def test_every_pair_becomes_a_directory_like_a_runs(seeds: list[Path], tmp_path:
     first = next(iter(found.values()))
     assert (first.system, first.role, first.branch_depth) == ("Ens2", "ensemble", 1)
     assert first.members == (seeds[0].name, seeds[1].name)
+    assert {f"member {seeds[0].name}", f"member {seeds[1].name}", "train rows of fr", "backbone"} <= set(
+        first.made_from
+    )
     assert first.parameters == one.parameters + two.parameters
     assert first.train_seconds == one.train_seconds + two.train_seconds
     assert first.step_seconds["median"] == one.step_seconds["median"] + two.step_seconds["median"]
@@ -103,6 +106,7 @@ def other_rows(run: Path) -> None:
         (changed_result("labels", ["5", "4", "3", "2", "1"]), "another order of them"),
         (changed_result("zero_shot", ["de"]), "zero-shot languages"),
         (changed_result("system", "MultiKD"), r"another system \(MultiKD\)"),
+        (changed_result("made_from", {"train rows of fr": "x"}), "made from another train rows of fr than"),
         (other_rows, "other rows of test"),
         (lambda run: shutil.rmtree(run / "logits"), "saved logits cannot be read"),
         (lambda run: (run / "result.json").unlink(), "no finished run"),
