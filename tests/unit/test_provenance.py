@@ -238,3 +238,16 @@ def test_a_configuration_with_fewer_finished_seeds_is_said_not_to_be_considered(
         study.results[run.run_name] = make_result(seed=run.seed, averages=averages, steps=1)
     (group,) = json.loads(study.record(False).read_text())["groups"]
     assert group["not_considered"] == ["train.lr=2e-05 (1 of 2 seeds finished)"]
+
+
+def test_a_report_names_an_ensemble_of_which_a_member_was_trained_again(tmp_path: Path):
+    (tmp_path / "member" / "logits").mkdir(parents=True)
+    file = tmp_path / "member" / "logits" / "dev.en.npy"
+    file.write_bytes(b"logits")
+    noted = {"member member": origins._logits(tmp_path / "member") or "", "member gone": "x"}
+    result = make_result(role="ensemble", seeds=(1, 2), members=("member", "gone"), made_from=noted)
+    ensemble = Run(tmp_path / "ens2", "ens2", result, {})
+    assert not list(origins.changed([ensemble], tmp_path))
+    file.write_bytes(b"others")
+    (problem,) = origins.changed([ensemble], tmp_path)
+    assert (problem.where, problem.what[:27]) == ("ens2", "member trained again since:")
