@@ -176,7 +176,9 @@ def print_plan(found: dict[str, Any]) -> None:
     if left:
         largest = max(left, key=lambda run: sum(run["memory"].values()))
         parts = ", ".join(f"{part} {size / 1e9:.2f}" for part, size in largest["memory"].items())
-        console.print(f"GB of a rank of {largest['system']}: {parts}", highlight=False, soft_wrap=True)
+        console.print(
+            f"GB of a rank of {largest['system']}: {parts}", highlight=False, soft_wrap=not console.is_terminal
+        )
     lines = [
         f"sum: {total['runs']:,} runs, {total['steps']:,} steps, {total['flops'] / 1e15:,.4g} PFLOP, "
         f"{total['hours']:,.2f} hours of one device, {total['disk'] / 1e9:.2f} GB on disk"
@@ -197,4 +199,4 @@ def print_plan(found: dict[str, Any]) -> None:
             f"{confirm:,.2f}: {full / confirm:.2f} times less"
         )
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
