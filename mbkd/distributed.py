@@ -112,6 +112,16 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def deterministic(wanted: bool) -> None:
+    """Let torch compute the same bits again from the same numbers, on a GPU too; False: as fast as it can.
+
+    An operation without such a way raises RuntimeError. A CPU computes the same bits either way.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product runs
+    torch.use_deterministic_algorithms(wanted)
+
+
 def tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """A batch of arrays as tensors on the device."""
     return {name: to_device(values, device) for name, values in batch.items()}

@@ -169,6 +169,7 @@ class Training(Section):
     idle_branches: Literal["still", "drift"] = "still"
     zero_stage: Literal[0, 1, 2] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    deterministic: bool = Field(False, description="the same bits again on a GPU, at some cost in speed")
 
     @field_validator("zero_stage", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from mbkd import precision
 from mbkd.config import Training
 from mbkd.data.batches import micro_batch
-from mbkd.distributed import Ranks
+from mbkd.distributed import Ranks, deterministic
 from mbkd.errors import UserError
 from mbkd.model import dropout
 from mbkd.terminal.progress import PATIENCE, ProgressBar
@@ -36,6 +36,7 @@ def training_engine(
             f"train.precision = fp16 does not train with train.zero_stage = {train.zero_stage}: DeepSpeed clips the "
             "gradients before it divides the loss scale out of them; set train.zero_stage=0"
         )
+    deterministic(train.deterministic)
     whole = train.zero_stage == 0
     # Over ZeRO's shards DeepSpeed alone knows the norm; where gradients are whole the optimizer needs fewer passes.
     optimizer = BranchAdamW(groups, lr=train.lr, eps=train.eps, clip=train.clip if whole else None)

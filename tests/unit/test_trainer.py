@@ -115,6 +115,7 @@ TRAINING: dict[str, Any] = {
 NOT_IN_THE_PARAMETERS = {
     "accumulation": "the same rows in parts: the same model, see above",
     "zero_stage": "the same model on fewer bytes, see above",
+    "deterministic": "the same bits on a CPU either way, see below",
     "max_length": "cuts rows when they are tokenised, before the loop",
     "draw_alpha": "with draw=proportional only, see below",
 }
@@ -151,6 +152,14 @@ def test_a_field_changed_alone_changes_the_trained_parameters(tmp_path: Path, ra
     found = trained(tmp_path, ranks, **{section: {name: values[name]}})
     shared = "head.weight"
     assert not torch.allclose(found[shared], plain[shared], rtol=0, atol=1e-5)
+
+
+def test_deterministic_steps_use_deterministic_algorithms_only_and_give_the_same_bits(tmp_path: Path, ranks, plain):
+    found = trained(tmp_path, ranks, {"deterministic": True})
+    assert torch.are_deterministic_algorithms_enabled()
+    trained(tmp_path, ranks, {"epochs": 0.1})
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert largest(found, plain) == 0
 
 
 def test_a_seed_changes_the_draw_of_languages_and_rows(tmp_path: Path):
