@@ -1,6 +1,6 @@
 """How many operations a training step dispatches, and how often the host reads the device in it.
 
-usage: python -m benchmarks.operations [--layers 12] [--depth 4] [--out FILE.json]
+usage: python -m benchmarks.operations [--layers 12] [--depth 4] [--names] [--out FILE.json]
 
 On a GPU nearly every operation is the launch of a kernel, and a read makes the host wait for all that were launched:
 a step of 32 short rows is bound by both. They are counted on a CPU, where the same code dispatches the same operations.
@@ -9,79 +9,44 @@ nothing and are left out. A step is counted after one in each language.
 """
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig
 
 from benchmarks import common
 from mbkd import distributed
 from mbkd.config import Config, changed, paper
 from mbkd.estimate import dry_run
+from mbkd.estimate.operations import Operations
+from mbkd.model import dropout
 
 WAYS = (("fp32", 0), ("bf16", 0), ("bf16", 1))  # precision, ZeRO stage
-# What the host waits for: the value of a scalar, and sizes that depend on values, as of a sparse gradient.
-READS = {
-    "_coalesce",
-    "_local_scalar_dense",
-    "_unique2",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "nonzero",
-    "unique_dim",
-}
-# Views that torch does not mark as such, and memory that nothing is written to.
-NO_KERNEL = {"_unsafe_view", "detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
-class Counting(TorchDispatchMode):
-    """Counts the operations of each phase, and those that the host waits for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.phase = "forward"
-        self.operations: Counter[str] = Counter()
-        self.reads: Counter[str] = Counter()
-        self.names: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in READS:
-            self.reads[name] += 1
-        if not func.is_view and name not in NO_KERNEL:
-            self.operations[self.phase] += 1
-            self.names[f"{self.phase} {name}"] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def count(config: Config, ranks: distributed.Ranks) -> Counting:
-    """A step's operations by phase."""
+def count(config: Config, ranks: distributed.Ranks) -> dict[str, Operations]:
+    """What a step dispatches: `all`, and of these what `backward` and the optimizer's `step` do."""
     lengths = {language: np.full(64, 24) for language in config.languages}
     trainer = dry_run.trainer(config, lengths, ranks)
     dry_run.warm_up(trainer, dry_run.sources(config, lengths, ranks)["cache"])
-    counting = Counting()
+    counted = {name: Operations() for name in ("all", "backward", "step")}
 
-    def phase(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def within(name: str) -> AbstractContextManager[Any]:
+        work: Callable[..., Any] = getattr(trainer.engine, name)
+
         def run(*arguments: Any, **named: Any) -> Any:
-            counting.phase = name
-            return work(*arguments, **named)
+            with counted[name]:
+                return work(*arguments, **named)
 
-        return run
+        return patch.object(trainer.engine, name, run)
 
-    engine = trainer.engine
-    with (
-        patch.object(engine, "backward", phase("backward", engine.backward)),
-        patch.object(engine, "step", phase("step", engine.step)),
-        counting,
-    ):
+    with within("backward"), within("step"), counted["all"]:
         trainer.step(10)
-    return counting
+    return counted
 
 
 def main() -> None:
@@ -93,16 +58,11 @@ def main() -> None:
     distributed.quiet()
     ranks = distributed.start()
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        shape = BertConfig(
-            vocab_size=2000,
-            hidden_size=32,
-            num_hidden_layers=wanted.layers,
-            num_attention_heads=2,
-            intermediate_size=64,
-        )
-        shape.save_pretrained(Path(folder) / "model")
-        model = str(Path(folder) / "model")
+    # A GPU's dropout is torch's, whatever the CPU that counts.
+    with tempfile.TemporaryDirectory() as folder, patch.object(dropout, "slow_here", lambda: False):
+        sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+        BertConfig(vocab_size=2000, num_hidden_layers=wanted.layers, **sizes).save_pretrained(folder)
+        model = str(Path(folder))
         base = changed(
             paper.recipes()["xnli-mbert-mblm"],
             {
@@ -113,26 +73,21 @@ def main() -> None:
         )
         for precision, stage in WAYS:
             counted = count(changed(base, {"train": {"precision": precision, "zero_stage": stage}}), ranks)
+            backward, step = counted["backward"].total, counted["step"].total
             found[f"{precision}, ZeRO {stage}"] = {
-                "operations": dict(counted.operations),
-                "total": counted.operations.total(),
-                "reads": dict(counted.reads),
-                **({"names": dict(counted.names.most_common())} if wanted.names else {}),
+                "forward": counted["all"].total - backward - step,
+                "backward": backward,
+                "step": step,
+                "total": counted["all"].total,
+                "reads": counted["all"].reads,
+                **({"names": dict(counted["all"].counts.most_common())} if wanted.names else {}),
             }
     distributed.stop()
-    phases = ("forward", "backward", "step")
+    columns = ("forward", "backward", "step", "total", "reads")
     common.print_table(
         f"operations of a step: MBLM, {wanted.layers} layers, K = {wanted.depth}, three branches, one rank",
-        ("precision", *phases, "total", "reads of the device by the host"),
-        (
-            (
-                way,
-                *(f"{each['operations'].get(x, 0):,}" for x in phases),
-                f"{each['total']:,}",
-                sum(each["reads"].values()),
-            )
-            for way, each in found.items()
-        ),
+        ("precision", *columns[:-1], "reads of the device by the host"),
+        ((way, *(f"{each[name]:,}" for name in columns)) for way, each in found.items()),
     )
     common.record("benchmarks.operations", wanted.out, {"found": found})
 
