@@ -10,8 +10,13 @@ import torch
 from transformers import (
     AutoModel,
     BertConfig,
+    DebertaV2Config,
+    ElectraConfig,
     ModernBertConfig,
+    MPNetConfig,
+    RemBertConfig,
     XLMRobertaConfig,
+    XLMRobertaXLConfig,
 )
 
 from mbkd.config import Task
@@ -57,6 +62,20 @@ def student(kind, folder, **fields):
         "bert": lambda: BertConfig(**sizes),
         "xlm-roberta": lambda: XLMRobertaConfig(**sizes, type_vocab_size=1),
         "modernbert": lambda: ModernBertConfig(**sizes, **SPECIAL, local_attention=8, global_attn_every_n_layers=2),
+        "deberta-v2": lambda: DebertaV2Config(
+            **sizes,
+            relative_attention=True,
+            position_buckets=8,
+            pos_att_type=["c2p", "p2c"],
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
+            conv_kernel_size=3,
+        ),
+        "electra": lambda: ElectraConfig(**sizes, embedding_size=8),
+        "mpnet": lambda: MPNetConfig(**sizes),
+        "rembert": lambda: RemBertConfig(**sizes, input_embedding_size=8),
+        "xlm-roberta-xl": lambda: XLMRobertaXLConfig(**sizes, type_vocab_size=1),
     }[kind]()
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(folder / "backbone")
@@ -71,7 +90,13 @@ def student(kind, folder, **fields):
     return folder / "model"
 
 
-@pytest.fixture(scope="module", params=["bert", "xlm-roberta", "modernbert"])
+FURTHER = ("deberta-v2", "electra", "mpnet", "rembert", "xlm-roberta-xl")
+
+
+@pytest.fixture(
+    scope="module",
+    params=["bert", "xlm-roberta", "modernbert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FURTHER)],
+)
 def exported(request, tmp_path_factory):
     """The student's folder, the report of its export, and the folder with the graph."""
     folder = student(request.param, tmp_path_factory.mktemp(request.param))
