@@ -67,6 +67,11 @@ def test_twelve_steps_in_fp32_are_the_papers_loop(tmp_path: Path, ranks, train, 
     assert largest(trained(tmp_path, ranks, train, distill), loop_oracle.train(config)) < 1e-6
 
 
+def test_gradients_below_the_clip_are_left_as_they_are(tmp_path: Path, ranks):
+    found = trained(tmp_path, ranks, {"clip": 10.0})
+    assert largest(found, loop_oracle.train(configuration(tmp_path, {"clip": 10.0}))) < 1e-6
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_zero_stages_are_the_papers_loop_on_one_rank(tmp_path: Path, ranks, stage: int):
     found = trained(tmp_path, ranks, {"zero_stage": stage})
