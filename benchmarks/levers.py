@@ -7,11 +7,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from torch import nn
 
 from mbkd.config import changed
 from mbkd.estimate.dry_run import plan
-from mbkd.model.dropout import CPUDropout
 from mbkd.train.trainer import Trainer
 
 
@@ -72,13 +70,6 @@ def whole_last_layer(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def plain_dropout(trainer: Trainer) -> Iterator[None]:
-    """Dropout as torch runs it."""
-    with patch.object(CPUDropout, "forward", nn.Dropout.forward):
-        yield
-
-
-@contextmanager
 def every_word(trainer: Trainer) -> Iterator[None]:
     """A gradient of all word vectors, zeros for the words that a batch has not."""
     with patch.object(trainer.engine.module.get_input_embeddings(), "sparse", False):
@@ -136,7 +127,6 @@ PADDING: dict[str, Lever] = {
 OTHERS: dict[str, Lever] = {
     "a graph of idle branches": graph_of_idle_branches,
     "the whole last layer": whole_last_layer,
-    "plain dropout": plain_dropout,
     "a gradient of every word": every_word,
     "clipped by DeepSpeed": deepspeed_clips,
     "plain AdamW": plain_adamw,

@@ -120,7 +120,7 @@ def record(
     searched = []
     for choice in group.choices:
         found = choice.results(tried, results)
-        scores = [score for result in found if (score := _score(result, rule)) is not None]
+        scores = [score for result in found if (score := selection.dev_average(result, rule)) is not None]
         searched.append(
             {
                 "values": choice.values,
@@ -133,7 +133,9 @@ def record(
     best = chosen(group, tried, results, rule)
     mine = best.names(seeds) if best is not None else []
     expected = {name for choice in group.choices for name in choice.names(tried)} | set(mine)
-    scores = [score for name in mine if name in results and (score := _score(results[name], rule)) is not None]
+    scores = [
+        score for name in mine if name in results and (score := selection.dev_average(results[name], rule)) is not None
+    ]
     return {
         "task": group.task,
         "backbone": group.backbone,
@@ -147,8 +149,3 @@ def record(
         "failed": [{"run": name, "reason": failed[name]} for name in sorted(expected & set(failed))],
         "missing": sorted(expected - set(results) - set(failed)),
     }
-
-
-def _score(result: Result, rule: selection.Rule) -> float | None:
-    """The dev average by the rule; None without one, which matters only where a choice is to be made."""
-    return result.means("dev").get(selection.AVERAGE[rule])

@@ -106,7 +106,7 @@ class Sweep:
 
     def score(self, result: Result) -> float | None:
         """The dev average that a run is judged by; None without one."""
-        return result.means("dev").get(selection.AVERAGE[self.rule])
+        return selection.dev_average(result, self.rule)
 
     def best(self, group: Group) -> tuple[float | None, int]:
         """The best dev average of a group so far, and how many of its runs are finished."""

@@ -21,13 +21,17 @@ class Candidate:
     results: tuple[Result, ...]
 
 
+def dev_average(result: Result, rule: Rule = "all") -> float | None:
+    """The dev average, 0 to 1, that a run is judged by; None for a run without it."""
+    return result.means("dev").get(AVERAGE[rule])
+
+
 def score(result: Result, rule: Rule = "all") -> float:
-    """The dev average, 0 to 1, by which a run is judged. Raises UserError for a run without it."""
-    name = AVERAGE[rule]
-    value = result.means("dev").get(name)
+    """`dev_average` of a run. Raises UserError for a run without it."""
+    value = dev_average(result, rule)
     if value is None:
         raise UserError(
-            f"{result.system}, seed {result.seed}: no AVG({name}) on a dev split, so no configuration can be "
+            f"{result.system}, seed {result.seed}: no AVG({AVERAGE[rule]}) on a dev split, so no configuration can be "
             f"chosen by it; give the task dev rows in every language{OTHERWISE[rule]}, or train with fixed values"
         )
     return float(value)

@@ -12,7 +12,6 @@ from mbkd.config import Training
 from mbkd.data.batches import micro_batch
 from mbkd.distributed import Ranks, deterministic
 from mbkd.errors import UserError
-from mbkd.model import dropout
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 from mbkd.train.optim import BranchAdamW
 
@@ -44,8 +43,6 @@ def training_engine(
     words = model.get_input_embeddings()
     if isinstance(words, nn.Embedding):
         words.sparse = whole
-    if ranks.device.type == "cpu" and dropout.slow_here():
-        dropout.replace(model)
     settings = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // (ranks.world * train.accumulation),

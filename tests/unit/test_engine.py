@@ -16,7 +16,6 @@ from mbkd.config import Training, parse
 from mbkd.errors import UserError
 from mbkd.estimate import dry_run
 from mbkd.estimate.operations import Operations
-from mbkd.model import dropout
 from mbkd.train.engine import gradient_norm, training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.conftest import ROOT
@@ -167,9 +166,8 @@ def test_the_fused_step_divides_a_loss_scale_out_and_clips_what_is_left():
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1700), ("bf16", 2300)])
-def test_a_step_of_the_papers_student_is_lean(precision: str, most: int, ranks, tmp_path, monkeypatch):
+def test_a_step_of_the_papers_student_is_lean(precision: str, most: int, ranks, tmp_path):
     """Of 12 layers, K = 4, three branches: operations are about kernel launches, reads stop a GPU's queue."""
-    monkeypatch.setattr(dropout, "slow_here", lambda: False)  # a GPU's dropout is torch's
     sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
     BertConfig(vocab_size=1100, **sizes).save_pretrained(tmp_path)
     values = {
