@@ -45,10 +45,10 @@ def equations() -> dict[str, str]:
 
 
 def modules() -> list[str]:
-    """The modules of the library, but for the command line, which has a page of its own."""
+    """The modules of the library without the command line, which has a page of its own."""
     files = sorted((ROOT / "mbkd").rglob("*.py"))
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
-    return [name for name in names if not name.endswith("__init__") and not name.startswith("mbkd.cli")]
+    return [name for name in names if not name.endswith(("__init__", "__main__")) and not name.startswith("mbkd.cli")]
 
 
 def commands_page() -> str:

@@ -45,6 +45,7 @@ class LowRankLayer(nn.Module):
         return self.base.state_dict() | self.weights()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the shared layer computes with this branch's weights: arguments and result are that layer's."""
         return functional_call(self.base, self.weights(), args, kwargs)
 
     def train(self, mode: bool = True) -> "LowRankLayer":

@@ -120,7 +120,8 @@ class Trainer:
         batches: this rank's, one for each accumulation step, where they are prepared already. No rank waits for another
         one here but for their gradients, nor for its device.
         """
-        train, distill, language = self.config.train, self.config.distill, self.plan.language(step)
+        train, distill = self.config.train, self.config.distill
+        language = self.plan.language(step)  # Eq. 4: one term of the sum over languages
         torch.manual_seed(_step_seed(self.config.seed, step, self.ranks.rank))  # dropout: a function of these alone
         learning = language if self.still else None
         self.optimizer.begin(learning, train.lr * lr_factor(step, self.plan.steps, train.warmup))
