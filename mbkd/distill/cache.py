@@ -112,7 +112,10 @@ def _look(found: Store) -> str:
 
 
 def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks: distributed.Ranks) -> None:
-    """Compute the chunks that are not there yet, each by one rank. The batches are the same for any number of ranks."""
+    """Compute the chunks that are not there yet, each by one rank. Collective: all ranks must call.
+
+    The batches are the same for any number of ranks.
+    """
     parts = _parts(folder)
     if ranks.first:
         parts.mkdir(exist_ok=True)

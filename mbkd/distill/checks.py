@@ -73,7 +73,10 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
 
 
 def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
-    """Largest logit difference and agreement of engine and fp32 model, and of padded and unpadded batches."""
+    """Largest logit difference and agreement of engine and fp32 model, and of padded and unpadded batches.
+
+    Collective: all ranks must call.
+    """
     ranks = teacher.ranks
     rows = np.unique(np.linspace(0, len(tokens) - 1, SAMPLE).astype(np.int64))
     mine = rows[ranks.rank :: ranks.world]

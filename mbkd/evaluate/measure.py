@@ -22,7 +22,7 @@ from mbkd.model import saved
 def logits(model: Any, tokens: Tokens, ranks: Ranks, **arguments: Any) -> np.ndarray:
     """Raw logits (rows, C) in fp32, in the store's order, the same on every rank; dropout off.
 
-    arguments go to the model's forward, such as `language`.
+    arguments go to the model's forward, such as `language`. Collective: all ranks must call.
     """
     training = model.training
     model.eval()

@@ -18,10 +18,10 @@ from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.predict.export import FILES, start_session
 
-Inputs = dict[str, list[int]]  # what the tokenizer makes of one row: input_ids, attention_mask, ...
+Encoding = dict[str, list[int]]  # what the tokenizer makes of one row: input_ids, attention_mask, ...
 
 
-def length_of(row: Inputs) -> int:
+def length_of(row: Encoding) -> int:
     """Tokens of a row, the special ones included."""
     return len(row["input_ids"])
 
@@ -90,9 +90,9 @@ class Classifier:
                 scores[rows[batch]] = self.probabilities([encoded[i] for i in rows[batch]], language)
         return [self.labels[i] for i in scores.argmax(axis=1)], scores
 
-    def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Inputs]:
+    def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Encoding]:
         """The tokens of each row, a text and perhaps the second one of a pair; the longer text of a long row is cut."""
-        found: list[Inputs] = [{} for _ in rows]
+        found: list[Encoding] = [{} for _ in rows]
         for paired in (False, True):  # one call of the tokenizer takes pairs or lone texts
             wanted = [i for i, (_, pair) in enumerate(rows) if (pair is not None) == paired]
             if not wanted:
@@ -105,7 +105,7 @@ class Classifier:
         return found
 
     @torch.inference_mode()
-    def probabilities(self, rows: Sequence[Inputs], language: str | None = None) -> np.ndarray:
+    def probabilities(self, rows: Sequence[Encoding], language: str | None = None) -> np.ndarray:
         """The probability of each label for each encoded row, (B, C) fp32; rows of one language, where it is told."""
         told = {"language": language} if saved.takes_language(self._model.config) else {}
         with precision.autocast(self._precision, self._device):
@@ -113,7 +113,7 @@ class Classifier:
         return logits.float().softmax(dim=-1).cpu().numpy()
 
     @torch.inference_mode()
-    def branch_weights(self, rows: Sequence[Inputs]) -> dict[str, np.ndarray]:
+    def branch_weights(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """Each mixer's weights of the branches for each encoded row, (B, N): the mean over features (Eq. 11)."""
         found: dict[str, np.ndarray] = {}
         if self.branches:
@@ -129,7 +129,7 @@ class Classifier:
                 self._model.watch = None
         return found
 
-    def _padded(self, rows: Sequence[Inputs]) -> Any:
+    def _padded(self, rows: Sequence[Encoding]) -> Any:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return self._tokenizer.pad(columns, return_tensors="pt").to(self._device)
 
@@ -149,7 +149,7 @@ class GraphClassifier(Classifier):
         self._session = start_session(file)
         self._names = [each.name for each in self._session.get_inputs()]
 
-    def probabilities(self, rows: Sequence[Inputs], language: str | None = None) -> np.ndarray:
+    def probabilities(self, rows: Sequence[Encoding], language: str | None = None) -> np.ndarray:
         batch = self._padded(rows)
         (logits,) = self._session.run(None, {name: batch[name].numpy() for name in self._names})
         return torch.from_numpy(logits).softmax(dim=-1).numpy()

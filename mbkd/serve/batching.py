@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbkd.data.batches import evaluation_batches
-from mbkd.predict.classifier import Classifier, Inputs, length_of
+from mbkd.predict.classifier import Classifier, Encoding, length_of
 
 LONGEST_RETRY = 60  # seconds
 
@@ -43,7 +43,7 @@ class Waiting(NamedTuple):
 
     request: Request
     number: int
-    inputs: Inputs
+    inputs: Encoding
 
 
 class Worker:

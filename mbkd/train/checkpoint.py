@@ -56,7 +56,7 @@ class Schedule:
 
 
 def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: dict[str, Any], ranks: Ranks) -> None:
-    """Write the checkpoint of a step, on every rank; then remove all but the last few.
+    """Write the checkpoint of a step, then remove all but the last few. Collective: all ranks must call.
 
     state: what the loop needs besides model and optimizer. made_from: what must be the same when it is read.
     Raises UserError where it cannot be written.
@@ -112,7 +112,7 @@ def newest(run: Path, made_from: dict[str, Any], show: bool = True) -> Path | No
 
 
 def restore(engine: Any, folder: Path) -> dict[str, Any]:
-    """Load model and optimizer into the engine, on every rank; returns the loop's state."""
+    """Load model and optimizer into the engine; returns the trainer's state. Collective: all ranks must call."""
     _, client = engine.load_checkpoint(str(folder), tag=DEEPSPEED, load_lr_scheduler_states=False)
     state: dict[str, Any] = client["mbkd"]
     return state
