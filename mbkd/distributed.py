@@ -72,7 +72,9 @@ def start() -> Ranks:
     else:
         accelerator.set_device(local)
         device = torch.device(accelerator.device_name(local))
-    if os.environ["WORLD_SIZE"] == "1":  # nobody to meet: no port is taken, so none can be taken already
+    if (
+        os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized()
+    ):  # nobody to meet: no port is taken, so none can be taken already
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(verbose=False)

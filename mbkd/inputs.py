@@ -125,7 +125,8 @@ def prepare(config: Config, root: Path, show: bool = True, verified: bool = Fals
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):
             raise UserError(f"the teacher's training rows of {language} are not the student's")
     for path, tokens_of in [(backbone, inputs.train), *_tokens_of_teachers(inputs)]:
-        if any("segments.npy" not in each.manifest["files"] for each in tokens_of.values()):
+        lost = any("segments.npy" not in each.manifest["files"] for each in tokens_of.values())
+        if task.pairs and lost and _has_segments(path):  # a tokenizer takes seconds to load
             refuse_lost_segments(path, load_tokenizer(path), task)
     return inputs
 
@@ -136,8 +137,12 @@ def _tokens_of_teachers(inputs: Inputs) -> list[tuple[str, dict[str, Tokens]]]:
 
 def refuse_lost_segments(model: str, tokenizer: Any, task: Task) -> None:
     """Raise UserError for a model that has segment ids where its tokenizer keeps those of the task's rows back."""
-    if loses_segments(tokenizer, task.pairs) and configuration(model).get("type_vocab_size", 0) > 1:
+    if loses_segments(tokenizer, task.pairs) and _has_segments(model):
         raise UserError(
             f"{model}: the model has segment ids and its tokenizer keeps them back, so it would not tell the texts of "
             "a pair apart; save both to a folder, and add token_type_ids to model_input_names in tokenizer_config.json"
         )
+
+
+def _has_segments(model: str) -> bool:
+    return bool(configuration(model).get("type_vocab_size", 0) > 1)

@@ -6,6 +6,7 @@ twice, and one that is tracked from its middle on sends what was before. The lib
 DeepSpeed's monitor counts samples, not steps, and does not know that a run goes on.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -111,6 +112,14 @@ def _tensorboard(run: Path, config: Config, kept: dict[str, Any]) -> Client:
 
     # A suffix of its own: a process that goes on within the same second would write over the file before it.
     writer = SummaryWriter(str(run / "tensorboard"), filename_suffix=f".{time.time_ns()}")
+    events = writer.file_writer.event_writer
+    close = events.close
+
+    def close_quietly() -> None:
+        with contextlib.suppress(OSError):
+            close()
+
+    events.close = close_quietly  # tensorboardX closes at exit, too, where a full disk would print a traceback
 
     def send(values: Values, step: int) -> None:
         for name, value in values.items():

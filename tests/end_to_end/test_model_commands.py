@@ -74,7 +74,9 @@ def test_predict_answers_as_the_run_was_measured(trained: Path, world: Path, tmp
     done = mbkd("predict", trained, source, "--out", out, "--text", "a", "--text-pair", "b")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    logits = np.load(trained / "logits" / "test.ja.npy")
+    temperature = json.loads((trained / "result.json").read_text())["calibration"]["temperature"]
+    assert temperature != 1
+    logits = np.load(trained / "logits" / "test.ja.npy") / temperature
     found = [json.loads(line) for line in out.read_text().splitlines()]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.abs(np.array([list(row["probabilities"].values()) for row in found]) - expected).max() < 1e-5

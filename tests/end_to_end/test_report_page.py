@@ -79,7 +79,7 @@ def test_page_has_no_error_and_draws_every_figure(opened, page):
     assert opened.get_log("browser") == []
     keys = {file.stem for file in (page.parent / "figures").glob("*.svg")}
     assert {key.split("-")[0] for key in keys} == {
-        "languages", "depth", "confusion", "distances", "curves", "mixers",
+        "languages", "depth", "confusion", "distances", "curves", "mixers", "reliability",
     }  # fmt: skip
     for key in keys:
         box = opened.execute_script(
