@@ -15,6 +15,7 @@ from mbkd.cli.options import (
     Ranks,
     Runs,
     check_folder,
+    is_yes,
     print_json,
     quiet,
 )
@@ -55,7 +56,7 @@ def init(
     ]
     options = Options(
         text, text_pair, label, language, lists[0], ordinal, lists[1], lists[2], split, teachers, backbone,
-        split_column, header, quoting,
+        split_column, is_yes(header), is_yes(quoting),
     )  # fmt: skip
     print(write(source, out, options, force, interactive=not yes and sys.stdin.isatty()))
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,26 +22,18 @@ Log = Annotated[str, typer.Option(help="Where the metrics go besides metrics.jso
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
 
 
-def _yes_or_no(value: str) -> bool:
-    if value.lower() not in ("yes", "no"):
-        raise typer.BadParameter(f"yes or no, not {value!r}")
-    return value.lower() == "yes"
-
-
+YesOrNo = Literal["yes", "no"]
 Header = Annotated[
-    bool | None,
-    typer.Option(
-        parser=_yes_or_no,
-        metavar="yes|no",
-        help="Whether the first line names the columns; no: they are called 1, 2, 3.",
-    ),
+    YesOrNo | None, typer.Option(help="Whether the first line names the columns; no: they are called 1, 2, 3.")
 ]
 Quoting = Annotated[
-    bool | None,
-    typer.Option(
-        parser=_yes_or_no, metavar="yes|no", help="Whether quotes enclose the fields of a CSV or TSV, or are text."
-    ),
+    YesOrNo | None, typer.Option(help="Whether quotes enclose the fields of a CSV or TSV, or are text.")
 ]
+
+
+def is_yes(answer: YesOrNo | None) -> bool | None:
+    """What an option with yes or no says; None where it is not given."""
+    return None if answer is None else answer == "yes"
 
 
 def check_folder(out: Path | None) -> None:

@@ -15,6 +15,7 @@ from mbkd.cli.options import (
     Runs,
     check_folder,
     check_out,
+    is_yes,
     print_json,
     quiet,
 )
@@ -134,7 +135,7 @@ def predict(
 
     check_output(out, file)
     check_out(out)
-    if classify(model, file, out, text, text_pair, batch_tokens, header is not False, quoting, min_confidence):
+    if classify(model, file, out, text, text_pair, batch_tokens, header != "no", is_yes(quoting), min_confidence):
         raise typer.Exit(1)
 
 

@@ -106,8 +106,9 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
 def _read(given: str, options: Options, dialogue: Dialogue) -> tuple[sources.RawDataset, Options]:
     """The rows; and the options, that say so where the first line turns out to be a row."""
     source = sources.find(given, options.header is not False, options.quoting)
-    if options.header is None and guess.header_is_a_row(next(iter(source.rows["train"].values())), options.label):
-        what = f"Is the first line the header ({', '.join(source.columns)[:100]})? It looks like a row."
+    rows = next(iter(source.rows["train"].values()))  # every file's own first line, so that no column may be shared
+    if options.header is None and guess.header_is_a_row(rows, options.label):
+        what = f"Is the first line the header ({', '.join(rows.columns)[:100]})? It looks like a row."
         if not dialogue.confirm(what, "--header yes or --header no", None, False if dialogue.interactive else None):
             return sources.find(given, False, options.quoting), replace(options, header=False)
     return source, options

@@ -20,6 +20,7 @@ OTHER_NAMES = {
     "test": ("eval", "testing"),
 }
 MARK = "{language}"
+CODE = "[A-Za-z]{2,3}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?|[A-Za-z]{4,}"  # or a language's English name
 
 
 class RawDataset(NamedTuple):
@@ -147,10 +148,16 @@ def language_in_name(file: str) -> str | None:
 def _language_parts(file: str) -> list[tuple[str, str]]:
     """Each part of a file's name that is a language's code: the name with `{language}` in its place, and the code."""
     path, found = Path(file), []
-    for part in re.finditer(_part("[A-Za-z]{2,3}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?|[A-Za-z]{4,}"), path.stem):
-        name = path.stem[: part.start()] + MARK + path.stem[part.end() :] + path.suffix
-        if is_code(part[0]):
-            found.append((str(path.with_name(name)), part[0]))
+    words, start = list(re.finditer(_part("[A-Za-z]+"), path.stem)), 0
+    while start < len(words):
+        for end in range(min(start + 3, len(words)), start, -1):  # with script and country first: en of dev-en, too
+            first, last = words[start].start(), words[end - 1].end()
+            code = path.stem[first:last]
+            if not split_named(words[start][0]) and re.fullmatch(CODE, code) and is_code(code):
+                found.append((str(path.with_name(path.stem[:first] + MARK + path.stem[last:] + path.suffix)), code))
+                start = end - 1
+                break
+        start += 1
     return found
 
 

@@ -91,29 +91,72 @@ def test_data_shows_what_it_can_without_the_models_and_ends_with_what_would_stop
     assert "'pl'" in done.stderr
 
 
-def test_the_dialogue_takes_answers_and_guesses(tickets: Path, tmp_path: Path):
-    out = tmp_path / "asked.yaml"
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of one of eleven languages without a header, the others beside it."""
+    folder = tmp_path_factory.mktemp("many")
+    for language in ("en", "fr", "de", "es", "it", "nl", "pt", "pl", "ru", "tr", "ar"):
+        lines = [
+            f"{text} {i}\t{('good', 'bad')[i % 2]}\n"
+            for i, (text, _) in enumerate(islice(toy.unlabelled("en", 200), 200))
+        ]
+        (folder / f"dev-{language}.tsv").write_text("".join(lines))
+    return folder / "dev-en.tsv"
+
+
+def test_header_and_quoting_are_said_with_yes_or_no(many: Path, tmp_path: Path):
+    asked = ("init", many, "--out", tmp_path / "new.yaml", "--no-split", "--language", "en", "--quoting", "no")
+    done = mbkd(*asked)
+    assert (done.returncode, "--header yes or --header no" in done.stderr) == (2, True), done.stderr
+    done = mbkd(*asked, "--header", "no")
+    assert done.returncode == 0, done.stderr
+    columns = yaml.safe_load((tmp_path / "new.yaml").read_text())["task"]["columns"]
+    assert (columns["text"], columns["label"], columns["header"], columns["quoted"]) == ("1", "2", False, False)
+    assert mbkd(*asked, "--header", "maybe").returncode == 2
+
+
+def test_the_dialogue_asks_for_the_files_beside_and_for_the_few_languages_that_get_a_branch(many: Path, tmp_path: Path):
+    out = tmp_path / "new.yaml"
+    seen = dialogue(
+        {"the first line the header": "n", "Languages to train on": "en,tr"}, many, "--out", out, "--no-split"
+    )
+    assert "(ar, de, es, fr, it, nl, pl, pt, ru, tr). Take all of them?" in seen.replace("\r\n", "")
+    assert "11 languages have training rows" in seen
+    assert "Languages to measure only" not in seen  # there are no rows to measure on
+    task = yaml.safe_load(out.read_text())["task"]
+    assert task["files"] == {"train": str(many).replace("-en", "-{language}")}
+    assert task["supervised"] == ["en", "tr"]
+
+
+def dialogue(answers: dict[str, str], *arguments: object) -> str:
+    """What `mbkd init` says on a terminal; each answer is given once, and Enter to other questions."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mbkd", "init", str(tickets), "--out", str(out), "--no-split", "--label", "queue"],
+        [sys.executable, "-m", "mbkd", "init", *map(str, arguments)],
         stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT | {"NO_COLOR": "1"}, cwd=ROOT, close_fds=True,
     )  # fmt: skip
     os.close(theirs)
-    answers = {"Column with the text": "body", "Languages to train on": "klingon", "distil them": "n"}
-    seen = ""
+    left, seen = dict(answers), ""
     while True:
         try:
-            part = os.read(ours, 4096).decode()
+            part = os.read(ours, 4096).decode(errors="replace")
         except OSError:  # the other end is closed
             break
         seen += part
         question = seen.rsplit("\n", 1)[-1]
         if question.rstrip().endswith("]:"):
-            answer = next((x for words, x in answers.items() if words in question), "")
-            answers.pop("Languages to train on" if answer == "klingon" else "", None)
-            os.write(ours, f"{answer}\n".encode())
+            words = next((x for x in left if x in question), "")
+            os.write(ours, f"{left.pop(words, '')}\n".encode())
             seen += "\n"
+    os.close(ours)
     assert process.wait(60) == 0, seen
+    return seen
+
+
+def test_the_dialogue_takes_answers_and_guesses(tickets: Path, tmp_path: Path):
+    out = tmp_path / "asked.yaml"
+    answers = {"Column with the text": "body", "Languages to train on": "klingon", "distil them": "n"}
+    seen = dialogue(answers, tickets, "--out", out, "--no-split", "--label", "queue")
     assert "no rows of klingon" in seen  # and the question came again
     assert "Column with the label" not in seen  # it was known
     text = out.read_text()

@@ -408,6 +408,20 @@ def test_files_that_were_not_named_are_left_alone(tmp_path: Path, capsys, names:
     assert "lie beside it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["dev-{}", "val-{}", "{}_test", "tickets-{}-trial"])
+def test_a_split_s_short_name_is_no_part_of_a_language(tmp_path: Path, capsys, name: str):
+    for language in ("en", "fr"):
+        lines = [f"{a}\t{b}\t{XNLI[i % 3]}\n" for i, (a, b) in enumerate(texts(language, 210))]
+        (tmp_path / f"{name.format(language)}.tsv").write_text("".join(lines))
+    file = tmp_path / f"{name.format('{language}')}.tsv"
+    with pytest.raises(UserError, match=rf"header \(.+, .+, {XNLI[0]}\)"):  # also what the files do not share
+        init(file, tmp_path)
+    assert init(file, tmp_path, header=False, split=False).task.supervised == ("en", "fr")
+    (tmp_path / "new.yaml").unlink()
+    assert init(str(file).format(language="fr"), tmp_path, header=False, split=False).task.supervised == ("fr",)
+    assert "files of en lie beside it" in capsys.readouterr().err
+
+
 def test_a_language_in_a_file_s_name_counts_if_the_rows_look_like_it(tmp_path: Path):
     for name in ("reviews-fr", "fra_Latn/train", "Valid-french"):
         file = save(
