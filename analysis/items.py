@@ -115,11 +115,17 @@ class Resampled:
         if not self.columns:
             return ["No intervals: a run has not all the logits that they are made from."]
         together = [languages for languages in self.blocks if len(languages) > 1]
-        alone = [languages[0] for languages in self.blocks if len(languages) == 1]
+        shared = self._shared()
+        alone = [each[0] for each in self.blocks if len(each) == 1 and each[0] not in shared]
         found = [f"Bootstrap over rows, {self.draws:,} draws, the same rows for all systems; spread over seeds added."]
         found += [f"The same items in {', '.join(each)}: resampled together." for each in together]
         if alone and len(self.labels) > 1:
             found.append(f"Rows of {', '.join(alone)} are not translations of each other: each language by itself.")
+        if shared:
+            found.append(
+                f"Only some row ids are the same in {', '.join(shared)}: each language by itself, so that the "
+                "intervals are too narrow where the shared rows are translations."
+            )
         if unknown := [x for each in together for x in each if x not in self.ids]:
             found.append(
                 f"No row ids were kept for {', '.join(unknown)}: equal labels row by row count as the same items."
@@ -127,6 +133,13 @@ class Resampled:
         if any(len(said.by_seed) == 1 for said in self.said.values()):
             found.append("A system with one seed: its interval says nothing about another seed.")
         return found
+
+    def _shared(self) -> list[str]:
+        """Languages of which some row ids, and not all, are those of another language."""
+        names = {
+            language: frozenset(json.loads(self.ids[language])) for language in self.labels if language in self.ids
+        }
+        return [x for x, a in names.items() if any(a != b and a & b for b in names.values())]
 
     @cached_property
     def moves(self) -> np.ndarray:

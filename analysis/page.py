@@ -15,6 +15,7 @@ from analysis.collect import Collection
 from analysis.context import Context, systems_table
 from analysis.groups import Group
 from analysis.tables import Cell, Row, Table
+from mbkd.files import write_whole
 
 TEMPLATE = Path(__file__).parent / "template"
 FEW = 6  # classes whose probabilities all stand in a row
@@ -44,7 +45,7 @@ def write(
         for format in ("svg", "png"):
             content = look.standalone(picture.figure, picture.key, format)
             written.append(out / "figures" / f"{picture.key}.{format}")
-            written[-1].write_bytes(content)
+            write_whole(written[-1], content)
             if format == "svg":
                 # matplotlib escapes all text in it
                 svg = Markup(look.themed(content.decode(), picture.key, picture.title))
@@ -53,7 +54,7 @@ def write(
             {"key": picture.key, "title": picture.title, "caption": picture.caption, "svg": svg, "width": width}
         )
     page = out / "report.html"
-    page.write_text(
+    text = (
         _environment()
         .get_template("page.html")
         .render(
@@ -67,9 +68,9 @@ def write(
             comparisons=comparisons,
             most=errors.ITEMS,
             **_assets(),
-        ),
-        encoding="utf-8",
+        )
     )
+    write_whole(page, text.encode())
     return [page, *written]
 
 

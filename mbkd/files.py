@@ -29,14 +29,18 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a loss of power."""
+    """Write a file so that it is there whole or not at all, also after a loss of power.
+
+    Raises UserError for a full disk.
+    """
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        with refuse_full(file):
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)  # there only after an error, such as a full disk
 
@@ -83,7 +87,7 @@ def _digest(seen: tuple[str | int, ...], store: Path | None) -> str:
         if before["seen"] == list(seen):
             return str(before["sha256"])
     found = sha256(Path(name))
-    with contextlib.suppress(OSError):  # a disk that is full or read-only: the next process reads the file again
+    with contextlib.suppress(OSError, UserError):  # a full or read-only disk: the next process reads the file again
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, {"seen": seen, "sha256": found})
     return found

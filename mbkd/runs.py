@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from mbkd import result
 from mbkd.config import Config
 from mbkd.errors import UserError
-from mbkd.files import write_json
+from mbkd.files import refuse_full, write_json, write_whole
 
 PACKAGES = ("mbkd", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 
@@ -36,7 +36,7 @@ def begin(run: Path, config: Config, device: dict[str, Any]) -> None:
     """Create the directory, with the resolved configuration and the environment in it. Raises UserError."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(config.dump(), encoding="utf-8")
+        write_whole(run / "config.yaml", config.dump().encode())
         write_json(run / "environment.json", environment() | device)
         (run / "metrics.jsonl").write_text("", encoding="utf-8")
     except OSError as error:
@@ -66,9 +66,16 @@ def lock(root: Path, config: Config) -> FileLock:
 
 
 def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to metrics.jsonl."""
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    """Add lines to metrics.jsonl, all of them or none. Raises UserError for a full disk."""
+    file = run / "metrics.jsonl"
+    before = file.stat().st_size if file.exists() else 0
+    with refuse_full(file):
+        try:
+            with file.open("ab") as stream:
+                stream.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        except OSError:
+            os.truncate(file, before)  # a line that was cut short
+            raise
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What tests share: one small world of reviews and encoders, and the commands as a user types them."""
 
+import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,17 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def full_disk(largest: int = 100) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def run(

@@ -222,6 +222,11 @@ class Distill(Section):
     def _without_placement(cls, value: Any) -> Any:
         """Runs of the time when teachers could wait in the CPU's memory are read, too; their numbers are the same."""
         if isinstance(value, dict) and "placement" in value:
+            if value["placement"] != "device":
+                raise ValueError(
+                    f"placement = {value['placement']!r}: is not there any more, teachers stay on the device; leave "
+                    "placement out, or set signal to 'cache' where the teachers do not fit there"
+                )
             return {name: each for name, each in value.items() if name != "placement"}
         return value
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mbkd.config import Task
 from mbkd.data import tasks
+from mbkd.errors import UserError
 from mbkd.files import write_json
 
 if TYPE_CHECKING:  # a second that a look at rows that are known does not pay for
@@ -39,7 +40,7 @@ def keep(rows: "datasets.Dataset", data: str, store: Path) -> None:
         part = rows[start : start + CHUNK]
         found.update(json.dumps([part[name] for name in COLUMNS]).encode())
     _known[data] = found.hexdigest()
-    with contextlib.suppress(OSError):  # a disk that is full or read-only: the next process reads the rows again
+    with contextlib.suppress(OSError, UserError):  # a full or read-only disk: the next process reads the rows again
         file = _file(data, store)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"rows": _known[data]})

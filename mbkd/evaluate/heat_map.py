@@ -1,9 +1,11 @@
 """The picture of the mixers' weights: a panel per mixer, in it a row per language and a column per branch; no torch."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbkd.errors import UserError
+from mbkd.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,4 +58,6 @@ def draw(found: dict[str, Any]) -> "Figure":
 
 def heat_map(found: dict[str, Any], file: Path) -> None:
     """Write the picture to a file whose ending says its format. Raises UserError without matplotlib."""
-    draw(found).savefig(file, dpi=150)
+    picture = io.BytesIO()
+    draw(found).savefig(picture, format=file.suffix.removeprefix("."), dpi=150)
+    write_whole(file, picture.getvalue())

@@ -4,6 +4,7 @@ Letters: B rows, d width, N languages with a branch.
 """
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mbkd.data import tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import load_tokenizer, open_store
 from mbkd.errors import UserError
-from mbkd.files import write_json
+from mbkd.files import write_json, write_whole
 from mbkd.model import saved
 from mbkd.terminal.progress import ProgressBar
 
@@ -86,9 +87,10 @@ def write(found: dict[str, Any], file: Path) -> None:
     if file.suffix == ".json":
         write_json(file, found)
     elif file.suffix == ".csv":
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(found["rows"][0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found["rows"])
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(found["rows"][0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found["rows"])
+        write_whole(file, text.getvalue().encode())
     else:
         raise UserError(f"{file}: unknown ending {file.suffix!r}; the weights go to .json or .csv")

@@ -26,7 +26,7 @@ from mbkd.data.batches import evaluation_batches
 from mbkd.data.classifiers import label_order
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
-from mbkd.files import write_json
+from mbkd.files import refuse_full, write_json
 from mbkd.model import saved
 
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the hub calls them
@@ -118,7 +118,8 @@ def _workshop(out: Path) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)  # what a killed process left
     part.mkdir()
     try:
-        yield part
+        with refuse_full(out):
+            yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):

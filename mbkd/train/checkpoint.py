@@ -78,7 +78,7 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
             part.rename(final)
             for old in sorted(final.parent.glob("step-*"))[:-KEPT]:
                 shutil.rmtree(old)
-    except (OSError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError) as error:
         if "by peer" in str(error):
             raise  # another rank is gone, which is no matter of this disk
         shutil.rmtree(part, ignore_errors=True)

@@ -20,6 +20,7 @@ from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
 from mbkd.files import Store
 from mbkd.inputs import TeacherInput
+from tests.conftest import full_disk
 
 LABELS = ("1", "2", "3", "4", "5")
 
@@ -159,6 +160,16 @@ def test_a_chunk_that_is_not_readable_is_computed_again(world, classifier, opene
     assert loads == 1
     assert (again.folder / "logits.npy").read_bytes() == expected
     assert kept < again.folder.joinpath("manifest.json").stat().st_mtime_ns
+
+
+def test_a_chunk_that_does_not_fit_on_the_disk_is_one_message_and_the_cache_is_built_at_the_next_try(opened):
+    first, _ = opened()
+    shutil.rmtree(first.folder)
+    with full_disk(first.logits.nbytes), pytest.raises(UserError, match=r"cannot be written .*make room"):
+        opened()
+    assert not first.folder.exists()
+    again, _ = opened()
+    assert again.sha256 == first.sha256
 
 
 def test_logits_that_are_not_finite_are_refused(world, opened, ranks, tmp_path, monkeypatch):

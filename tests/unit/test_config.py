@@ -84,10 +84,15 @@ def test_a_finished_run_of_an_earlier_name_is_found(tmp_path, recipe, name):
     assert runs.folder(tmp_path, longer) == tmp_path / longer.run_name
 
 
-def test_a_configuration_of_the_time_of_teachers_on_demand_is_read(tmp_path):
+def test_a_placement_of_an_earlier_version_is_read_where_the_teachers_still_are_and_refused_elsewhere():
     values = paper.recipes()["xnli-mbert-multikd"].model_dump(mode="json")
     old = values | {"distill": values["distill"] | {"placement": "device"}}
     assert configuration.parse(old, "old").hash == configuration.parse(values, "new").hash
+    old["distill"]["placement"] = "on_demand"
+    with pytest.raises(
+        UserError, match=r"old: .*\n.*placement = 'on_demand': is not there any more.*leave placement out"
+    ):
+        configuration.parse(old, "old")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def test_rows_with_equal_labels_and_other_ids_are_no_translations(tmp_path: Path
     assert any("Rows of en, fr are not translations" in note for note in found.notes)
 
 
+def test_languages_that_share_only_some_ids_are_apart_and_the_report_says_so(tmp_path: Path):
+    names = [f"r-{i}" for i in range(ROWS)]
+    ids = {"en": names, "fr": [*names[1:], "another"]}
+    found = resampled(tmp_path, ids)
+    assert found.blocks == [("en",), ("fr",)]
+    (note,) = [note for note in found.notes if "Only some row ids" in note]
+    assert note.startswith("Only some row ids are the same in en, fr: each language by itself")
+    assert not any("not translations" in note for note in found.notes)
+    assert not any("Only some" in note for note in resampled(tmp_path / "same", {"en": names, "fr": names}).notes)
+
+
 def test_runs_of_before_ids_were_kept_are_paired_by_labels_and_the_report_says_so(tmp_path: Path):
     found = resampled(tmp_path, {})
     assert found.blocks == [("en", "fr")]

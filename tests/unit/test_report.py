@@ -14,6 +14,8 @@ from analysis import render, report
 from analysis.claims import Claim
 from analysis.tables import Cell, Table
 from mbkd.config import Config, changed, paper
+from mbkd.errors import UserError
+from tests.conftest import full_disk
 from tests.conftest import run as command
 from tests.synthetic import Rights, write_ensemble, write_run
 
@@ -368,6 +370,35 @@ def test_an_empty_folder_is_one_message_and_exit_code_2(tmp_path: Path):
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1] == f"error: {tmp_path}: there is no finished run here"
     assert "Traceback" not in found.stderr and not (tmp_path / "report").exists()
+
+
+def test_a_report_that_does_not_fit_on_the_disk_is_one_message_and_exit_code_2(small: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text("the one before")
+    limited = f'ulimit -f 10; exec "{sys.executable}" -B -m analysis.report "{small}" --out "{out}" --draws 1000'
+    found = command("bash", "-c", limited)  # no file of more than 10 KiB
+    assert found.returncode == 2
+    said = f"error: {out}/report.json: cannot be written (File too large); make room, then give the same command again"
+    assert found.stderr.splitlines()[-1] == said
+    assert "Traceback" not in found.stderr
+    assert (out / "report.json").read_text() == "the one before"
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(("limit", "file"), [(2_000, "report.md"), (60_000, "figures/*.png"), (400_000, "report.html")])
+def test_the_part_of_a_report_that_does_not_fit_on_the_disk_stays_as_it_was(
+    small: Path, tmp_path: Path, limit: int, file: str
+):
+    shown = report.make(small, draws=1000)
+    report.write(*shown, tmp_path)
+    report._page(*shown, tmp_path, None)
+    before = {x: x.read_bytes() for x in tmp_path.rglob("*") if x.is_file()}
+    with full_disk(limit), pytest.raises(UserError, match=r"cannot be written .*make room") as caught:
+        report.write(*shown, tmp_path)
+        report._page(*shown, tmp_path, None)
+    assert Path(str(caught.value).partition(":")[0]).match(file)
+    assert {x: x.read_bytes() for x in tmp_path.rglob("*") if x.is_file()} == before
 
 
 def test_analysis_runs_without_torch(small: Path, tmp_path: Path):

@@ -1,36 +1,24 @@
 """A run's files are there whole or not at all, whatever becomes of the disk."""
 
-import contextlib
 import errno
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mbkd import runs
 from mbkd.errors import UserError
 from mbkd.evaluate import measure
 from mbkd.files import Store, write_json
-
-
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow beyond 100 bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+from tests.conftest import full_disk
 
 
 def test_a_json_file_that_does_not_fit_on_the_disk_leaves_the_one_before_and_nothing_beside(tmp_path: Path):
     file = tmp_path / "result.json"
     write_json(file, {"accuracy": 0.5})
     before = file.read_bytes()
-    with full_disk(), pytest.raises(OSError, match="too large"):
+    with full_disk(), pytest.raises(UserError, match=rf"{file}: cannot be written .*too large.*; make room"):
         write_json(file, ["x" * 1000])
     assert list(tmp_path.iterdir()) == [file]
     assert file.read_bytes() == before
@@ -66,6 +54,18 @@ def test_a_store_that_does_not_fit_on_the_disk_leaves_no_part_and_is_built_at_th
 
 def test_arrays_of_a_run_that_do_not_fit_on_the_disk_end_in_one_message_and_none_is_torn(tmp_path: Path):
     arrays = {"en": np.zeros((100, 3), np.float32)}
-    with full_disk(), pytest.raises(UserError, match=f"{tmp_path}: cannot be written"):
+    with full_disk(), pytest.raises(UserError, match=f"{tmp_path}/logits/dev.en.npy: cannot be written"):
         measure.save(tmp_path, "dev", arrays, arrays, {"en": ["a"] * 100})
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_metrics_that_do_not_fit_on_the_disk_leave_the_whole_lines_before_them(tmp_path: Path):
+    """Also where the disk takes a part of the lines."""
+    file = tmp_path / "metrics.jsonl"
+    runs.append_metrics(tmp_path, [{"step": 1}])
+    before = file.read_bytes()
+    with full_disk(), pytest.raises(UserError, match=f"{file}: cannot be written .*make room"):
+        runs.append_metrics(tmp_path, [{"step": step} for step in range(2, 50)])
+    assert file.read_bytes() == before
+    runs.append_metrics(tmp_path, [{"step": 2}])
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
