@@ -302,7 +302,7 @@ def _languages(
     zero_shot = [x for x in zero_shot if x not in supervised]
     left = {x: why.get(x) or "not chosen" for x in there if x not in supervised and x not in zero_shot}
     if nameless := sum(by[""].total() for by in counts.values() if "" in by):
-        left["''"] = f"{nameless:,} rows without a language"
+        left["''"] = f"{nameless:,} row{'s' * (nameless > 1)} without a language"
     return list(supervised), zero_shot, left
 
 
@@ -310,7 +310,7 @@ def _unfit(language: str, counts: dict[str, dict[str, Counter[str]]], split: boo
     """Why a language cannot be used as its rows are; empty if it can."""
     rows = sum(by[language].total() for by in counts.values() if language in by)
     if not is_code(language):
-        return f"{rows:,} rows, not a language's code"
+        return f"{rows:,} row{'s' * (rows > 1)}, not a language's code"
     for name, by in counts.items():
         if not split and name != "train" and language not in by:
             return f"no {name} rows"
