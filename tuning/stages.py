@@ -18,7 +18,7 @@ from tuning.trial import Conditions, Job, failure
 if TYPE_CHECKING:
     from tuning.pool import Pool
 
-Voice = tuple[str, ...]  # a teacher as a cache knows it
+CachedTeacher = tuple[str, ...]  # a teacher as a cache knows it
 
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
@@ -26,11 +26,11 @@ def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None
     study.remember()
     study.settle()
     study.look()
-    twins = _twins(study)
-    configs = [choice.run(seed) for twin in twins for choice in twin.choices for seed in study.seeds]
+    singles = _single_inference(study)
+    configs = [choice.run(seed) for group in singles for choice in group.choices for seed in study.seeds]
     measured = all(runs.finished(runs.folder(study.root, config)) for config in configs)
     if not study.wanted() and not _left_to_propose(study) and measured and not _costs(study):
-        study.groups += twins
+        study.groups += singles
         study.look()
         return True
     from tuning.pool import Pool  # seconds of imports and processes, for nothing if nothing is left
@@ -39,7 +39,7 @@ def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
         pool.room()  # a trial that fits nowhere is refused before anything is made for it
         stages = Stages(study, pool, board)
-        return stages.prepare() and stages.search() and stages.runs() and stages.twins() and stages.costs()
+        return stages.prepare() and stages.search() and stages.runs() and stages.single_inference() and stages.costs()
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,18 @@ class Stages:
     def _caches(self, configs: list[Config]) -> bool:
         """Ask every teacher once; the runs whose teacher is refused fail with its reason, and no others.
 
-        A job that failed does not say whose voice it was: who needs not all of its voices asks again without the rest.
+        A failed job does not say which teacher failed. Runs that need only some of its teachers ask these again.
         """
-        served: set[Voice] = set()
-        refused: dict[frozenset[Voice], str] = {}
+        served: set[CachedTeacher] = set()
+        refused: dict[frozenset[CachedTeacher], str] = {}
         while jobs := [Job(config, "cache") for config in _to_ask(configs, served, refused)]:
             if not self._stage("teacher logits", jobs):
                 return False
             for job in jobs:
                 if (reason := self.study.failed.pop(job.name, None)) is None:
-                    served |= _voices(job.config)
+                    served |= _cached_teachers(job.config)
                 else:
-                    refused[_voices(job.config)] = reason
+                    refused[_cached_teachers(job.config)] = reason
         lost = {config.run_name: _refusal(config, refused) for config in configs}
         self.study.failed |= {name: reason for name, reason in lost.items() if reason is not None}
         return True
@@ -161,9 +161,9 @@ class Stages:
             stage += 1
         return True
 
-    def twins(self) -> bool:
+    def single_inference(self) -> bool:
         """Of the chosen trainings without mixers the other row of Table 5: measured, not trained."""
-        self.study.groups += _twins(self.study)
+        self.study.groups += _single_inference(self.study)
         self.study.look()
         return self.runs()
 
@@ -201,7 +201,7 @@ class Stages:
         self.study.record(False)
 
 
-def _voices(config: Config) -> frozenset[Voice]:
+def _cached_teachers(config: Config) -> frozenset[CachedTeacher]:
     """What decides each cache that a run reads: a teacher, its language, the task and the length."""
     same = config.task.model_dump_json(exclude={"zero_shot"}), str(config.train.max_length)
     return frozenset(
@@ -211,19 +211,21 @@ def _voices(config: Config) -> frozenset[Voice]:
     )
 
 
-def _to_ask(configs: list[Config], served: set[Voice], refused: Mapping[frozenset[Voice], str]) -> list[Config]:
-    """Few configurations whose cache jobs ask every voice that is not served yet and may still be."""
+def _to_ask(
+    configs: list[Config], served: set[CachedTeacher], refused: Mapping[frozenset[CachedTeacher], str]
+) -> list[Config]:
+    """Few configurations whose cache jobs ask every teacher that is not served yet and may still be."""
     found, asked = [], set(served)
     for config in sorted(configs, key=lambda config: -len(config.languages)):
-        if not _voices(config) <= asked and _refusal(config, refused) is None:
+        if not _cached_teachers(config) <= asked and _refusal(config, refused) is None:
             found.append(config)
-            asked |= _voices(config)
+            asked |= _cached_teachers(config)
     return found
 
 
-def _refusal(config: Config, refused: Mapping[frozenset[Voice], str]) -> str | None:
-    """Why a configuration's teachers cannot all be asked: it needs all the voices of a job that failed."""
-    return next((reason for voices, reason in refused.items() if voices <= _voices(config)), None)
+def _refusal(config: Config, refused: Mapping[frozenset[CachedTeacher], str]) -> str | None:
+    """Why a configuration's teachers cannot all be asked: it needs all the teachers of a job that failed."""
+    return next((reason for teachers, reason in refused.items() if teachers <= _cached_teachers(config)), None)
 
 
 def _left_to_propose(study: Sweep) -> bool:
@@ -239,7 +241,7 @@ def _costs(study: Sweep) -> list[Job]:
     return [job for job in jobs if not job.finished(study.root) and job.name not in study.failed]
 
 
-def _twins(study: Sweep) -> list[Group]:
+def _single_inference(study: Sweep) -> list[Group]:
     """For each chosen training without mixers, the group of its runs with the other way to infer, if not there yet."""
     found = []
     for group in study.groups:
@@ -251,6 +253,8 @@ def _twins(study: Sweep) -> list[Group]:
         label = best.run(study.seeds[0])
         name = configuration.changed(label, {"student": {"inference": "single"}}).system
         if full.student.inference == "all" and not any(each.system == name for each in study.groups):
-            twin = Group(group.task, group.backbone, name, group.branch_depth, [Choice(System(single), best.values)])
-            found.append(twin)
+            single_group = Group(
+                group.task, group.backbone, name, group.branch_depth, [Choice(System(single), best.values)]
+            )
+            found.append(single_group)
     return found

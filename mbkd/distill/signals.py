@@ -25,7 +25,7 @@ Ask = Callable[[np.ndarray], TeacherSignal]
 
 
 @dataclass(frozen=True)
-class Source:
+class TeacherSource:
     """A signal, and the record of what is behind it.
 
     teachers      those that are loaded, by language; none with a cache
@@ -68,12 +68,12 @@ def cached(cache: Cache, labels: tuple[str, ...], device: torch.device) -> Ask:
     return lambda rows: TeacherSignal(to_device(cache.logits[rows][:, order], device))
 
 
-def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Source:
+def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> TeacherSource:
     """What a configuration learns from, checked. Raises UserError for a teacher that is refused.
 
     Collective: all ranks must call."""
     if not inputs.teachers:
-        return Source(hard_labels)
+        return TeacherSource(hard_labels)
     loaded: dict[str, Teacher] = {}  # by folder or hub id: a multilingual teacher is loaded once
 
     def load(path: str) -> Teacher:
@@ -117,4 +117,4 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Sou
     for name, each in found:
         checks.refuse(name, each, allow)
     named = {language: ", ".join(dict.fromkeys(each)) for language, each in precision.items()}
-    return Source(averaged(asked), teachers, prints, named, accuracy)
+    return TeacherSource(averaged(asked), teachers, prints, named, accuracy)

@@ -14,7 +14,7 @@ from mbkd import distributed
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.data.batches import Plan
-from mbkd.distill.signals import Signal, Source, hard_labels
+from mbkd.distill.signals import Signal, TeacherSource, hard_labels
 from mbkd.distill.teachers import TeacherSignal, dtype, inference_engine
 from mbkd.estimate import cost
 from mbkd.inputs import Inputs
@@ -52,7 +52,7 @@ def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
     inputs = Inputs(rows, {}, {}, tasks.label_names(config.task), tasks.is_ordinal(config.task))
     groups = parameter_groups(model, branches, config.train.weight_decay)
     engine, optimizer = training_engine(model, groups, config.train, ranks)
-    source = Source(hard_labels)
+    source = TeacherSource(hard_labels)
     made = Trainer(config, Path(), inputs, plan(config, lengths), source, engine, optimizer, ranks, Schedule())
     engine.train()
     return made
@@ -77,7 +77,7 @@ def width(made: Plan, step: int, lengths: Mapping[str, np.ndarray]) -> int:
     return int(lengths[made.language(step)][made.rows(step)].max())
 
 
-def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> dict[str, Source]:
+def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> dict[str, TeacherSource]:
     """Where the steps' teacher logits come from: `online`, running teachers; `cache`, arrays.
 
     Teachers that differ in their vocabulary alone are one model here: a table is looked up, whatever its size.
@@ -106,10 +106,10 @@ def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
         return TeacherSignal(distributed.to_device(cached[language][batch], ranks.device))
 
     signals: dict[str, Signal] = {"online": ask, "cache": read}
-    return {name: Source(signal) for name, signal in signals.items()}
+    return {name: TeacherSource(signal) for name, signal in signals.items()}
 
 
-def warm_up(made: Trainer, source: Source) -> None:
+def warm_up(made: Trainer, source: TeacherSource) -> None:
     """Take a step in every language, so that none that is measured makes room for Adam's moments."""
     made.source = source
     steps = range(made.plan.steps)

@@ -61,7 +61,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         source = signals.open_source(config, inputs, root, ranks)
     else:  # trained before: only the way to infer differs
         model = MBLMForSequenceClassification.from_pretrained(alike / "model", inference=config.student.inference)
-        source = signals.Source(signals.hard_labels)
+        source = signals.TeacherSource(signals.hard_labels)
     branches = list(getattr(model.config, "branch_languages", ()))
     groups = parameter_groups(model, branches, config.train.weight_decay)
     parameters = sum(p.numel() for p in model.parameters())

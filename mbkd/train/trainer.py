@@ -52,7 +52,7 @@ class Trainer:
         directory: Path,
         inputs: Inputs,
         plan: Plan,
-        source: signals.Source,
+        source: signals.TeacherSource,
         engine: Any,
         optimizer: BranchAdamW,
         ranks: distributed.Ranks,

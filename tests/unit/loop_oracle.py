@@ -92,7 +92,7 @@ def trainer(config: Config, ranks: distributed.Ranks, directory: Path = Path()) 
         return lambda chosen: signals.TeacherSignal(torch.from_numpy(rows[language].teacher[chosen]).to(ranks.device))
 
     asked = signals.averaged({x: [(1.0, teacher(x))] for x in config.languages})
-    source = signals.Source(signals.hard_labels if config.distill.signal == "labels" else asked)
+    source = signals.TeacherSource(signals.hard_labels if config.distill.signal == "labels" else asked)
     inputs = Inputs(rows, {}, {}, config.task.labels, False)
     return Trainer(config, directory, inputs, plan(config), source, engine, optimizer, ranks, Schedule())
 

@@ -192,6 +192,24 @@ def test_a_sweep_names_all_stale_runs_and_teachers_at_once_before_it_starts(conf
     assert all((tmp_path / name / "result.json").is_file() for name in names)
 
 
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_sweep_and_a_report_name_what_a_run_asks_about_too(
+    config: Config, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
+):
+    finish(config.teacher_run("fr"), tmp_path)
+    found = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]
+    shown = [Run(x, x.name, Result.read(x), yaml.safe_load((x / "config.yaml").read_text())) for x in found]
+    change(tmp_path)
+    said = [problem.what.partition(":")[0] for problem in origins.changed(shown, tmp_path)]
+    assert said == expected
+    if not expected:
+        sweep_of(config, tmp_path).settle()
+        return
+    with pytest.raises(UserError) as caught:
+        sweep_of(config, tmp_path).settle()
+    assert all(f"{run}: {expected[0]}\n" in str(caught.value) for run in found)
+
+
 def test_a_fresh_sweep_keeps_what_is_not_stale(config: Config, tmp_path: Path):
     teacher = finish(config.teacher_run("fr"), tmp_path)
     runs_of_it = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]

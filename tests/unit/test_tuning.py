@@ -15,7 +15,7 @@ from tests.synthetic import make_result
 from tuning import grids, protocols
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import groups, record, wanted
-from tuning.stages import _refusal, _to_ask, _twins, _voices, carry_out
+from tuning.stages import _cached_teachers, _refusal, _single_inference, _to_ask, carry_out
 from tuning.study import Sweep
 from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, hopeless, work
 
@@ -150,15 +150,15 @@ def test_the_row_single_is_measured_from_the_training_that_was_chosen(tmp_path):
         for run in wanted(group, "full", [1, 2], {}, set(), "all"):
             results[run.run_name] = result(run, run.train.lr * 1e4)
     study = Sweep("ablations", found, "full", [1, 2], "all", tmp_path, "", results=results)
-    (twin,) = _twins(study)
-    assert twin.system == "MultiKD + MBLM - all mixers (single)"
-    runs = wanted(twin, "full", [1, 2], results, set(), "all")
+    (single,) = _single_inference(study)
+    assert single.system == "MultiKD + MBLM - all mixers (single)"
+    runs = wanted(single, "full", [1, 2], results, set(), "all")
     assert [(run.train.lr, run.seed, run.student.inference) for run in runs] == [
         (2e-5, 1, "single"),
         (2e-5, 2, "single"),
     ]
-    study.groups.append(twin)
-    assert _twins(study) == []
+    study.groups.append(single)
+    assert _single_inference(study) == []
 
 
 def test_a_setting_that_is_not_there_is_named():
@@ -191,9 +191,9 @@ def test_a_study_keeps_its_name_and_does_nothing_when_it_is_given_again_in_any_s
         finish(run)
     study = asked()  # its trainings are finished, and the row that is measured only is left: stopped there
     study.look()
-    study.groups += (twins := _twins(study))
+    study.groups += (singles := _single_inference(study))
     (file,) = {study.record(False), asked().record(False)}
-    for run in wanted(twins[0], "full", [1, 2], {}, set(), "all"):
+    for run in wanted(singles[0], "full", [1, 2], {}, set(), "all"):
         finish(run)
     study = asked()
     assert carry_out(study, conditions(tmp_path), 0, "127.0.0.1:1")  # no Ray is there: it was not looked for
@@ -211,11 +211,11 @@ def test_a_refused_teacher_fails_those_who_ask_it_and_the_others_ask_theirs_agai
     mono, _, multi, mblm = (system.run({}, 1) for system in EXPERIMENTS["main"].systems(config, []))
     assert mono.languages == ("en",)
     assert _to_ask([mono, multi, mblm], set(), {}) == [multi]  # one job asks for all of them
-    refused = {_voices(multi): "zh is at chance"}
+    refused = {_cached_teachers(multi): "zh is at chance"}
     assert _to_ask([mono, multi, mblm], set(), refused) == [mono]
     assert [_refusal(each, refused) for each in (mono, multi, mblm)] == [None, "zh is at chance", "zh is at chance"]
-    assert _to_ask([mono, multi, mblm], set(_voices(mono)), refused) == []
-    refused[_voices(mono)] = "so is en"
+    assert _to_ask([mono, multi, mblm], set(_cached_teachers(mono)), refused) == []
+    refused[_cached_teachers(mono)] = "so is en"
     assert _refusal(mono, refused) == "so is en"
 
 
