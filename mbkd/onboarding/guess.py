@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from mbkd.config import language_key
 from mbkd.data.readers import Rows
 from mbkd.data.tasks import label_keys
+from mbkd.errors import UserError
 from mbkd.onboarding.languages import is_code
 from mbkd.onboarding.names import NAMES, in_language, is_half, pairs, stem
 from mbkd.onboarding.sources import RawDataset, split_named
@@ -168,6 +169,20 @@ def labels(source: RawDataset, column: str, wished: Iterable[str] = ()) -> Label
         scale = len(steps) == 1 and len(found) > 2
         return Labels(found, scale and any(word in column.lower() for word in SCALES), spelt)
     return Labels(sorted(found), False, spelt)
+
+
+def refuse_numbers(names: list[str], column: str) -> None:
+    """Raise UserError for a column of measurements, which are no classes."""
+    if len(names) > MOST_LABELS and any("." in x for x in names) and all(map(_is_float, names)):
+        raise UserError(f"--label {column}: {len(names)} different numbers, {names[0]} to {names[-1]}, are no classes")
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False
 
 
 def languages(

@@ -159,7 +159,9 @@ def _columns(
     elif alone is None:
         what = "Column with the language, or the language of all rows"
         answer = guessed.found["language"] or _named_language(source, given)
-        ends = sorted(x for x in _languages_of(there) if len(names_of_columns.in_language(there, x)) < len(there))
+        ends = sorted(
+            x for x in names_of_columns.languages(there) if len(names_of_columns.in_language(there, x)) < len(there)
+        )
         if ends:  # the user says which of the columns count
             answer = guessed.found["language"]
             hint += f"; columns end in {', '.join(ends)}"
@@ -189,12 +191,6 @@ def _columns(
         "Column with the label", "--label", options.label, free["label"], column, candidates("label")
     )
     return found | {"language": language, "id": guessed.found["id"]}, alone
-
-
-def _languages_of(names: list[str]) -> set[str]:
-    """The languages that columns' names end in."""
-    ends = {names_of_columns.words_of(name)[-1] for name in names if len(names_of_columns.words_of(name)) > 1}
-    return {x for x in ends if is_code(x)}
 
 
 def _named_language(source: sources.RawDataset, given: str) -> str | None:
@@ -238,7 +234,7 @@ def _labels(source: sources.RawDataset, column: str, options: Options, dialogue:
         return guess.labels(source, column, names)._replace(names=names), tasks.is_ordinal(task)
     wished = options.labels or None
     seen = guess.labels(source, column, wished or ())
-    _refuse_numbers(seen.names, column)
+    guess.refuse_numbers(seen.names, column)
     names = _list(dialogue.ask("Labels, in the order of the classes", "--labels", wished, seen.names, _list))
     labels = guess.labels(source, column, names)
     if missing := [name for name in labels.names if name not in names]:
@@ -248,20 +244,6 @@ def _labels(source: sources.RawDataset, column: str, options: Options, dialogue:
         what = "Are the labels steps of one scale, such as stars?"
         ordinal = dialogue.confirm(what, "--ordinal", options.ordinal, ordinal)
     return labels._replace(names=names), ordinal
-
-
-def _refuse_numbers(names: list[str], column: str) -> None:
-    """Raise UserError for a column of measurements, which are no classes."""
-    if len(names) > guess.MOST_LABELS and any("." in x for x in names) and all(map(_is_float, names)):
-        raise UserError(f"--label {column}: {len(names)} different numbers, {names[0]} to {names[-1]}, are no classes")
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-        return True
-    except ValueError:
-        return False
 
 
 def _languages(

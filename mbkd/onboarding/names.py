@@ -47,6 +47,12 @@ def in_language(names: list[str], language: str | None) -> list[str]:
     ]
 
 
+def languages(names: list[str]) -> set[str]:
+    """The languages that columns' names end in."""
+    ends = {words_of(name)[-1] for name in names if len(words_of(name)) > 1}
+    return {x for x in ends if is_code(x)}
+
+
 def pairs(names: list[str], one: str | None = None) -> list[tuple[str, str]]:
     """The columns that are a pair by their names, in any case and order; of a long and a short form the short one.
 
