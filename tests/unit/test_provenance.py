@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoTokenizer
 
 from analysis import origins
 from analysis.collect import Run
@@ -15,7 +17,10 @@ from mbkd import provenance, runs
 from mbkd.config import Config, changed, parse
 from mbkd.data.tokens import store_fingerprint
 from mbkd.errors import UserError
+from mbkd.evaluate.folder import evaluate_folder
 from mbkd.files import write_json
+from mbkd.model import saved
+from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.result import Result
 from mbkd.train.launch import carry_out
 from tests.synthetic import make_result
@@ -173,6 +178,27 @@ def test_a_run_of_an_earlier_version_is_compared_by_its_tokens(config: Config, f
     assert provenance.stale({finished: config}, tmp_path) == {}
     swap_labels(tmp_path)
     assert provenance.stale({finished: config}, tmp_path) == {finished: ["train rows of en", "train rows of fr"]}
+
+
+def test_an_evaluation_is_of_the_labels_that_are_there_now(config: Config, world: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    encoder, names = world / "models" / "student", {0: "no", 1: "yes"}
+    model = MBLMForSequenceClassification.from_pretrained(
+        encoder,
+        branch_languages=("en",),
+        branch_depth=1,
+        mixer_length=12,
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+    )
+    saved.save(model, AutoTokenizer.from_pretrained(encoder), tmp_path / "model")
+    before = evaluate_folder(tmp_path / "model", config, "dev", tmp_path)
+    write_rows(tmp_path / "dev.csv", [(text, {"yes": "no", "no": "yes"}[label]) for text, label in ROWS[:3]])
+    after = evaluate_folder(tmp_path / "model", config, "dev", tmp_path)
+    assert {x for x in after.made_from if after.made_from[x] != before.made_from[x]} == {"dev rows of fr"}
+    assert after.accuracy["dev"]["en"] == before.accuracy["dev"]["en"]
+    assert (before.rows["dev"]["fr"], after.rows["dev"]["fr"]) == (4, 3)
+    assert after.accuracy["dev"]["fr"] != before.accuracy["dev"]["fr"]
 
 
 def sweep_of(config: Config, root: Path, fresh: bool = False) -> Sweep:
