@@ -15,6 +15,7 @@ import yaml
 
 from mbkd.train.launch import free_port
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing that a test calls waits for the hub
 ROOT = Path(__file__).parents[1]
 XNLI = ROOT.parent / "shared" / "data" / "xnli"
 
