@@ -1,4 +1,4 @@
-"""A run as a configuration: its fields, where they are read from, and the paper's experiments."""
+"""Configuration of a training run: fields, YAML files and overrides, and the paper's experiments."""
 
 from mbkd.config.schema import (
     SPLITS,

@@ -1,7 +1,7 @@
-"""One more language for a trained model, as a configuration: what `mbkd grow` writes, and what has to hold.
+"""The configuration with which `mbkd grow` adds a language to a trained model, and its checks.
 
-The model's side of it is mbkd/model/grow.py. A grown run is a run like any other: its `student.backbone` is the trained
-model's folder, and `student.grow` names the language.
+mbkd/model/grow.py grows the model. In the configuration, `student.backbone` is the trained model's folder, and
+`student.grow` names the new language. Otherwise a grown run is an ordinary run.
 """
 
 import json
@@ -15,30 +15,35 @@ STRUCTURE = ("branch_depth", "branch_position", "mixers", "heads", "inference", 
 
 
 def structure(folder: str) -> dict[str, Any]:
-    """What config.json says of a trained model with branches. Raises UserError for any other folder."""
+    """Return the config.json of a trained model with branches. Raises UserError for any other folder."""
     try:
         found: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not the folder of a trained model ({error})") from None
     if found.get("model_type") != "mblm" or not found["branch_depth"]:
-        raise UserError(f"{folder}: this model has no branches (student.branch_depth), so none can be added")
+        raise UserError(
+            f"{folder}: the model has no branches (student.branch_depth); only a model with branches can grow"
+        )
     if found.get("branch_rank"):
-        raise UserError(f"{folder}: its branches are of low rank (student.branch_rank), so none can be added")
+        raise UserError(f"{folder}: the model has low-rank branches (student.branch_rank) and cannot grow")
     return found
 
 
 def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
-    """What turns a configuration's values into the run that adds a branch for a language to a model's folder.
+    """Return the overrides with which a configuration adds a branch for a language to the model in a folder.
 
-    The language becomes a supervised one. It learns from the teachers that the configuration names for it, if any, else
-    from labels. Raises UserError for a model without branches, or a language that the task does not have.
+    values: the nested values of the configuration. The language becomes a supervised language. It learns from its
+    teachers in the configuration, or from labels if the configuration names no teacher for it.
+    Raises UserError for a model without branches or a language that the task does not have.
     """
     model = structure(str(folder))
     task = values.get("task") or {}
     supervised, zero_shot = (list(task.get(x, Task.model_fields[x].default)) for x in ("supervised", "zero_shot"))
     if language not in supervised + zero_shot:
         there = ", ".join(map(str, supervised + zero_shot)) or "none"
-        raise UserError(f"--language {language}: the task has no such language (task.zero_shot); there are {there}")
+        raise UserError(
+            f"--language {language}: not a language of the task (task.zero_shot); its languages are {there}"
+        )
     if language not in supervised:
         supervised.append(language)
     found: dict[str, Any] = {
@@ -59,19 +64,24 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
 
 
 def check(config: Config, labels: tuple[str, ...]) -> None:
-    """Raise UserError where a grown run does not fit the model that it starts from."""
+    """Raise UserError if a grown run does not match its trained model."""
     folder, language = config.student.backbone, config.student.grow
     model = structure(folder)
     branches = model["branch_languages"]
     if language in branches:
-        raise UserError(f"{folder}: there is a branch for {language!r} already ({', '.join(branches)})")
+        raise UserError(f"{folder}: the model already has a branch for {language!r} ({', '.join(branches)})")
     names = tuple(model["id2label"][str(i)] for i in range(len(model["id2label"])))
     if names != labels:
-        raise UserError(f"{folder}: its labels are {', '.join(names)}, the task has, in order, {', '.join(labels)}")
+        raise UserError(
+            f"{folder}: the task's labels must be {', '.join(names)}, in this order, not {', '.join(labels)}"
+        )
     if config.train.max_length != model["mixer_length"]:
         raise UserError(
-            f"train.max_length = {config.train.max_length}: {folder} was trained with {model['mixer_length']}; set that"
+            f"train.max_length = {config.train.max_length}: {folder} was trained with {model['mixer_length']}; "
+            "set this value"
         )
     for field in STRUCTURE:
         if getattr(config.student, field) != model[field]:
-            raise UserError(f"student.{field} = {getattr(config.student, field)!r}: {folder} has {model[field]!r}")
+            raise UserError(
+                f"student.{field} = {getattr(config.student, field)!r}: the model in {folder} has {model[field]!r}"
+            )

@@ -1,13 +1,16 @@
-"""The hash in a run's name: over what a configuration sets, so that a new field with its default renames nothing."""
+"""The hash in a run's name, over a configuration's non-default values.
+
+A new field with a default therefore renames no run.
+"""
 
 import hashlib
 import json
 from typing import Any
 
-# Raise it when a default or the meaning of a value changes: equal configurations are then other runs.
+# Increase when a default or the meaning of a value changes, because equal configurations are then different runs.
 SCHEMA = 2
 
-# The fields that the first schema hashed, all of them, and the teachers that are not asked, too.
+# All fields of the first schema. Its hash covers default values and unused teachers, too.
 FIRST: dict[str, set[str]] = {
     "task": {"kind", "path", "files", "columns", "labels", "ordinal", "supervised", "zero_shot", "limit"},
     "columns": {"text", "text_pair", "label", "language", "id"},
@@ -27,14 +30,15 @@ FIRST: dict[str, set[str]] = {
 
 
 def digest(values: dict[str, Any]) -> str:
-    """Eight hexadecimal digits over nested values."""
+    """Return the first eight hexadecimal digits of the SHA-256 hash of nested values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def asked(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
-    """What a configuration sets apart from its defaults, without teachers that a run does not ask.
+    """Return the hashed values of a configuration: non-default values, without unused teachers.
 
-    values: the configuration without its defaults. languages: that the run learns from teachers.
+    values:    the configuration without its defaults
+    languages: the languages that the run learns from teachers
     """
     rest = {name: value for name, value in values.items() if name not in ("teachers", "teaching")}
     if teachers := {x: values["teachers"][x] for x in languages}:
@@ -46,9 +50,10 @@ def asked(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
 
 
 def first(values: dict[str, Any], differing: dict[str, Any]) -> dict[str, Any] | None:
-    """What the first schema hashed of a configuration; None where a field is set that it did not have.
+    """Return the values that the first schema hashed, or None if a field is set that the first schema lacks.
 
-    values: the whole configuration. differing: without its defaults.
+    values:    the whole configuration
+    differing: the configuration without its defaults
     """
     labels = values["distill"]["signal"] == "labels"
     found = {name: values[name] for name in ("role", "seed")}

@@ -1,4 +1,4 @@
-"""The paper's experiments as functions that return configurations, and the names they go by."""
+"""The paper's experiments: functions that return configurations, and their names."""
 
 import difflib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ TEACHERS = {
     "fr": (Teacher(model="almanach/camembert-large"),),
     "zh": (Teacher(model="hfl/chinese-roberta-wwm-ext-large"),),
 }
-# What these models are as transformers configurations, so that their cost is known before a download.
+# The models' architectures as transformers configurations, to estimate costs without a download.
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -27,8 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "hfl/chinese-roberta-wwm-ext-large": {"model_type": "bert", "vocab_size": 21128, **_LARGE},
 }
 SYSTEMS = ("monokd", "multitrain", "multikd", "mblm")
-# Table 5: what differs from the full MBLM. Without mixers one training is measured in two ways:
-# `mbkd evaluate RUN CONFIG --inference single` is the row "(single)".
+# Table 5: the differences from the full MBLM. The run without mixers is evaluated in two ways:
+# `mbkd evaluate RUN CONFIG --inference single` gives the row "(single)".
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-inner-mixers": {"mixers": "outer"},
     "no-mixers": {"mixers": "none"},
@@ -39,23 +39,23 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def xnli() -> Task:
-    """XNLI with its columns in the paper's order (Table 3); fr and zh training text is machine-translated."""
+    """XNLI with its languages in the paper's order (Table 3). The fr and zh training text is machine-translated."""
     zero_shot = ("de", "es", "ru", "ar", "hi", "vi", "bg", "el", "sw", "th", "tr", "ur")
     return Task(kind="xnli", path="facebook/xnli", supervised=("en", "fr", "zh"), zero_shot=zero_shot)
 
 
 def marc() -> Task:
-    """MARC with its columns in the paper's order (Table 4). The download was withdrawn: a local copy is read."""
+    """MARC from a local copy, with its languages in the paper's order (Table 4). No official download exists."""
     return Task(kind="marc", path="data/marc", supervised=("en", "fr", "zh"), zero_shot=("de", "es", "ja"))
 
 
 def base(task: Task, backbone: str) -> Config:
-    """MultiKD + MBLM as the paper trains it, on a task with a backbone's hub id or folder."""
+    """MultiKD + MBLM as the paper trains it. backbone: a hub id or a folder."""
     return Config(task=task, student=Student(backbone=backbone, branch_depth=4), teachers=TEACHERS)
 
 
 def system(full: Config, name: str) -> Config:
-    """A system of SYSTEMS (Tables 3, 4, 7, 8), made from the configuration of MultiKD + MBLM. Raises UserError."""
+    """Derive a system in SYSTEMS (Tables 3, 4, 7, 8) from MultiKD + MBLM. Raises UserError."""
     plain: dict[str, Any] = {"student": {"branch_depth": 0, "branch_rank": 0}}
     changes: dict[str, dict[str, Any]] = {
         "monokd": plain | {"distill": {"languages": full.task.supervised[:1]}},
@@ -67,7 +67,7 @@ def system(full: Config, name: str) -> Config:
 
 
 def ablation(full: Config, name: str) -> Config:
-    """A row of Table 5, a name of ABLATIONS, made from the configuration of MultiKD + MBLM. Raises UserError."""
+    """Derive a row of Table 5, a name in ABLATIONS, from MultiKD + MBLM. Raises UserError."""
     return configuration.changed(full, {"student": ABLATIONS[name]})
 
 
@@ -75,9 +75,9 @@ TASKS = {"xnli": xnli, "marc": marc}
 
 
 def toy(world: Path) -> Config:
-    """The demo: MultiKD + MBLM on the toy reviews that mbkd.data.toy_models wrote to a folder.
+    """The demo: MultiKD + MBLM on the toy reviews in a folder that mbkd.demo.toy_models wrote.
 
-    Small models learn with larger rates than the paper's.
+    Small models need higher learning rates than the paper's.
     """
     models = world / "models"
     small = Training(lr=8e-4, epochs=1)
@@ -91,7 +91,7 @@ def toy(world: Path) -> Config:
 
 
 def recipes() -> dict[str, Config]:
-    """Every experiment that has a name, such as xnli-mbert-mblm."""
+    """Return all named experiments, such as xnli-mbert-mblm."""
     found: dict[str, Config] = {}
     for (task, make), (backbone, path) in product(TASKS.items(), BACKBONES.items()):
         full = base(make(), path)
@@ -101,12 +101,12 @@ def recipes() -> dict[str, Config]:
 
 
 def find(name: str, overrides: list[str]) -> Config:
-    """The configuration of a YAML file or of a recipe's name, with `key=value` overrides. Raises UserError."""
+    """Return the configuration of a YAML file or recipe, with `key=value` overrides. Raises UserError."""
     return configuration.parse(configuration.override(values(name), overrides), name)
 
 
 def values(name: str) -> dict[str, Any]:
-    """The values of a YAML file, not validated yet, or of a recipe's name. Raises UserError."""
+    """Return the values of a YAML file or recipe without validation. Raises UserError."""
     named = recipes()
     if name in named and not Path(name).exists():
         return named[name].model_dump(mode="json")
@@ -118,7 +118,7 @@ def values(name: str) -> dict[str, Any]:
 
 
 def teacher_runs(config: Config) -> Iterator[Config]:
-    """The runs that fine-tune the teachers a configuration names and that are not fine-tuned yet."""
+    """Yield the runs that fine-tune a configuration's teachers, except those that are already fine-tuned."""
     for language in config.languages:
         for index, teacher in enumerate(config.teachers.get(language, ())):
             if not teacher.fine_tuned:

@@ -1,7 +1,7 @@
 """The fields of a configuration, frozen and validated, and its hash.
 
-One `Config` is one training run. Whatever is not written takes the paper's value; the decisions
-behind the defaults that the paper leaves open are listed in docs/decisions.md.
+One `Config` is one training run. Omitted fields take the paper's values. docs/decisions.md explains the defaults
+that the paper leaves open.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ SPLITS = ("train", "dev", "test")
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, an unknown key is an error, and every number is finite."""
+    """A section of the configuration. Sections are frozen; unknown keys and non-finite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def language_key(language: str) -> str:
-    """A language's code as codes are compared: pt-br for pt_BR."""
+    """Return a language code in the form used for comparisons: pt-br for pt_BR."""
     return language.strip().lower().replace("_", "-")
 
 
 class Columns(Section):
-    """Which columns of the user's own files hold what, and how CSV and TSV files are read.
+    """The columns of the user's own files, and the format of CSV and TSV files.
 
-    header: whether the first line names the columns; else they are called 1, 2, 3.
-    quoted: whether quotes enclose fields or are text; None lets the file decide.
+    header: whether the first line names the columns; without a header, their names are 1, 2, 3.
+    quoted: whether quotes enclose fields or are part of the text; None detects this in the file.
     """
 
     text: str = "text"
@@ -47,11 +47,11 @@ class Columns(Section):
 
 
 class Task(Section):
-    """What is classified, in which languages, and where the rows are.
+    """The classification task: its languages, labels and files.
 
     kind xnli, marc: `path` is a folder with the official files, or a hub id (facebook/xnli).
-    kind own: `files` maps train, dev and test to a CSV, TSV, JSON, JSONL or parquet file; `{language}` in a
-    name stands for the language, or `path` is a hub id and `files` maps to the names of its splits.
+    kind own: `files` maps train, dev and test to a CSV, TSV, JSON, JSONL or parquet file. `{language}` in a
+    file name stands for the language. If `path` is a hub id, `files` maps to the names of its splits.
     """
 
     kind: Literal["xnli", "marc", "own"]
@@ -62,14 +62,14 @@ class Task(Section):
     ordinal: bool = False
     supervised: tuple[str, ...] = ("en", "fr", "zh")
     zero_shot: tuple[str, ...] = ()
-    limit: int | None = Field(None, ge=1, description="first rows of every split and language only")
+    limit: int | None = Field(None, ge=1, description="use only the first rows of every split and language")
 
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_as_text(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             return value
-        # Only what is written again as it was: not True for `yes`, nor a time of day in another notation.
+        # Only values whose text is the user's: `yes` is read as True, and a time of day changes its notation.
         return tuple(str(label) if type(label) in (int, float, date) else label for label in value)
 
     @model_validator(mode="after")
@@ -81,12 +81,15 @@ class Task(Section):
         if repeated := sorted({x for x in seen if keys.count(language_key(x)) > 1}):
             raise ValueError(f"language named twice: {', '.join(repeated)}")
         if unfit := [x for x in seen if "/" in x]:
-            raise ValueError(f"language {unfit[0]!r}: files are named after it, so it has no slash; zh-Hans would do")
+            raise ValueError(
+                f"language {unfit[0]!r}: must not contain a slash, because files are named after it; "
+                "write zh-Hans, for example"
+            )
         if self.kind != "own":
             if self.path is None:
-                raise ValueError(f"path is needed: a folder with the {self.kind.upper()} files, or a hub id")
+                raise ValueError(f"path is required: a folder with the {self.kind.upper()} files, or a hub id")
             if self.files or self.labels:
-                raise ValueError(f"files and labels belong to kind 'own'; {self.kind} knows its own")
+                raise ValueError(f"files and labels are for kind 'own' only; {self.kind} has fixed ones")
             return self
         if unknown := sorted(set(self.files) - set(SPLITS)):
             raise ValueError(f"files has the unknown split {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
@@ -98,29 +101,29 @@ class Task(Section):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """All languages, the supervised ones first, in the order of the tables."""
+        """All languages in the order of the tables: supervised languages first."""
         return self.supervised + self.zero_shot
 
     @property
     def pairs(self) -> bool:
-        """Whether a row is two texts; XNLI's and MARC's are."""
+        """Whether a row has two texts, as in XNLI and MARC."""
         return self.kind != "own" or self.columns.text_pair is not None
 
 
 class Student(Section):
-    """The model that learns: a backbone, and the branches that make it an MBLM (Eq. 5-12).
+    """The student: a backbone, and the branches that make it an MBLM (Eq. 5-12).
 
     branch_depth K = 0 is the plain backbone. branch_position, mixers, heads, inference and detach are the paper's
-    ablations, described with MBLMConfig. head `linear` is dropout and one linear layer on the first
-    position; `own` is the backbone's own classification model, which has no branches.
+    ablations; MBLMConfig describes them. head `linear` is dropout and a linear layer on the first position. head `own`
+    is the backbone's own classification model, which has no branches.
 
-    grow names the one language that learns where `backbone` is the folder of a trained MBLM that gets a branch for it;
-    `mbkd grow` fills in the other fields as that model has them.
+    grow names the new language of a trained MBLM, whose folder is `backbone`. The model gets a branch for this
+    language, and trains on it alone. `mbkd grow` copies the other fields from the trained model.
     """
 
     backbone: str
     branch_depth: int = Field(0, ge=0)
-    branch_rank: int = Field(0, ge=0, description="low-rank branches: r of their difference from shared layers")
+    branch_rank: int = Field(0, ge=0, description="rank of each branch's difference from shared layers; 0: full")
     branch_position: Literal["bottom", "top"] = "bottom"
     mixers: Literal["all", "outer", "none"] = "all"
     heads: Literal["shared", "per_language"] = "shared"
@@ -133,13 +136,13 @@ class Student(Section):
     @model_validator(mode="after")
     def _own_head_has_no_branches(self) -> Student:
         if self.head == "own" and self.branch_depth > 0:
-            raise ValueError("head 'own' is the plain backbone: set branch_depth to 0 or head to linear")
+            raise ValueError("head 'own' has no branches: set branch_depth to 0 or head to linear")
         return self
 
     @model_validator(mode="after")
     def _grows_among_branches(self) -> Student:
         if self.grow is not None and not self.branch_depth:
-            raise ValueError("grow adds a branch to branches: branch_depth is that of the trained model, not 0")
+            raise ValueError("grow needs a model with branches: set branch_depth to the trained model's value, not 0")
         return self
 
     @model_validator(mode="after")
@@ -152,7 +155,7 @@ class Student(Section):
 
 
 class Training(Section):
-    """How a model learns (paper, Experimental Setup; the rest is TextBrewer's MNLI example)."""
+    """Training hyperparameters (paper, Experimental Setup; otherwise TextBrewer's MNLI example)."""
 
     lr: float = Field(2e-5, gt=0)
     epochs: float = Field(3, gt=0)
@@ -169,7 +172,7 @@ class Training(Section):
     idle_branches: Literal["still", "drift"] = "still"
     zero_stage: Literal[0, 1, 2] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    deterministic: bool = Field(False, description="the same bits again on a GPU, at some cost in speed")
+    deterministic: bool = Field(False, description="bitwise reproducible on a GPU, at some cost in speed")
 
     @field_validator("zero_stage", mode="before")
     @classmethod
@@ -186,46 +189,48 @@ class Training(Section):
 
 
 class Teacher(Section):
-    """A teacher: a checkpoint to fine-tune with `mbkd teach`, or one that is fine-tuned already."""
+    """A teacher: a checkpoint to fine-tune with `mbkd teach`, or an already fine-tuned checkpoint."""
 
     model: str
     fine_tuned: bool = False
-    weight: float = Field(1.0, gt=0, description="its share where a language has several teachers")
+    weight: float = Field(1.0, gt=0, description="relative weight if a language has several teachers")
 
 
 class HiddenPair(Section):
-    """A layer of the student that follows a layer of the teacher, both counted from 1."""
+    """A student layer and the teacher layer that it learns from. Layers are counted from 1."""
 
     student: int = Field(ge=1)
     teacher: int = Field(ge=1)
 
 
 class Distill(Section):
-    """Where the signal comes from, and the loss (Eq. 1-4).
+    """The training signal and the loss (Eq. 1-4).
 
-    signal `labels` is MultiTrain: hard labels, no teacher; `online` asks the teachers in every step; `cache` asks each
-    once for all rows, and every run on the machine reads the answers.
+    signal `labels` is MultiTrain: hard labels, no teacher. `online` runs the teachers in every step. `cache` runs each
+    teacher once over all rows, and every run on the machine reads the cached logits.
     """
 
     signal: Literal["labels", "online", "cache"] = "online"
     temperature: float = Field(8.0, gt=0)
-    temperatures: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="by language, over temperature")
+    temperatures: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="per language; overrides temperature"
+    )
     tau_squared: bool = False
     hard_label_weight: float = Field(0.0, ge=0, le=1)
     hidden: tuple[HiddenPair, ...] = ()
-    hidden_weight: float = Field(1.0, gt=0, description="of the hidden states' distance, where `hidden` names layers")
+    hidden_weight: float = Field(1.0, gt=0, description="weight of the hidden-state loss, if `hidden` is set")
     allow_chance_teachers: bool = False
-    languages: tuple[str, ...] = Field((), description="train on these only; empty: all supervised ones")
+    languages: tuple[str, ...] = Field((), description="languages to train on; empty: all supervised ones")
 
     @model_validator(mode="before")
     @classmethod
     def _without_placement(cls, value: Any) -> Any:
-        """Runs of the time when teachers could wait in the CPU's memory are read, too; their numbers are the same."""
+        """Drop the removed field `placement` of older configurations, which did not affect results."""
         if isinstance(value, dict) and "placement" in value:
             if value["placement"] != "device":
                 raise ValueError(
-                    f"placement = {value['placement']!r}: is not there any more, teachers stay on the device; leave "
-                    "placement out, or set signal to 'cache' where the teachers do not fit there"
+                    f"placement = {value['placement']!r}: the field was removed; teachers stay on the device. "
+                    "Delete placement, or set signal to 'cache' if the teachers do not fit on the device"
                 )
             return {name: each for name, each in value.items() if name != "placement"}
         return value
@@ -233,11 +238,11 @@ class Distill(Section):
     @model_validator(mode="after")
     def _hidden_needs_running_teachers(self) -> Distill:
         if self.hidden and self.signal != "online":
-            raise ValueError(f"hidden needs signal 'online': {self.signal!r} has no hidden states of the teachers")
+            raise ValueError(f"hidden needs signal 'online': {self.signal!r} gives no hidden states of the teachers")
         return self
 
     def temperature_of(self, language: str) -> float:
-        """The temperature of a language's batches."""
+        """Return the temperature for a language's batches."""
         return self.temperatures.get(language, self.temperature)
 
 
@@ -247,7 +252,7 @@ class Config(Section):
     role: Literal["student", "teacher"] = "student"
     task: Task
     student: Student
-    teachers: dict[str, tuple[Teacher, ...]] = {}  # in YAML one mapping, or a list of them
+    teachers: dict[str, tuple[Teacher, ...]] = {}  # in YAML a mapping or a list of mappings
     teaching: Training = Training()
     distill: Distill = Distill()
     train: Training = Training()
@@ -273,7 +278,9 @@ class Config(Section):
             if repeated := sorted({x for x in models if models.count(x) > 1}):
                 raise ValueError(f"teachers.{language}: {repeated[0]} is named twice")
         if unknown := [x for x in self.distill.temperatures if x not in self.languages]:
-            raise ValueError(f"distill.temperatures: {unknown[0]!r} is not trained on ({', '.join(self.languages)})")
+            raise ValueError(
+                f"distill.temperatures: {unknown[0]!r} is not a trained language ({', '.join(self.languages)})"
+            )
         if self.distill.hidden and self.student.head == "own":
             raise ValueError("distill.hidden needs student.head = linear")
         return self
@@ -288,20 +295,20 @@ class Config(Section):
             raise ValueError(f"teachers: {unknown[0]!r} is not supervised ({', '.join(self.task.supervised)})")
         if self.distill.signal != "labels" and (missing := [x for x in self.languages if x not in self.teachers]):
             raise ValueError(
-                f"teachers: no teacher for {', '.join(missing)}; name one, or train with distill.signal=labels"
+                f"teachers: no teacher for {', '.join(missing)}; add one, or train with distill.signal=labels"
             )
         return self
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The languages that are trained on, in the task's order; each has a branch."""
+        """The trained languages in the task's order. Each has a branch."""
         if self.student.grow is not None:
             return (self.student.grow,)
         return tuple(x for x in self.task.supervised if not self.distill.languages or x in self.distill.languages)
 
     @property
     def system(self) -> str:
-        """The system's name as the paper's tables have it."""
+        """The system's name in the paper's tables."""
         if self.role == "teacher":
             return f"Teacher {self.languages[0]}"
         student = self.student
@@ -316,37 +323,37 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits over every value that is not its default; teachers count where they are asked."""
+        """Eight hexadecimal digits over all non-default values, without unused teachers."""
         taught = () if self.distill.signal == "labels" else self.languages
         return names.digest(names.asked(self.model_dump(mode="json", exclude_defaults=True), taught))
 
     @property
     def first_hash(self) -> str | None:
-        """The hash of the first schema, which runs of its time have in their names; None where it had no such field."""
+        """The hash of the first schema, as in the names of older runs; None if a field is set that it lacks."""
         values, differing = self.model_dump(mode="json"), self.model_dump(mode="json", exclude_defaults=True)
         hashed = names.first(values, differing)
         return None if hashed is None else names.digest(hashed)
 
     @property
     def slug(self) -> str:
-        """The system's name as a part of a directory's name."""
+        """The system's name in the form used in directory names."""
         return re.sub(r"[^a-z0-9]+", "-", self.system.lower()).strip("-")
 
     @property
     def run_name(self) -> str:
-        """The name of the run's directory: readable first, unique by the hash."""
+        """The run directory's name: a readable part, and the hash, which makes the name unique."""
         return self._named(self.hash)
 
     @property
     def first_run_name(self) -> str | None:
-        """The name of a run of the first schema; None where it had no such field."""
+        """The run directory's name in the first schema; None if a field is set that the first schema lacks."""
         return None if (found := self.first_hash) is None else self._named(found)
 
     def _named(self, found: str) -> str:
         return f"{self.task.kind}-{self.slug}-s{self.seed}-{found}"
 
     def teacher_run(self, language: str, index: int = 0) -> Config:
-        """The run that fine-tunes one of a language's teachers: hard labels, its own head, its own language."""
+        """Return the run that fine-tunes one of a language's teachers: hard labels, its own head, one language."""
         return Config(
             role="teacher",
             task=self.task.model_copy(update={"supervised": (language,), "zero_shot": ()}),
@@ -357,5 +364,5 @@ class Config(Section):
         )
 
     def dump(self) -> str:
-        """The resolved configuration as YAML; reading it back gives an equal `Config`."""
+        """Return the resolved configuration as YAML. Parsing the YAML gives an equal `Config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

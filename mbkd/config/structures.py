@@ -1,4 +1,4 @@
-"""The paper's structures of a student (Fig 2-4): values of their fields, what does not combine, names in Table 5."""
+"""Student structures of the paper (Fig 2-4): field values, valid combinations, and names in Table 5."""
 
 from mbkd.errors import UserError
 
@@ -11,19 +11,19 @@ VALUES = {
 
 
 def check(branch_position: str, mixers: str, heads: str, inference: str) -> None:
-    """Raise UserError for a value, or a combination of values, that no structure of the paper has."""
+    """Raise UserError for a value or a combination of values that no structure of the paper has."""
     given = {"branch_position": branch_position, "mixers": mixers, "heads": heads, "inference": inference}
     for field, value in given.items():
         if value not in VALUES[field]:
-            raise UserError(f"{field} = {value!r}: one of {', '.join(VALUES[field])}")
+            raise UserError(f"{field} = {value!r}: must be one of {', '.join(VALUES[field])}")
     if heads == "per_language" and (branch_position == "bottom" or mixers == "outer"):
-        raise UserError("heads = 'per_language' needs branch_position = 'top', and has no outer mixer")
+        raise UserError("heads = 'per_language' needs branch_position = 'top' and no outer mixer")
     if inference == "single" and mixers != "none":
-        raise UserError("inference = 'single' needs mixers = 'none': with mixers every branch takes part")
+        raise UserError("inference = 'single' needs mixers = 'none', because mixers combine all branches")
 
 
 def name(branch_position: str, mixers: str, heads: str, inference: str, detach: bool) -> str:
-    """How Table 5 calls what differs from the full MBLM, such as ` - inner-mixers`; empty for the full one."""
+    """Return Table 5's name for the differences from the full MBLM, such as ` - inner-mixers`, or ""."""
     own_heads = heads == "per_language"
     parts = {
         " + multi-classifier": own_heads,

@@ -13,7 +13,7 @@ from mbkd.errors import UserError
 
 
 def parse(values: dict[str, Any], source: str) -> Config:
-    """Validate nested values. Raises UserError that names the source, the field, the value and what fits."""
+    """Validate nested values. Raises UserError with the source, the field, the value and the valid choices."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -22,7 +22,7 @@ def parse(values: dict[str, Any], source: str) -> Config:
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """The configuration with other values, nested by section, validated again. Raises UserError."""
+    """Return the configuration with changed values, nested by section, and validate it. Raises UserError."""
     values = config.model_dump(mode="json")
     for section, value in changes.items():
         values[section] = values[section] | value if isinstance(value, dict) else value
@@ -35,7 +35,7 @@ def read(file: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def read_values(file: str | Path) -> dict[str, Any]:
-    """The values of a YAML file, not validated yet. Raises UserError."""
+    """Return the values of a YAML file without validation. Raises UserError."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -47,14 +47,14 @@ def read_values(file: str | Path) -> dict[str, Any]:
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     except ValueError as error:  # 2021-13-01
-        raise UserError(f"{file}: {error}; put what looks like a date or a number and is none in quotes") from None
+        raise UserError(f"{file}: {error}; put quotes around text that looks like a date or a number") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: a configuration is a mapping of sections (task, student, ...), not {values!r}")
     return _found_beside(_copy(values), Path(file).parent)
 
 
 def _found_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Values whose relative paths lead somewhere: from here, or else from the YAML file's folder."""
+    """Resolve relative paths against the working directory or, if nothing exists there, the YAML file's folder."""
 
     def mend(section: Any, key: str) -> None:
         path = section.get(key) if isinstance(section, dict) else None
@@ -63,7 +63,7 @@ def _found_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     task, teachers = values.get("task"), values.get("teachers")
     mend(task, "path")
-    # With a path, which is a hub id then, files are the names of its splits.
+    # If `path` is set, it is a hub id, and files are the names of its splits.
     files = task.get("files") if isinstance(task, dict) and not task.get("path") else None
     for split in files if isinstance(files, dict) else ():
         mend(files, split)
@@ -75,14 +75,14 @@ def _found_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _leads(folder: Path, path: str) -> bool:
-    """Whether a relative path leads to something; {language} stands for any part of a name."""
+    """Whether a relative path exists. {language} matches any part of a name."""
     if "{" in path and not Path(path).is_absolute():
         return any(folder.glob(re.sub(r"\{.*?\}", "*", path)))
     return (folder / path).exists()
 
 
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Return the nested values with each `a.b=value` set; the value is read as YAML. Raises UserError."""
+    """Return the nested values with each `a.b=value` applied. Values are parsed as YAML. Raises UserError."""
     values = _copy(values)
     for item in overrides:
         path, equals, text = item.partition("=")
@@ -95,7 +95,7 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
                 node[key] = {}
             node = node[key]
             if not isinstance(node, dict):
-                raise UserError(f"override {item!r}: {key} is a value, it has no fields")
+                raise UserError(f"override {item!r}: {key} is a value and has no fields")
         try:
             node[last] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError):
@@ -104,7 +104,7 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    """Nested values again, each mapping and list once for every place, where YAML's aliases share one."""
+    """Copy nested values. Mappings and lists that YAML aliases share become separate objects."""
     if isinstance(value, dict):
         return {key: _copy(each) for key, each in value.items()}
     return [_copy(each) for each in value] if isinstance(value, list) else value

@@ -100,7 +100,7 @@ def test_half_a_character_is_named_with_its_line(own: dict, tmp_path: Path):
 def test_labels_that_yaml_reads_as_yes_and_no_are_named_with_the_cure(own: dict, tmp_path: Path):
     text = yaml.safe_dump(own)
     assert "  - neg\n  - pos\n" in text
-    refused(text.replace("  - neg\n  - pos\n", "  - no\n  - yes\n"), tmp_path, "task.labels.0", "in quotes")
+    refused(text.replace("  - neg\n  - pos\n", "  - no\n  - yes\n"), tmp_path, "task.labels.0", "add quotes")
 
 
 def test_epochs_without_end_are_refused(own: dict, tmp_path: Path):

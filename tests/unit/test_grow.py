@@ -178,8 +178,8 @@ def test_a_teacher_that_is_named_for_the_language_teaches_it(folder):
 @pytest.mark.parametrize(
     ("more", "labels", "said"),
     [
-        (["student.grow=fr"], ("LABEL_0", "LABEL_1", "LABEL_2"), "a branch for 'fr' already (en, fr, zh)"),
-        ([], ("LABEL_1", "LABEL_0", "LABEL_2"), "in order, LABEL_1"),
+        (["student.grow=fr"], ("LABEL_0", "LABEL_1", "LABEL_2"), "already has a branch for 'fr' (en, fr, zh)"),
+        ([], ("LABEL_1", "LABEL_0", "LABEL_2"), "in this order, not LABEL_1"),
         (["train.max_length=64"], ("LABEL_0", "LABEL_1", "LABEL_2"), "trained with 128"),
         (["student.mixers=all"], ("LABEL_0", "LABEL_1", "LABEL_2"), "student.mixers = 'all'"),
     ],
@@ -192,7 +192,7 @@ def test_what_does_not_fit_the_model_is_refused(folder, more, labels, said):
 
 
 def test_a_language_or_a_model_that_cannot_grow_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="there are en, fr, zh, es, de"):
+    with pytest.raises(UserError, match="its languages are en, fr, zh, es, de"):
         grown.overrides(folder, VALUES, "pl")
     mblm("bert", "plain").save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no branches"):
