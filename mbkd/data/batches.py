@@ -30,7 +30,7 @@ class Plan:
     group_by_length  batches of rows of near-equal length; which rows meet still changes in every pass
 
     In a pass over a language each row is taken at most once: what does not fill a batch is left out, and
-    the next pass shuffles anew. A language with fewer rows than B repeats them within its batch.
+    the next pass shuffles again. A language with fewer rows than B repeats them within its batch.
     Raises UserError for a language without rows.
     """
 

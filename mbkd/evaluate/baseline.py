@@ -41,7 +41,7 @@ def baseline(config: Config, root: Path) -> Path:
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
     directory = root / f"{task.kind}-baseline-{digest}"
     plain = configuration.changed(config, {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}})
-    # A minute makes it anew: one of other rows or another encoder is replaced without a question.
+    # A minute makes it again: one of other rows or another encoder is replaced without a question.
     if runs.finished(directory) and not provenance.stale({directory: plain}, root):
         return directory
     splits = tasks.splits(task)

@@ -21,7 +21,7 @@ MOST_LABELS, MOST_LANGUAGES = 50, 300
 MANY_LABELS = {"label", "labels", "class", "category", "target", "intent", "topic"}  # more than MOST_LABELS, too
 SCALES = ("star", "rating", "score", "grade", "level", "severity", "priority")  # names of columns with steps
 MISSING = {"", "nan", "<na>", "null"}  # what programs write for a label that is not there
-ENOUGH_ROWS, ENOUGH_OF_A_LABEL = 200, 10  # training rows for a language to be learnt from
+ENOUGH_ROWS, ENOUGH_OF_A_LABEL = 200, 10  # training rows for a language to be learned from
 FREE_TEXT = 15  # characters of a text, on average
 
 

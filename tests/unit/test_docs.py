@@ -43,6 +43,57 @@ def commands(page: Path) -> list[str]:
     return found
 
 
+# Pages whose long sentences are still to be rewritten: take a name out with its page's rewrite.
+LONG = [
+    "README.md",
+    "EVIDENCE.md",
+    "PERFORMANCE.md",
+    "CONTRIBUTING.md",
+    "launchers/README.md",
+    "docs/index.md",
+    "docs/tutorial.md",
+    "docs/own-data.md",
+    "docs/teachers.md",
+    "docs/cost.md",
+    "docs/tuning.md",
+    "docs/clusters.md",
+    "docs/report.md",
+    "docs/growing.md",
+    "docs/folding.md",
+    "docs/probabilities.md",
+    "docs/serving.md",
+    "docs/exporting.md",
+    "docs/faults.md",
+    "docs/troubleshooting.md",
+    "docs/method.md",
+    "docs/decisions.md",
+    "docs/design.md",
+    "docs/command-line.md",
+    "docs/python.md",
+    "docs/run-directory.md",
+]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a page's running text, without code, formulas, tables and headings; code counts as a word."""
+    text = re.sub(r"\$\$.*?\$\$|^ {0,3}(```+|:::+).*?^ {0,3}\1", "\n\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\s*(?:\||#|!\[|<).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\$[^$]+\$", "formula", re.sub(r"`+[^`]+`+", "code", text))
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text.replace("Eq. ", "Eq ").replace("et al. ", "et al "))
+    end = r"\n\s*\n|^\s*(?:[-*]|\d+\.) |(?<=[.!?])[)\"*]*\s+(?=[(\"*]*[A-Z0-9]|code|formula)"
+    return re.split(end, text, flags=re.MULTILINE)
+
+
+RUNNING = [page for page in PAGES if str(page.relative_to(ROOT)) not in LONG]
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
+def test_no_sentence_of_the_documentation_has_more_than_25_words(page: Path):
+    text = page.read_text(encoding="utf-8")
+    long = [each for each in sentences(text) if len(re.findall(r"\w[\w'’.,-]*", each)) > 25]
+    assert not long, "\n".join(long)
+
+
 COMMANDS = [pytest.param(page, line, id=f"{page.name}: {line[:60]}") for page in PAGES for line in commands(page)]
 
 
