@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A sweep over all GPUs of four nodes: a Ray cluster inside of a Slurm job.
+# A sweep over all GPUs of four nodes: a Ray cluster inside a Slurm job.
 # Submit with: sbatch launchers/slurm-sweep.sh main --on xnli-mbert --protocol confirm
 #SBATCH --job-name=mbkd-sweep
 #SBATCH --nodes=4
@@ -10,15 +10,15 @@
 #SBATCH --requeue
 #SBATCH --output=mbkd-sweep-%j.log
 #SBATCH --open-mode=append
-# --requeue: after a preemption the same job starts again and does what is left.
+# --requeue: after a preemption, the job starts again and runs what is left.
 set -euo pipefail
 
-RUNS=${RUNS:-$PWD/runs}   # a folder that all nodes see
+RUNS=${RUNS:-$PWD/runs}   # a folder shared by all nodes
 PORT=${PORT:-6379}
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 ADDRESS=$(srun --nodes=1 --ntasks=1 --nodelist="$HEAD" hostname --ip-address | cut -d ' ' -f 1)
 
-# One Ray node for each machine; they end with the job.
+# One Ray node per machine. The Ray nodes end with the job.
 srun --nodes=1 --ntasks=1 --nodelist="$HEAD" \
     ray start --head --node-ip-address="$ADDRESS" --port="$PORT" --include-dashboard=false --block &
 sleep 20

@@ -10,12 +10,12 @@
 #SBATCH --signal=TERM@120
 #SBATCH --output=mbkd-%j.log
 #SBATCH --open-mode=append
-# --signal: two minutes before the time is up every rank writes a checkpoint and leaves. DeepSpeed's launcher hears the
-# signal, too, and kills ranks that took longer than 30 s: then the last checkpoint counts: one is written every 10 minutes.
-# --requeue: after a preemption the same job starts again and goes on from that checkpoint.
+# --signal: two minutes before the time limit, every rank writes a checkpoint and exits. DeepSpeed's launcher also gets
+# the signal and kills ranks after 30 s. The run then resumes from the previous checkpoint, at most 10 minutes older.
+# --requeue: after a preemption, the same job starts again and resumes from the checkpoint.
 set -euo pipefail
 
-RUNS=${RUNS:-$PWD/runs}   # a folder that all nodes see
+RUNS=${RUNS:-$PWD/runs}   # a folder shared by all nodes
 GPUS=${SLURM_GPUS_ON_NODE:-8}
 HOSTS=$(mktemp "$PWD/hostfile.XXXXXX")
 trap 'rm -f "$HOSTS"' EXIT
@@ -23,7 +23,7 @@ scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/ slots=$GPUS/" > "$HOS
 MASTER=$(head -n 1 "$HOSTS" | cut -d ' ' -f 1)
 export HOSTS MASTER RUNS
 
-# One task a node; each starts its node's ranks, without ssh. The inner shell expands the variables, on its node.
+# One task per node starts the ranks of the node without ssh. The inner shell expands the variables on its node.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c '
     exec deepspeed --hostfile "$HOSTS" --no_ssh --node_rank "$SLURM_NODEID" \

@@ -1,9 +1,10 @@
-"""Pack what a machine without a network lacks into one folder: `make wheels`, then copy the folder there.
+"""Collect wheels for a machine without a network: run `make wheels`, then copy the folder to the machine.
 
 usage: python launchers/wheels.py [--out wheels] [--there torch transformers ...] [--python 3.12]
 
-Packs mbkd, DeepSpeed, which the index has as source only, and all that these need beside the packages that are there
-already, in the versions of constraints.txt. Ray, which only a sweep needs, is left out unless --sweeps is given.
+Collects mbkd, DeepSpeed and their dependencies in the versions of constraints.txt, except packages that the machine
+already has (--there). DeepSpeed is built from source, because the index has no wheel. Ray, which only sweeps need, is
+included with --sweeps only.
 """
 
 import argparse
@@ -18,13 +19,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-# What a machine for training has with all that it needs, as clusters' modules and images do.
+# Packages that modules and images of clusters provide, with their dependencies.
 THERE = ("torch", "transformers", "scikit-learn", "pandas", "pyarrow")
-MANYLINUX = (28, 27, 24, 17, 12, 5)  # glibc's minor versions; pip matches each exactly
+MANYLINUX = (28, 27, 24, 17, 12, 5)  # minor versions of glibc; pip matches each exactly
 
 
 def needed(names: list[str]) -> dict[str, str]:
-    """The packages that some need, these included, with the versions that are installed here."""
+    """Return the packages `names` and their dependencies, with the installed versions."""
     found: dict[str, str] = {}
     waiting: list[tuple[str, set[str]]] = [(name, set()) for name in names]
     done: set[tuple[str, frozenset[str]]] = set()
@@ -42,7 +43,7 @@ def needed(names: list[str]) -> dict[str, str]:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip, with DeepSpeed's operations left to be compiled where they are used, which mbkd never does."""
+    """Run pip without compiling DeepSpeed's operations, which mbkd does not use."""
     environment = os.environ | {"DS_BUILD_OPS": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pip", *arguments], env=environment, capture_output=True, text=True, check=False
@@ -54,9 +55,11 @@ def pip(*arguments: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("wheels"), help="the folder (default: wheels)")
-    parser.add_argument("--there", nargs="*", default=THERE, help=f"packages there (default: {' '.join(THERE)})")
-    parser.add_argument("--python", help="version of Python there, such as 3.12 (default: this one's), on x86-64 Linux")
-    parser.add_argument("--sweeps", action="store_true", help="with Ray")
+    parser.add_argument(
+        "--there", nargs="*", default=THERE, help=f"packages on the other machine (default: {' '.join(THERE)})"
+    )
+    parser.add_argument("--python", help="Python version on the other machine, such as 3.12, for x86-64 Linux")
+    parser.add_argument("--sweeps", action="store_true", help="include Ray")
     wanted = parser.parse_args()
     missing = needed(["mbkd"])
     if not wanted.sweeps:
@@ -71,7 +74,7 @@ def main() -> None:
     shutil.rmtree(wanted.out, ignore_errors=True)
     out = ["--quiet", "--no-deps"]
     pip("wheel", *out, "--wheel-dir", str(wanted.out), str(ROOT))
-    # Without a build environment of its own: DeepSpeed's setup looks at the torch that is here.
+    # No build isolation, because DeepSpeed's setup imports the installed torch.
     pip(
         "wheel",
         *out,
@@ -92,7 +95,7 @@ def main() -> None:
     for file in files:
         print(f"{file.stat().st_size / 1e6:6.1f} MB  {file.name}")
     print(
-        f"{sum(file.stat().st_size for file in files) / 1e6:6.1f} MB in {len(files)} wheels; there, without a network:"
+        f"{sum(file.stat().st_size for file in files) / 1e6:6.1f} MB in {len(files)} wheels; on the other machine, run:"
     )
     print(f"pip install --no-index --no-deps {wanted.out.name}/*.whl")
 

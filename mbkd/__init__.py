@@ -1,6 +1,6 @@
 """mbkd: cross-lingual text classifiers by multilingual distillation into a multi-branch student.
 
-From Python: `mbkd.load`, `mbkd.train`, `mbkd.teach`, `mbkd.evaluate`, `mbkd.Config` (docs/python.md).
+Python API: `mbkd.load`, `mbkd.train`, `mbkd.teach`, `mbkd.evaluate`, `mbkd.Config` (docs/python.md).
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Classifier", "Config", "Result", "UserError", "__version__", "evaluate", "load", "teach", "train"]
 
-# Where a public name is defined. It is imported when it is asked for: `import mbkd` is quick.
+# The modules of the public names. They are imported on first use, to keep `import mbkd` fast.
 _HOMES = {
     "Classifier": "mbkd.predict.classifier",
     "Config": "mbkd.config",
@@ -31,7 +31,7 @@ _HOMES = {
 
 
 class Room(ModuleType):
-    """A package that is called as the function of its name in mbkd.api: `mbkd.train`, `mbkd.evaluate`."""
+    """A package that is also the function of the same name in mbkd.api: `mbkd.train`, `mbkd.evaluate`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return getattr(import_module("mbkd.api"), self.__name__.rpartition(".")[2])(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""mbkd from Python: train teachers and a student, measure a model, classify with it."""
+"""The Python API: train teachers and a student, evaluate a model, classify text."""
 
 import json
 import sys
@@ -15,10 +15,10 @@ from mbkd.result import Result
 
 
 def load(path: str | Path) -> Classifier:
-    """A trained classifier on this machine's device: a GPU if there is one.
+    """Load a trained classifier on this machine's device: a GPU if available.
 
-    path: a run's directory, a model's folder, or a model's id on the Hugging Face hub.
-    Raises UserError where there is no model, or a damaged one.
+    path: a run directory, a model folder, or a model id on the Hugging Face hub.
+    Raises UserError if the model is missing or damaged.
     """
     return Classifier(path)
 
@@ -31,16 +31,16 @@ def train(
     fresh: bool = False,
     **overrides: Any,
 ) -> Result:
-    """Train one student and measure it in every language, in processes of its own, as `mbkd train` does.
+    """Train one student and evaluate it in every language, in separate processes, as `mbkd train` does.
 
     config:    a configuration, a YAML file, or a name from `mbkd recipes`
     runs:      the folder of run directories and token stores
-    ranks:     processes that share each batch; None is one
-    fresh:     start over where the run is finished; else its result is read
-    overrides: other values of the configuration, `seed=2` or `**{"train.lr": 1e-3}`
+    ranks:     number of processes that share each batch; None is one
+    fresh:     train a finished run again; otherwise its result is read
+    overrides: values of the configuration to change, such as `seed=2` or `**{"train.lr": 1e-3}`
 
-    Progress and errors go to standard error. A run that was stopped goes on from its last checkpoint.
-    Raises UserError for bad input, and where a process fails.
+    Progress and errors go to standard error. A stopped run resumes from its last checkpoint.
+    Raises UserError for bad input and for a failed process.
     """
     with _command_line(config, overrides) as (found, arguments):
         (result,) = _carry_out([found], arguments, Path(runs), ranks, fresh).values()
@@ -57,7 +57,7 @@ def teach(
 ) -> dict[Path, Result]:
     """Fine-tune the teachers that a configuration names, each on its own language, as `mbkd teach` does.
 
-    Arguments and errors as of `train`. Returns the result of each teacher's run by the run's directory.
+    Arguments and errors are those of `train`. Returns the results of the teachers' runs by run directory.
     """
     with _command_line(config, overrides) as (found, arguments):
         wanted = list(paper.teacher_runs(found))
@@ -74,10 +74,10 @@ def evaluate(
     runs: str | Path = "runs",
     **overrides: Any,
 ) -> Result:
-    """Measure a trained model on a split of a configuration's task, in every language, as `mbkd evaluate` does.
+    """Evaluate a trained model on a split of a configuration's task, in every language, as `mbkd evaluate` does.
 
-    model: what `load` takes or gives; split: train, dev or test; other arguments as of `train`.
-    The model is measured in this process. Raises UserError for bad input.
+    model: a path or id as for `load`, or a loaded classifier; split: train, dev or test.
+    Other arguments are those of `train`. The evaluation runs in this process. Raises UserError for bad input.
     """
     from mbkd.evaluate.folder import evaluate_folder
 
@@ -88,8 +88,8 @@ def evaluate(
 
 @contextmanager
 def _command_line(config: Config | str | Path, overrides: dict[str, Any]) -> Iterator[tuple[Config, list[str]]]:
-    """The configuration with its overrides, and how the command line of a job names the same one."""
-    # JSON is YAML, which an override's value is read as.
+    """Yield the configuration with its overrides, and the equivalent command-line arguments of a job."""
+    # Override values are parsed as YAML, and JSON is valid YAML.
     items = [f"{name}={json.dumps(value, ensure_ascii=False, default=str)}" for name, value in overrides.items()]
     if not isinstance(config, Config):
         yield paper.find(str(config), items), [str(config), *items]
@@ -110,4 +110,4 @@ def _carry_out(
     try:
         return carry_out(wanted, arguments, runs, ranks, fresh)
     except SystemExit as ended:
-        raise UserError(f"the job ended with exit code {ended.code}; its message is on standard error, above") from None
+        raise UserError(f"the job ended with exit code {ended.code}; see its message on standard error") from None

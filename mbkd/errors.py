@@ -1,4 +1,4 @@
-"""How a command ends early: an error that the user can mend (exit code 2), a fault of a moment (69), a signal (75)."""
+"""Errors that end a command: an error of the user (exit code 2), a transient error (69), a signal (75)."""
 
 import errno
 import random
@@ -7,39 +7,36 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h: what fails for a moment failed at every try
-STOPPED = 75  # EX_TEMPFAIL: the same command, given again, goes on
+UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h: a transient error persisted through every retry
+STOPPED = 75  # EX_TEMPFAIL: the same command resumes the run
 
-WAITS = (1, 5, 20, 60, 240)  # seconds before each further try; the hub counts requests in windows of five minutes
-# A network file system whose server was away; a connection that broke off.
+WAITS = (1, 5, 20, 60, 240)  # seconds before each retry; the hub limits requests in windows of five minutes
+# An unreachable server of a network file system; a broken connection.
 ERRNOS = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED}
-# The same as the clients of the hub and of object stores call it. No network at all is no fault of a moment.
+# The same errors in the clients of the hub and of object stores. A missing network is not transient.
 CLASSES = {"ReadError", "ReadTimeout", "RemoteProtocolError", "ServerDisconnectedError", "WriteError", "WriteTimeout"}
 
 T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Says what is wrong, where (file and line, or field), and what to do."""
+    """An error that the user can fix. The message names the problem, the file and line or field, and the fix."""
 
 
 class TransientError(Exception):
-    """Says what failed and may succeed unchanged a moment later; nothing that the user must mend."""
+    """An error that may disappear on a retry, without a change by the user."""
 
 
 class GaveUp(TransientError):
-    """A fault of a moment that lasted longer than `patiently` waits."""
+    """A transient error that persisted through every retry of `patiently`."""
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; its message says where the run goes on."""
+    """A signal stopped the run. The message names the step from which the run resumes."""
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, is a fault of a moment.
-
-    An error that another module made of it counts, too: its cause or context still is the first one.
-    """
+    """Whether an error, or an error in its chain of causes and contexts, is transient."""
     return any(
         isinstance(each, TransientError)
         or {kind.__name__ for kind in type(each).__mro__} & CLASSES
@@ -50,28 +47,28 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from or after."""
+    """Yield an error and its chain of causes and contexts."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _unavailable(error: Any) -> bool:
-    """Whether a server answered that it cannot serve now: too many requests, or an error of its own."""
+    """Whether a server answered with status 429 (too many requests) or 5xx (server error)."""
     answer = getattr(error, "response", error)
     status = getattr(answer, "status_code", getattr(answer, "status", getattr(answer, "code", None)))
     return isinstance(status, int) and (status == 429 or 500 <= status < 600)
 
 
 def waits() -> Iterator[float]:
-    """Seconds to wait before each further try, moved at random, so that many processes do not come back at once."""
+    """Yield the seconds before each retry, randomised to spread the retries of many processes."""
     return (wait * random.uniform(0.75, 1.25) for wait in WAITS)
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """What `work` returns; after a fault of a moment it is tried again, as often as `waits` says.
+    """Return the result of `work`, with retries after transient errors as in `waits`.
 
-    Raises GaveUp where every try failed; what else `work` raises is raised at once.
+    Raises GaveUp if every try failed. All other errors of `work` are raised at once.
     """
     left = waits()
     while True:

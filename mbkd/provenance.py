@@ -1,4 +1,4 @@
-"""What a run is made from: the hashes of its rows, teachers and backbone, and which of them have changed since."""
+"""Hashes of a run's inputs (rows, teachers, backbone), and the inputs that changed after the run."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,17 +14,17 @@ from mbkd.result import Result
 
 
 def made_from(config: Config, root: Path) -> dict[str, str]:
-    """The hash of everything that decides a run besides its configuration and the code, by a name for a person.
+    """Return the hash of every input of a run besides its configuration and the code, by readable name.
 
-    Raises UserError for what is not there.
+    Raises UserError for a missing input.
     """
     return {name: find() for name, find in _parts(config, root).items()}
 
 
 def changed(result: Result, config: Config, root: Path) -> list[str]:
-    """Names of what is another one now than when a run was made, such as `train rows of fr` or `teacher zh`.
+    """Return the names of inputs that changed after a run, such as `train rows of fr` or `teacher zh`.
 
-    What cannot be compared, because it is not there any more or was not noted, counts as unchanged.
+    An input that is missing now, or was not recorded, counts as unchanged.
     """
     if not result.made_from:
         return []
@@ -46,7 +46,7 @@ def changed(result: Result, config: Config, root: Path) -> list[str]:
 
 
 def stale(wanted: Mapping[Path, Config], root: Path) -> dict[Path, list[str]]:
-    """Of finished runs, by their directory, those of which something has changed, and what."""
+    """Return the changed inputs of each finished run that has any. `wanted` maps run directories to configurations."""
     done = {run: config for run, config in wanted.items() if runs.finished(run)}
     for config in done.values():
         offline.if_unreachable([config.student.backbone, config.task.path or "."])
@@ -55,21 +55,21 @@ def stale(wanted: Mapping[Path, Config], root: Path) -> dict[Path, list[str]]:
 
 
 def refuse(found: Mapping[Path, list[str]], command: str = "") -> None:
-    """Raise one UserError that names every stale run, what has changed of it, and what to do.
+    """Raise one UserError that names every stale run, its changed inputs, and what to do.
 
-    command: the one that trains them again.
+    command: the command that trains these runs.
     """
     if found:
         lines = "".join(f"\n  {run}: {', '.join(names)}" for run, names in found.items())
         again = f"`{command} --fresh`" if command else "the same command with --fresh"
         raise UserError(
-            f"finished before, from something else than what is there now, so not reused:{lines}\n"
-            f"nothing was deleted; {again} trains again what is named here"
+            f"finished runs are not reused, because their inputs have changed:{lines}\n"
+            f"nothing was deleted; {again} trains these runs again"
         )
 
 
 def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
-    """A hub id or folder with a fine-tuned teacher of a language. Raises UserError if it is not made yet, or stale."""
+    """Return the hub id or folder of a language's fine-tuned teacher. Raises UserError if it is missing or stale."""
     teacher = config.teachers[language][index]
     if teacher.fine_tuned:
         return teacher.model
@@ -78,14 +78,14 @@ def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
     if not runs.finished(run):
         raise UserError(
             f"the teacher of {language} is not fine-tuned yet ({run} has no result); run `mbkd teach` with the same "
-            f"configuration first, or set teachers.{language}.fine_tuned=true for one that is"
+            f"configuration first, or set teachers.{language}.fine_tuned=true for a fine-tuned model"
         )
     refuse(stale({run: taught}, root), "mbkd teach")
     return str(run / "model")
 
 
 def _parts(config: Config, root: Path) -> dict[str, Callable[[], str]]:
-    """What finds each hash, by name. Raises UserError where the task's splits cannot be told."""
+    """Return the functions that compute each hash, by name. Raises UserError if the task's splits are unknown."""
     task, store = config.task, root / "store"
     hub.keep(store)
     found: dict[str, Callable[[], str]] = {}
@@ -110,7 +110,7 @@ def _weights(path: str, store: Path) -> str:
 
 
 def _earlier(name: str, config: Config, root: Path) -> Callable[[], str] | None:
-    """What finds a hash that runs noted before rows were hashed."""
+    """Return the function for a hash of tokens, as in older runs; None for other names."""
     before, _, language = name.partition("train tokens of ")
     if before or not language:
         return None

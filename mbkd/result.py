@@ -1,4 +1,4 @@
-"""What a run, an ensemble or an evaluation measured: the content of result.json."""
+"""The content of result.json: the scores of a run, an ensemble or an evaluation."""
 
 import json
 from dataclasses import MISSING, dataclass, field, fields
@@ -11,18 +11,18 @@ from mbkd.files import write_json
 FILE = "result.json"
 Metric = Literal["accuracy", "mae"]
 Scores = dict[str, dict[str, float]]  # split -> language -> score
-Averages = dict[str, dict[str, float | None]]  # split -> S, Z, A -> mean; None where a language was not measured
-ALWAYS = ("branches",)  # written also where there is none: a script that reads many runs asks for it
+Averages = dict[str, dict[str, float | None]]  # split -> S, Z, A -> mean; None if a language was not measured
+ALWAYS = ("branches",)  # written even if empty, because scripts that read many runs expect the field
 TUPLES = ("supervised", "zero_shot", "labels", "trained", "branches", "members", "seeds")
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores, and what they are of. docs/run-directory.md describes each field.
+    """Scores of a model or an ensemble, and their origin. docs/run-directory.md describes each field.
 
-    accuracy is 0 to 1, mae in classes and empty unless labels are ordinal. An ensemble has `seeds` and `members`, all
-    others a `seed`. made_from: what made the result, by a name that a person reads ("train rows of fr", "teacher zh",
-    "backbone") -> its hash.
+    accuracy is 0 to 1. mae is in classes, and empty unless the labels are ordinal. An ensemble has `seeds` and
+    `members`; other results have a `seed`. made_from maps the readable name of each input ("train rows of fr",
+    "teacher zh", "backbone") to its hash.
     """
 
     system: str
@@ -54,11 +54,11 @@ class Result:
     trained_as: str = ""
     folded_from: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
-    before: dict[str, Any] | None = None  # a grown model's scores before it grew
+    before: dict[str, Any] | None = None  # a grown model's scores before growing
 
     @classmethod
     def read(cls, run: Path) -> "Result":
-        """The result in a run's directory. Raises UserError if there is none, or the file is not one of mbkd's."""
+        """Read the result of a run directory. Raises UserError if it is missing or not written by mbkd."""
         try:
             values = json.loads((run / FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ class Result:
 
     @classmethod
     def parse(cls, values: Any, where: str) -> "Result":
-        """The result that a JSON object holds, also one of an earlier version. Raises UserError."""
+        """Convert a JSON object of this or an earlier version to a result. Raises UserError."""
         needed = [x.name for x in fields(cls) if x.default is MISSING and x.default_factory is MISSING]
         missing = [name for name in needed if not isinstance(values, dict) or name not in values]
         if missing:
@@ -78,7 +78,7 @@ class Result:
         return cls(**known)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON has them, without those that say nothing about this kind of result."""
+        """Return the fields as JSON values, without fields at their default."""
         found = {}
         for each in fields(self):
             default = each.default_factory() if each.default_factory is not MISSING else each.default
@@ -87,25 +87,25 @@ class Result:
         return found
 
     def write(self, run: Path) -> None:
-        """Write result.json, whole or not at all; its presence means finished."""
+        """Write result.json atomically. The file marks the run as finished."""
         write_json(run / FILE, self.as_json())
 
     def scores(self, split: str, metric: Metric = "accuracy") -> dict[str, float]:
-        """Language -> score of a split; empty where the split was not measured."""
+        """Return language -> score of a split; empty if the split was not measured."""
         return (self.accuracy if metric == "accuracy" else self.mae).get(split, {})
 
     def means(self, split: str, metric: Metric = "accuracy") -> dict[str, float | None]:
-        """S, Z, A -> mean score of a split; empty where the split was not measured."""
+        """Return S, Z, A -> mean score of a split; empty if the split was not measured."""
         return (self.averages if metric == "accuracy" else self.mae_averages).get(split, {})
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        """The run's seed; of an ensemble the seeds of its members."""
+        """The run's seed, or the seeds of an ensemble's members."""
         return self.seeds or (() if self.seed is None else (self.seed,))
 
 
 def _earlier(fingerprints: dict[str, dict[str, str]]) -> dict[str, str]:
-    """`made_from` of a run that was finished before there was one: it noted tokens instead of rows."""
+    """Return `made_from` for an older result without this field, which has hashes of tokens instead of rows."""
     names = {"train": "train tokens of", "teachers": "teacher"}
     found = {f"{name} {x}": value for kind, name in names.items() for x, value in fingerprints.get(kind, {}).items()}
     grown = fingerprints.get("grown from", {})

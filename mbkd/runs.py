@@ -1,4 +1,4 @@
-"""A run is a directory: config.yaml first, result.json last and atomically; its presence means finished."""
+"""Run directories. config.yaml is written first; result.json is written last and marks a finished run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PACKAGES = ("mbkd", "torch", "deepspeed", "transformers", "datasets", "tokenizer
 
 
 def folder(root: Path, config: Config) -> Path:
-    """Where the run of a configuration lives below the root of all runs; a finished one may have an earlier name."""
+    """Return the directory of a configuration's run. A finished run may have its name in the first schema."""
     run = root / config.run_name
     if not run.exists() and (earlier := config.first_run_name) is not None and finished(root / earlier):
         return root / earlier
@@ -28,12 +28,12 @@ def folder(root: Path, config: Config) -> Path:
 
 
 def finished(run: Path) -> bool:
-    """Whether a run's result is there."""
+    """Whether a run directory has a result."""
     return (run / result.FILE).is_file()
 
 
 def begin(run: Path, config: Config, device: dict[str, Any]) -> None:
-    """Create the directory, with the resolved configuration and the environment in it. Raises UserError."""
+    """Create the run directory with the resolved configuration and the environment. Raises UserError."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         write_whole(run / "config.yaml", config.dump().encode())
@@ -44,7 +44,10 @@ def begin(run: Path, config: Config, device: dict[str, Any]) -> None:
 
 
 def go_on(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> None:
-    """Note in environment.json that the run goes on after a step, and drop the metrics of what is done again."""
+    """Record in environment.json that the run resumes after a step, and drop the metrics of repeated steps.
+
+    metrics_bytes: the size of metrics.jsonl at this step.
+    """
     record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     record.setdefault("resumed", []).append({"step": step, **environment(), **device})
     write_json(run / "environment.json", record)
@@ -52,7 +55,7 @@ def go_on(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> N
 
 
 def lock(root: Path, config: Config) -> FileLock:
-    """Take a run for this process until it ends. Raises UserError if another one has it."""
+    """Lock a run for this process until the process ends. Raises UserError if another process holds the lock."""
     file = root / "store" / "locks" / f"{config.run_name}.lock"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ def lock(root: Path, config: Config) -> FileLock:
 
 
 def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to metrics.jsonl, all of them or none. Raises UserError for a full disk."""
+    """Append all lines or none to metrics.jsonl. Raises UserError for a full disk."""
     file = run / "metrics.jsonl"
     before = file.stat().st_size if file.exists() else 0
     with refuse_full(file):
@@ -74,12 +77,12 @@ def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
             with file.open("ab") as stream:
                 stream.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         except OSError:
-            os.truncate(file, before)  # a line that was cut short
+            os.truncate(file, before)  # removes a partly written line
             raise
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and git revision, for the record."""
+    """Return versions, machine and git revision for environment.json."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -91,7 +94,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that mbkd is imported from, with -dirty where files differ; None outside one."""
+    """Return the git revision of mbkd's checkout, with -dirty if files differ; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

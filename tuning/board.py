@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: one live table on a terminal, a line per finished run elsewhere."""
+"""Progress of a sweep: a live table on a terminal, otherwise a line per finished run."""
 
 import time
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from tuning.protocols import Group
 
 
 class Board:
-    """Counts the runs of a sweep as they start, end and fail.
+    """Tracks the runs of a sweep as they start, finish and fail.
 
-    best: the best dev average so far of a group, and of how many finished runs; None where there is none.
+    best: returns a group's best dev average so far, or None, and its number of finished runs.
     """
 
     def __init__(self, title: str, groups: list[Group], best: Callable[[Group], tuple[float | None, int]]):
@@ -44,17 +44,17 @@ class Board:
             self.live.stop()
 
     def begin(self, stage: str, weights: dict[str, float], at_once: int) -> None:
-        """A stage of runs; weights: how long each takes beside the others, by name."""
+        """Start a stage. weights: relative duration of each run, by name."""
         self.stage, self.weights, self.at_once = stage, dict(weights), max(1, at_once)
         self.started.clear()
         self.say(f"{stage}: {len(weights)} to do, {min(at_once, len(weights))} at a time")
 
     def start(self, name: str) -> None:
-        """A run has its resources and starts; again, after a failure."""
+        """Record the start of a run, or its restart after a failure."""
         self.started[name] = time.monotonic()
 
     def end(self, name: str, note: str, failed: bool = False) -> None:
-        """A run is finished, or has failed for good."""
+        """Record that a run has finished or finally failed."""
         began = self.started.pop(name, None)
         weight = self.weights.pop(name, 0.0)
         if failed:
@@ -65,14 +65,14 @@ class Board:
         self.say(f"{'FAILED' if failed else 'done'}  {name}  {note}  {self.left()}")
 
     def say(self, line: str) -> None:
-        """A line; above the table where there is one."""
+        """Print a line, above the live table if there is one."""
         if self.live is not None:
             self.live.console.print(line, highlight=False, soft_wrap=True)
         else:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def left(self) -> str:
-        """How many runs of the stage are left, and how long they will take, judged by those that are done."""
+        """Return the number of runs left in the stage, and their time estimated from the finished runs."""
         count = len(self.weights)
         if not count or not self.weight_done:
             return f"{count} left"
@@ -81,7 +81,7 @@ class Board:
         return f"{count} left, about {clock(max(0.0, rest) / min(self.at_once, count))}"
 
     def picture(self) -> RenderableType:
-        """What runs now, and the table: a row per group with what is done."""
+        """Return the current runs, and the table with a row per group."""
         names = (Column(x, overflow="fold") for x in ("task", "system", "backbone", "finished", "best dev x100"))
         table = Table(*names, title=self.title, title_justify="left")
         for group in self.groups:
@@ -90,5 +90,5 @@ class Board:
             table.add_row(group.task, group.label, group.backbone, str(finished), shown)
         now = [f"  {name}  {clock(time.monotonic() - began)}" for name, began in self.started.items()]
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        # A window that is too low cuts off the end.
+        # The table comes last, because a small window cuts off the end.
         return Stack(Text(f"{self.stage}: {self.left()}{failed}"), *map(Text, now), table)

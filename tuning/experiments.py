@@ -1,4 +1,4 @@
-"""The paper's experiments: which systems each one compares. What is searched and repeated comes on top (protocols)."""
+"""The paper's experiments and the systems that each one compares. Protocols add the search and the seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from mbkd.config import Config, paper
 from mbkd.errors import UserError
 from tuning import grids
 
-# full: every configuration with every seed (the paper's); confirm: one seed searches, the winner gets the others;
-# fixed: the configuration's own values, all seeds; search: a searcher proposes for one seed, the winner gets the others
+# full: every configuration with every seed, as in the paper. confirm: a grid with one seed; the best gets the other
+# seeds. fixed: the configuration's own values with all seeds. search: as confirm, with values that Optuna proposes.
 Protocol = Literal["full", "confirm", "fixed", "search"]
 
 
 @dataclass(frozen=True)
 class System:
-    """One row of a table: a configuration in which values can be set and a seed chosen.
+    """A row of a table: a configuration that takes values and a seed.
 
-    language, index: for a teacher, the language and which of its teachers; None for a student.
+    language, index: a teacher's language and its index there; language is None for a student.
     """
 
     full: Config
@@ -27,21 +27,22 @@ class System:
     index: int = 0
 
     def given(self, values: dict[str, Any], seed: int) -> Config:
-        """The configuration with these values, by dotted field. Raises UserError for values that do not fit."""
+        """Return the configuration with values by dotted field. Raises UserError for invalid values."""
         return grids.with_values(self.full, values | {"seed": seed})
 
     def run(self, values: dict[str, Any], seed: int) -> Config:
-        """The run with these values and this seed; a teacher's seed is always 1 (decision 20). Raises UserError."""
+        """Return the run with these values and this seed. A teacher's seed is 1 (decision 20). Raises UserError."""
         config = self.given(values, seed)
         return config if self.language is None else config.teacher_run(self.language, self.index)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """How an experiment's systems come from the configuration of MultiKD + MBLM, and its usual way to run.
+    """An experiment: its systems, derived from MultiKD + MBLM, and its default protocol.
 
-    bases: names of the paper's settings it is run on; searched: the fields of the paper's grid;
-    values: the paper's own where nothing is searched.
+    bases:    names of the paper's settings
+    searched: the fields of the paper's grid
+    values:   the paper's overrides for an experiment without a search
     """
 
     systems: Callable[[Config, list[int]], list[System]]
@@ -57,24 +58,24 @@ def main(full: Config, _: list[int]) -> list[System]:
 
 
 def ablations(full: Config, _: list[int]) -> list[System]:
-    """Table 5. Of the training without mixers the row `(single)` is measured afterwards, without a training."""
+    """Table 5. The row `(single)` is measured later, on the runs without mixers."""
     rows = [paper.system(full, "multikd"), full, *(paper.ablation(full, name) for name in paper.ABLATIONS)]
     return [System(config) for config in rows]
 
 
 def efficiency(full: Config, _: list[int]) -> list[System]:
-    """Table 6; Ens2 comes from the saved logits of Single."""
+    """Table 6. Ens2 is computed from the saved logits of Single."""
     return [System(paper.system(full, "multikd")), System(full)]
 
 
 def depth(full: Config, depths: list[int]) -> list[System]:
-    """Fig 5: hard labels, branches of every depth."""
+    """Fig 5: hard labels, one system per branch depth."""
     labels = configuration.changed(full, {"distill": {"signal": "labels"}})
     return [System(configuration.changed(labels, {"student": {"branch_depth": k}})) for k in depths]
 
 
 def teachers(full: Config, _: list[int]) -> list[System]:
-    """Table 2: every teacher that a configuration wants fine-tuned, on its own language."""
+    """Table 2: every teacher that the configuration fine-tunes, on its own language."""
     wanted = [
         System(full, language, index)
         for language in full.languages
@@ -87,7 +88,7 @@ def teachers(full: Config, _: list[int]) -> list[System]:
 
 
 def grid(full: Config, _: list[int]) -> list[System]:
-    """A user's own configuration as it is."""
+    """The user's own configuration, unchanged."""
     return [System(full)]
 
 
@@ -105,9 +106,9 @@ GRID: tuple[list[float], list[int]] = ([1e-5, 2e-5, 3e-5], [2, 3, 5, 7, 10])  # 
 def base(
     name: str, overrides: list[str], experiment: Experiment, teachers: Path | None = None
 ) -> tuple[Config, dict[str, list[Any]]]:
-    """A setting of the paper (xnli-mbert, ...) or a YAML file, and the lists that stand for single values in it.
+    """Read a setting of the paper (xnli-mbert, ...) or a YAML file, and its lists in place of single values.
 
-    Teacher logits are cached unless the file or an override says otherwise: many runs ask the same teachers.
+    Teacher logits are cached unless the file or an override sets another signal, because many runs share the teachers.
     teachers: a YAML file whose `teachers` are used instead. Raises UserError.
     """
     settings = {f"{task}-{backbone}": (task, backbone) for task in paper.TASKS for backbone in paper.BACKBONES}

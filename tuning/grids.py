@@ -1,4 +1,4 @@
-"""A configuration with lists for single values: the configuration, and the grid that the lists span."""
+"""Configurations with lists in place of single values, and the grid that the lists span."""
 
 import json
 from itertools import product
@@ -10,7 +10,7 @@ from mbkd.errors import UserError
 
 
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Nested values, each list at a field that takes one value replaced by its first entry; and those lists.
+    """Replace each list at a single-value field by its first entry; return the nested values and the lists.
 
     A field that takes several values, such as task.supervised, keeps its list. Raises UserError for an empty list.
     """
@@ -35,18 +35,18 @@ def _split(section: type[Section], values: dict[str, Any], path: str, lists: dic
 
 
 def combinations(lists: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the lists' values, by dotted field; one empty one without lists."""
+    """Return every combination of the lists' values, by dotted field; without lists, one empty combination."""
     return [dict(zip(lists, chosen, strict=True)) for chosen in product(*lists.values())]
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with values set by dotted field. Raises UserError."""
+    """Return the configuration with values by dotted field. Raises UserError."""
     overrides = [f"{path}={json.dumps(value)}" for path, value in values.items()]
     return configuration.parse(configuration.override(config.model_dump(mode="json"), overrides), config.run_name)
 
 
 def value_of(config: Config, path: str) -> Any:
-    """What a configuration holds at a dotted field."""
+    """Return a configuration's value at a dotted field."""
     node: Any = config
     for name in path.split("."):
         node = getattr(node, name)

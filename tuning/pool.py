@@ -1,4 +1,4 @@
-"""The machines that trials run on, through Ray Tune: this one, or a Ray cluster."""
+"""Trials on this machine or a Ray cluster, through Ray Tune."""
 
 import contextlib
 import io
@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported. Nothing is sent anywhere, and Tune writes no files of its own beside the runs'.
+# Ray reads these variables on import. They disable usage reports, Tune's own log files, and a change of directory.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-# Rays that still hid every GPU from who asked for none warn unless this is said; tuning.trial hides them in any case.
+# Older Ray versions hide all GPUs from tasks that request none, and warn unless this is set. tuning.trial always hides
+# the GPUs.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
@@ -26,22 +27,22 @@ from tuning.board import Board
 from tuning.trial import Conditions, Job, TrialFailed, hopeless, work
 
 CHECKOUT = Path(__file__).parents[1]
-SHIPPED = ("mbkd", "tuning")  # what a trial on another machine needs of the checkout
-Ended = Callable[[Job, str | None], None]  # a job, and the id of the node that it ran on
-Find = Callable[[dict[str, Any]], Job]  # the job of a trial's parameters
+SHIPPED = ("mbkd", "tuning")  # parts of the checkout that a trial on another machine needs
+Ended = Callable[[Job, str | None], None]  # called with a job and the id of its node
+Find = Callable[[dict[str, Any]], Job]  # returns the job for a trial's parameters
 
 
 class Pool:
     """Runs jobs as trials, as many at a time as the resources allow.
 
-    address: of a Ray cluster, `auto` for the one that this machine belongs to; None starts Ray here, on loopback.
-    retries: after a failure, by Ray Tune.
+    address: of a Ray cluster, or `auto` for this machine's cluster; None starts Ray on this machine, on loopback.
+    retries: number of retries by Ray Tune after a failure.
     """
 
     def __init__(self, given: Conditions, retries: int, address: str | None):
         self.retries = retries
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        # What fails is told by the board and in failed.json; Tune would print every traceback through itself.
+        # The board and failed.json report failures; Tune would also print every traceback.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         if address is None:
             ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
@@ -59,11 +60,11 @@ class Pool:
         ray.shutdown()
 
     def room(self) -> int:
-        """How many trials the machines that are there now have room for. Raises UserError where it is none."""
+        """Return how many trials fit on the current machines at a time. Raises UserError if no trial fits."""
         return self.given.room([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
     def run(self, jobs: list[Job], board: Board, ended: Ended) -> bool:
-        """Carry out jobs; `ended` hears of each. Returns False if the person stopped it before all had ended."""
+        """Run jobs and call `ended` for each. Returns False if the user stopped before all jobs ended."""
         space = {"job": tune.grid_search(list(range(len(jobs))))}
         watcher = _Watcher(lambda params: jobs[params["job"]], board, ended)
         self._fit(space, watcher.find, watcher, tune.TuneConfig())
@@ -80,10 +81,12 @@ class Pool:
         board: Board,
         ended: Ended,
     ) -> bool:
-        """Carry out `budget` jobs whose values Optuna proposes. Returns as `run`. Raises UserError without Optuna.
+        """Run `budget` jobs whose values Optuna proposes. Returns as `run`. Raises UserError without Optuna.
 
-        ranges: by dotted field, (low, high) on a log scale or a list of values; find: the job of proposed values, which
-        travels to where the trial runs; proposed: told once of each proposal; known: finished values and their scores.
+        ranges:   by dotted field, (low, high) on a log scale or a list of values
+        find:     returns the job for proposed values; must be picklable for the workers
+        proposed: called once for each proposal
+        known:    values of finished runs and their scores
         """
         try:
             from ray.tune.search.optuna import OptunaSearch
@@ -114,7 +117,7 @@ class Pool:
         how: tune.TuneConfig,
         rule: selection.Rule = "all",
     ) -> None:
-        how.reuse_actors = True  # a worker only watches the process of its trial; a new one costs a second and more
+        how.reuse_actors = True  # a worker only watches its trial's process, and a new worker takes over a second
         how.trial_name_creator = lambda trial: watcher.job(trial).name
         trial = tune.with_parameters(_trial, find=find, given=self.given, rule=rule)
         tuner = tune.Tuner(
@@ -128,12 +131,12 @@ class Pool:
                 verbose=0,
             ),
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a summary of its own
+        with contextlib.redirect_stdout(io.StringIO()):  # suppresses Tune's summary
             tuner.fit()
 
 
 def _trial(params: dict[str, Any], find: Find, given: Conditions, rule: selection.Rule) -> None:
-    """What runs in a worker of Ray. A failure that another try may mend is raised, so that Tune tries again."""
+    """Run a trial in a Ray worker. Raises TrialFailed if a retry may help; Tune then retries."""
     job = find(params)
     directory = job.home(given.root)
     average = selection.AVERAGE[rule]
@@ -149,21 +152,21 @@ def _trial(params: dict[str, Any], find: Find, given: Conditions, rule: selectio
 
 
 class _Watcher(tune.Callback):
-    """Tells the board and the sweep what becomes of the trials."""
+    """Reports the outcome of trials to the board and the sweep."""
 
     def __init__(
         self, find: Find, board: Board, ended: Ended, proposed: Callable[[dict[str, Any]], None] | None = None
     ):
         self.find, self.board, self.tell, self.proposed = find, board, ended, proposed
-        self.jobs: dict[str, Job] = {}  # by Tune's own id of the trial
+        self.jobs: dict[str, Job] = {}  # by Tune's trial id
         self.ended = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune writes its callbacks to disk for a resume of its own; ours is by run directories."""
+        """Return no state. Tune pickles callbacks for its own resume; sweeps resume from run directories."""
         return {}
 
     def job(self, trial: Any) -> Job:
-        """The job of a trial."""
+        """Return the job of a trial."""
         if trial.trial_id not in self.jobs:
             self.jobs[trial.trial_id] = self.find(trial.config)
             if self.proposed is not None:

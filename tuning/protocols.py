@@ -1,5 +1,6 @@
-"""Which runs a comparison needs, given what is finished: grid times seeds, or one seed that searches and the rest that
-confirm. A pure function of configurations and results, so the same command always does exactly what is left.
+"""The runs that a comparison still needs: grid times seeds, or a search with one seed and its confirmation.
+
+The functions are pure functions of configurations and results. The same command therefore runs exactly what is left.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,29 +13,29 @@ from mbkd.result import Result
 from tuning.experiments import Protocol, System
 from tuning.grids import value_of
 
-Results = Mapping[str, Result]  # by run name, of the finished ones
+Results = Mapping[str, Result]  # finished runs, by run name
 
 
 @dataclass
 class Choice:
-    """A system with the values that are tried, by dotted field."""
+    """A system with the values to try, by dotted field."""
 
     system: System
     values: dict[str, Any]
     _runs: dict[int, Config] = field(default_factory=dict)
 
     def run(self, seed: int) -> Config:
-        """The run of a seed."""
-        if seed not in self._runs:  # asked for after every run that ends, and a validation takes a millisecond
+        """Return the run with a seed."""
+        if seed not in self._runs:  # called after every run that ends, and a validation takes a millisecond
             self._runs[seed] = self.system.run(self.values, seed)
         return self._runs[seed]
 
     def names(self, seeds: Sequence[int]) -> list[str]:
-        """The names of its runs: a teacher has one, whatever the seeds."""
+        """Return the names of the runs. A teacher has one run for all seeds."""
         return list(dict.fromkeys(self.run(seed).run_name for seed in seeds))
 
     def results(self, seeds: Sequence[int], results: Results) -> tuple[Result, ...]:
-        """What its finished runs measured."""
+        """Return the results of the finished runs."""
         return tuple(results[name] for name in self.names(seeds) if name in results)
 
 
@@ -50,12 +51,12 @@ class Group:
 
     @property
     def label(self) -> str:
-        """How the screen calls it."""
+        """The name shown on screen."""
         return f"{self.system}, K={self.branch_depth}" if self.branch_depth else self.system
 
 
 def groups(systems: Iterable[System], combinations: Sequence[dict[str, Any]]) -> list[Group]:
-    """Every system with every combination of values, gathered by what a table calls the same. Raises UserError."""
+    """Combine every system with every combination of values, grouped by row of a table. Raises UserError."""
     found: dict[tuple[str, str, str, int], Group] = {}
     for system in systems:
         for values in combinations:
@@ -69,9 +70,9 @@ def groups(systems: Iterable[System], combinations: Sequence[dict[str, Any]]) ->
 def wanted(
     group: Group, protocol: Protocol, seeds: Sequence[int], results: Results, failed: set[str], rule: selection.Rule
 ) -> list[Config]:
-    """The runs of a group that are known to be needed and that are neither finished nor failed.
+    """Return a group's runs that are needed now and neither finished nor failed.
 
-    Raises UserError where a configuration is to be chosen and a run has no dev average.
+    Raises UserError if a configuration must be chosen and a run has no dev average.
     """
     tried = seeds if protocol in ("full", "fixed") else seeds[:1]
     runs = _left([choice.run(seed) for choice in group.choices for seed in tried], results, failed)
@@ -87,7 +88,7 @@ def _left(runs: list[Config], results: Results, failed: set[str]) -> list[Config
 
 
 def chosen(group: Group, seeds: Sequence[int], results: Results, rule: selection.Rule) -> Choice | None:
-    """The choice that counts; None where none has a finished run. Raises UserError for a run without dev average."""
+    """Return the best choice, or None without finished runs. Raises UserError for a run without a dev average."""
     have = [(choice, selection.Candidate(choice.values, choice.results(seeds, results))) for choice in group.choices]
     have = [(choice, candidate) for choice, candidate in have if candidate.results]
     if len(have) < 2:
@@ -97,7 +98,7 @@ def chosen(group: Group, seeds: Sequence[int], results: Results, rule: selection
 
 
 def not_considered(group: Group, seeds: Sequence[int], results: Results) -> list[str]:
-    """In words: the choices that do not compete, because others have more finished seeds."""
+    """Describe the choices that are excluded because others have more finished seeds."""
     return selection.not_considered(
         [selection.Candidate(choice.values, choice.results(seeds, results)) for choice in group.choices]
     )
@@ -112,9 +113,9 @@ def record(
     rule: selection.Rule,
     folders: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """What a group came to, as a report reads it: every configuration's score, the chosen one and its runs.
+    """Return a group's outcome for reports: the score of every configuration, the chosen one and its runs.
 
-    folders: the directory of a run by its name, where that is another one.
+    folders: names of run directories by run name, if they differ.
     """
     tried = seeds if protocol in ("full", "fixed") else seeds[:1]
     searched = []

@@ -1,4 +1,4 @@
-"""The stages of a sweep: teachers, tokens and caches once, then the runs that are wanted until none is."""
+"""The stages of a sweep: teachers, tokens and caches once, then runs until no more are needed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from tuning.trial import Conditions, Job, failure
 if TYPE_CHECKING:
     from tuning.pool import Pool
 
-CachedTeacher = tuple[str, ...]  # a teacher as a cache knows it
+CachedTeacher = tuple[str, ...]  # identifies a teacher in a cache
 
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
-    """Do what is left of a sweep. Returns False if the person stopped it. Raises UserError for bad input."""
+    """Run the rest of a sweep. Returns False if the user stopped the sweep. Raises UserError for bad input."""
     study.remember()
     study.settle()
     study.look()
@@ -33,24 +33,24 @@ def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None
         study.groups += singles
         study.look()
         return True
-    from tuning.pool import Pool  # seconds of imports and processes, for nothing if nothing is left
+    from tuning.pool import Pool  # takes seconds; skipped if nothing is left
 
     title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
-        pool.room()  # a trial that fits nowhere is refused before anything is made for it
+        pool.room()  # refuses a trial that fits on no machine before any preparation
         stages = Stages(study, pool, board)
         return stages.prepare() and stages.search() and stages.runs() and stages.single_inference() and stages.costs()
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Values that a searcher proposes for a system, as the jobs that try them with a seed."""
+    """Converts values that a searcher proposes for a system to jobs with a seed."""
 
     system: System
     seed: int
 
     def choice(self, values: dict[str, Any]) -> Choice:
-        """The choice of the values, numbers rounded to what a person would write."""
+        """Return the choice with these values, with numbers rounded to three digits."""
         rounded = {x: float(f"{v:.3g}") if isinstance(v, float) else v for x, v in values.items()}
         given = self.system.given(rounded, self.seed)
         return Choice(self.system, {x: grids.value_of(given, x) for x in rounded})
@@ -60,20 +60,20 @@ class Proposals:
 
 
 class Stages:
-    """One stage after the other on one pool; each returns False if the person stopped it."""
+    """Runs the stages in order on one pool. Each stage returns False if the user stopped it."""
 
     def __init__(self, study: Sweep, pool: "Pool", board: Board):
         self.study, self.pool, self.board, self.root = study, pool, board, study.root
 
     def prepare(self) -> bool:
-        """Teachers, tokens and caches, made once for all runs."""
+        """Prepare teachers, tokens and caches once for all runs."""
         students = [config for config in self.study.wanted() if config.role == "student"]
         taught = [config for config in students if config.distill.signal != "labels"]
         teachers = {run.run_name: run for config in taught for run in paper.teacher_runs(config)}
         missing = [run for run in teachers.values() if not self._finished(run)]
         if not self._stage("teachers", [Job(run) for run in missing]):
             return False
-        if missing:  # students of the teachers that were there before
+        if missing:  # students of earlier teachers are stale now
             self.study.settle()
         for config in taught:
             lost = [run.run_name for run in paper.teacher_runs(config) if not self._finished(run)]
@@ -87,7 +87,7 @@ class Stages:
         return runs.finished(runs.folder(self.root, config))
 
     def _tokens(self, configs: list[Config]) -> None:
-        """Tokenise what is not tokenised yet, and find bad input before any trial starts. Raises UserError."""
+        """Tokenise what is missing, and detect bad input before any trial starts. Raises UserError."""
         from mbkd.inputs import prepare
 
         seen = set()
@@ -106,9 +106,10 @@ class Stages:
                 prepare(config, self.root)
 
     def _caches(self, configs: list[Config]) -> bool:
-        """Ask every teacher once; the runs whose teacher is refused fail with its reason, and no others.
+        """Cache the logits of every teacher once. Only runs with a refused teacher fail, with the reason.
 
-        A failed job does not say which teacher failed. Runs that need only some of its teachers ask these again.
+        A failed cache job does not report which teacher was refused. Configurations that need only some of its
+        teachers are therefore retried with those.
         """
         served: set[CachedTeacher] = set()
         refused: dict[frozenset[CachedTeacher], str] = {}
@@ -125,9 +126,9 @@ class Stages:
         return True
 
     def search(self) -> bool:
-        """For the protocol search: Optuna proposes values for the first seed, system by system."""
+        """For the protocol `search`: Optuna proposes values with the first seed, one system at a time."""
         for group in self.study.groups if self.study.protocol == "search" else ():
-            if not self.runs():  # what an earlier start of this command proposed, and the configuration's own values
+            if not self.runs():  # earlier proposals of this command, and the configuration's own values
                 return False
             if (count := self.study.budget - len(group.choices)) > 0 and not self._propose(group, count):
                 return False
@@ -146,14 +147,14 @@ class Stages:
 
         def proposed(values: dict[str, Any]) -> None:
             group.choices.append(find.choice(values))
-            self.study.record(False)  # the proposal is kept, whatever happens
+            self.study.record(False)  # keeps the proposal even if the sweep is killed
 
         self.board.begin(f"search, {group.label}", {}, self.pool.room())
         study = self.study
         return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
 
     def runs(self) -> bool:
-        """The runs that are wanted, and then those that their results make wanted."""
+        """Run what is needed, then what the results make necessary."""
         stage = 1
         while wanted := self.study.wanted():
             if not self._stage(f"runs, stage {stage}", [Job(config) for config in wanted]):
@@ -162,26 +163,26 @@ class Stages:
         return True
 
     def single_inference(self) -> bool:
-        """Of the chosen trainings without mixers the other row of Table 5: measured, not trained."""
+        """Measure the row `(single)` of Table 5 on the chosen runs without mixers, without training."""
         self.study.groups += _single_inference(self.study)
         self.study.look()
         return self.runs()
 
     def costs(self) -> bool:
-        """For the experiment efficiency: Params and Time, measured in turn."""
+        """For the experiment `efficiency`: measure parameters and time."""
         return self._stage("parameters and time", _costs(self.study))
 
     def _stage(self, title: str, jobs: list[Job]) -> bool:
         if not jobs:
             return True
         for job in jobs:
-            (job.home(self.root) / "failed.json").unlink(missing_ok=True)  # another start, another chance
+            (job.home(self.root) / "failed.json").unlink(missing_ok=True)  # each start retries failed jobs
         weights = {job.name: job.config.train.epochs * len(job.config.languages) for job in jobs}
         self.board.begin(title, weights, self.pool.room())
         return self.pool.run(jobs, self.board, self._ended)
 
     def _ended(self, job: Job, node: str | None) -> None:
-        """Note what became of a job, on the board and in the record."""
+        """Record the outcome of a job on the board and in the sweep's record."""
         name, directory = job.name, job.home(self.root)
         problem = failure(directory)
         if job.command == "train" and runs.finished(directory):
@@ -189,7 +190,7 @@ class Stages:
             score = self.study.score(self.study.found(job.config))
             self.board.end(name, "" if score is None else f"dev {100 * score:.2f}")
         elif problem or (job.command != "cache" and not job.finished(self.root)):
-            self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or its machine)")
+            self.study.failed[name] = problem.get("reason", "its worker was lost (killed, or the machine failed)")
             if not problem:
                 directory.mkdir(parents=True, exist_ok=True)
                 write_json(directory / "failed.json", {"reason": self.study.failed[name], "attempts": 1, "log": []})
@@ -202,7 +203,7 @@ class Stages:
 
 
 def _cached_teachers(config: Config) -> frozenset[CachedTeacher]:
-    """What decides each cache that a run reads: a teacher, its language, the task and the length."""
+    """Return the key of each cache that a run reads: teacher, language, task and length."""
     same = config.task.model_dump_json(exclude={"zero_shot"}), str(config.train.max_length)
     return frozenset(
         (language, teacher.model, "" if teacher.fine_tuned else config.teaching.model_dump_json(), *same)
@@ -214,7 +215,7 @@ def _cached_teachers(config: Config) -> frozenset[CachedTeacher]:
 def _to_ask(
     configs: list[Config], served: set[CachedTeacher], refused: Mapping[frozenset[CachedTeacher], str]
 ) -> list[Config]:
-    """Few configurations whose cache jobs ask every teacher that is not served yet and may still be."""
+    """Return few configurations whose cache jobs cover every teacher that is neither cached nor refused."""
     found, asked = [], set(served)
     for config in sorted(configs, key=lambda config: -len(config.languages)):
         if not _cached_teachers(config) <= asked and _refusal(config, refused) is None:
@@ -224,7 +225,7 @@ def _to_ask(
 
 
 def _refusal(config: Config, refused: Mapping[frozenset[CachedTeacher], str]) -> str | None:
-    """Why a configuration's teachers cannot all be asked: it needs all the teachers of a job that failed."""
+    """Return why a configuration is refused: it needs all teachers of a failed job. None otherwise."""
     return next((reason for teachers, reason in refused.items() if teachers <= _cached_teachers(config)), None)
 
 
@@ -233,7 +234,7 @@ def _left_to_propose(study: Sweep) -> bool:
 
 
 def _costs(study: Sweep) -> list[Job]:
-    """The measurements of an experiment on efficiency that are not there yet."""
+    """Return the missing measurements of the experiment `efficiency`."""
     if study.name != "efficiency":
         return []
     chosen = [study.chosen(group) for group in study.groups if group.branch_depth]
@@ -242,7 +243,7 @@ def _costs(study: Sweep) -> list[Job]:
 
 
 def _single_inference(study: Sweep) -> list[Group]:
-    """For each chosen training without mixers, the group of its runs with the other way to infer, if not there yet."""
+    """For each chosen run without mixers, return the missing group with `single` inference."""
     found = []
     for group in study.groups:
         best = study.chosen(group)

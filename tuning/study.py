@@ -1,4 +1,4 @@
-"""What a sweep knows while it goes on, all of it read from run directories, and the record that it leaves."""
+"""The state of a sweep, read from run directories, and its record."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from tuning.protocols import Choice, Group
 
 @dataclass
 class Sweep:
-    """What a sweep knows: its groups, what is finished, what has failed, where each run ran."""
+    """The state of a sweep: its groups, the finished and the failed runs, and the node of each run."""
 
     name: str
     groups: list[Group]
@@ -33,12 +33,12 @@ class Sweep:
     results: dict[str, Result] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
-    folders: dict[str, str] = field(default_factory=dict)  # of finished runs, by run name: some have an earlier name
-    fresh: bool = False  # whether finished runs of other rows, teachers or backbones are trained again
+    folders: dict[str, str] = field(default_factory=dict)  # of finished runs, by run name; some have an older name
+    fresh: bool = False  # whether finished runs with changed rows, teachers or backbones are trained again
     file: Path = field(init=False)  # of the record: RUNS/sweeps/<name>-<hash>.json
 
     def __post_init__(self) -> None:
-        """The hash is over what was asked: neither over what a search proposes nor over rows that come at the end."""
+        """Name the record by a hash of the request, without proposals of a search and rows added at the end."""
         asked = [
             [group.system, group.branch_depth, choice.values, choice.system.full.hash]
             for group in self.groups
@@ -49,26 +49,27 @@ class Sweep:
         self.file = self.root / "sweeps" / f"{self.name}-{digest}.json"
 
     def look(self) -> None:
-        """Read the results that are there, whoever made them."""
+        """Read the results of all finished runs."""
         for config in self.configs():
             if config.run_name not in self.results and runs.finished(runs.folder(self.root, config)):
                 self.found(config)
 
     def found(self, config: Config) -> Result:
-        """Take the result of a finished run."""
+        """Read and keep the result of a finished run."""
         folder = runs.folder(self.root, config)
         self.folders[config.run_name] = folder.name
         self.results[config.run_name] = Result.read(folder)
         return self.results[config.run_name]
 
     def configs(self) -> list[Config]:
-        """Every run that the groups may ask for."""
+        """Return every run that the groups may need."""
         every = [choice.run(seed) for group in self.groups for choice in group.choices for seed in self.seeds]
         return list({config.run_name: config for config in every}.values())
 
     def settle(self) -> None:
-        """Refuse finished runs, of teachers too, that were made from something else than what is there now, all at
-        once; with `fresh` remove them instead. Raises UserError.
+        """Raise one UserError for all stale runs, teachers included; with `fresh`, delete these runs instead.
+
+        A run is stale if its rows, teachers or backbone have changed.
         """
         every = self.configs()
         taught = [config for config in every if config.role == "student" and config.distill.signal != "labels"]
@@ -84,11 +85,11 @@ class Sweep:
 
     @property
     def tried(self) -> list[int]:
-        """The seeds that a configuration is chosen with."""
+        """The seeds with which a configuration is chosen."""
         return self.seeds if self.protocol in ("full", "fixed") else self.seeds[:1]
 
     def wanted(self) -> list[Config]:
-        """The runs that are needed now."""
+        """Return the runs that are needed now."""
         found: dict[str, Config] = {}
         for group in self.groups:
             now = protocols.wanted(group, self.protocol, self.seeds, self.results, set(self.failed), self.rule)
@@ -96,26 +97,26 @@ class Sweep:
         return list(found.values())
 
     def chosen(self, group: Group) -> Choice | None:
-        """The choice of a group that counts by now. Raises UserError for a run without a dev average."""
+        """Return a group's best choice so far. Raises UserError for a run without a dev average."""
         return protocols.chosen(group, self.tried, self.results, self.rule)
 
     def finished(self, group: Group) -> list[str]:
-        """The names of the finished runs of the choice that counts."""
+        """Return the names of the best choice's finished runs."""
         best = self.chosen(group)
         return [name for name in best.names(self.seeds) if name in self.results] if best is not None else []
 
     def score(self, result: Result) -> float | None:
-        """The dev average that a run is judged by; None without one."""
+        """Return the dev average for the selection; None if it is missing."""
         return selection.dev_average(result, self.rule)
 
     def best(self, group: Group) -> tuple[float | None, int]:
-        """The best dev average of a group so far, and how many of its runs are finished."""
+        """Return a group's best dev average so far, and its number of finished runs."""
         made = [choice.results(self.seeds, self.results) for choice in group.choices]
         scores = [self.score(result) for results in made for result in results]
         return max((score for score in scores if score is not None), default=None), sum(map(len, made))
 
     def remember(self) -> None:
-        """Take the values that a search has proposed before from its record."""
+        """Restore the earlier proposals of a search from its record."""
         if self.protocol != "search" or not self.file.is_file():
             return
         before = json.loads(self.file.read_text(encoding="utf-8"))
@@ -125,7 +126,7 @@ class Sweep:
             group.choices += [Choice(group.choices[0].system, values) for values in new]
 
     def record(self, finished: bool) -> Path:
-        """Write what is known to `file`, whole or not at all."""
+        """Write the state to `file` atomically."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "experiment": self.name,

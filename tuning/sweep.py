@@ -1,4 +1,4 @@
-"""Many runs as one command that can be killed and given again: grid, seeds, choice, table."""
+"""The sweep command: grid, seeds, choice and tables. The same command resumes a killed sweep."""
 
 import shlex
 import sys
@@ -34,8 +34,8 @@ def sweep(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="For example train.batch_size=64; a list, such as train.lr=[1e-5,2e-5], is searched. "
-            "For grid: FILE first, a configuration with lists.",
+            help="For example train.batch_size=64. A list such as train.lr=[1e-5,2e-5] is searched. "
+            "For grid, FILE comes first: a configuration with lists.",
             metavar="[KEY=VALUE]...",
         ),
     ] = None,
@@ -45,49 +45,55 @@ def sweep(
     protocol: Annotated[
         Protocol | None,
         typer.Option(
-            help="full: every configuration with every seed; confirm: one seed searches, the best gets the others; "
-            "fixed: no search; search: Optuna searches with one seed, the best gets the others."
+            help="full: every configuration with every seed. confirm: the grid with one seed, then the best with the "
+            "others. fixed: no search. search: Optuna searches with one seed, then the best with the others."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many: 1, 2, ...")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 1, 2, ...")] = 5,
     rule: Annotated[
-        selection.Rule, typer.Option(help="What is best on dev: all (the paper's, over all languages) or supervised.")
+        selection.Rule, typer.Option(help="Languages of the dev average: all (as in the paper) or supervised.")
     ] = "all",
     depths: Annotated[str, typer.Option(help="For depth: the values of K, such as 0,1,2.")] = "0,2,4,6,8,10,12",
     ranges: Annotated[
         list[str] | None, typer.Option("--range", help="For search: FIELD=LOW:HIGH, on a log scale; repeatable.")
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="For search: proposals for each system.")] = 20,
+    budget: Annotated[int, typer.Option(min=1, help="For search: number of proposals per system.")] = 20,
     teachers: Annotated[
-        Path | None, typer.Option(help="A YAML file with `teachers`, such as the teachers sweep writes.")
+        Path | None, typer.Option(help="A YAML file with `teachers`, such as the teachers experiment writes.")
     ] = None,
-    root: Annotated[Path, typer.Option("--runs", help="Where run directories go.")] = Path("runs"),
-    ranks: Annotated[int | None, typer.Option(min=1, help="Processes of a trial; one per GPU of it.")] = None,
+    root: Annotated[Path, typer.Option("--runs", help="The folder of run directories.")] = Path("runs"),
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes of a trial; default: one per GPU.")] = None,
     gpus_per_trial: Annotated[
-        float | None, typer.Option(min=0, help="May be a fraction. One where there is one.")
+        float | None, typer.Option(min=0, help="GPUs of a trial, or a fraction of a GPU; default: one if available.")
     ] = None,
-    cpus_per_trial: Annotated[float, typer.Option(min=0.01, help="Cores of a trial; also its threads.")] = 1,
-    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
-    hang_minutes: Annotated[float, typer.Option(help="A trial that says nothing for so long has failed.")] = 30,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster, or auto; without it Ray starts here.")] = None,
+    cpus_per_trial: Annotated[float, typer.Option(min=0.01, help="Cores and threads of a trial.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="Retries of a failed trial.")] = 1,
+    hang_minutes: Annotated[float, typer.Option(help="Minutes without output after which a trial fails.")] = 30,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster, or auto; default: start Ray here.")
+    ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train finished runs again whose rows, teachers or backbone have changed.")
+        bool, typer.Option("--fresh", help="Retrain finished runs whose rows, teachers or backbone have changed.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Only show what is left: steps, memory, disk, hours.")] = False,
-    gpu: Annotated[str | None, typer.Option(help="With --plan: hours on A100, H100, ... instead of here.")] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="With --plan: how many share the work.")] = 1,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show the remaining work: steps, memory, disk, hours.")
+    ] = False,
+    gpu: Annotated[
+        str | None, typer.Option(help="With --plan: hours on A100, H100, ... instead of this machine.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --plan: number of GPUs.")] = 1,
 ) -> None:
-    """Run an experiment of the paper, or a grid of your own; given again, it does what is left."""
+    """Run an experiment of the paper or a grid of your own. The same command resumes a stopped sweep."""
     if name not in EXPERIMENTS:
-        raise UserError(f"{name}: no such experiment; there are {', '.join(EXPERIMENTS)}")
+        raise UserError(f"{name}: no such experiment; choose one of {', '.join(EXPERIMENTS)}")
     experiment, given, bases = EXPERIMENTS[name], list(overrides or []), list(on or [])
     if name == "grid" and given and "=" not in given[0]:
         bases.append(given.pop(0))
     bases = bases or list(experiment.bases)
     if not bases:
-        raise UserError("grid: name the file: python -m tuning.sweep grid FILE [key=value ...]")
+        raise UserError("grid: FILE is missing; run python -m tuning.sweep grid FILE [key=value ...]")
     if gpus_per_trial is not None and gpus_per_trial > 1 and gpus_per_trial % 1:
-        raise UserError(f"--gpus-per-trial {gpus_per_trial:g}: several are a whole number; a fraction shares one")
+        raise UserError(f"--gpus-per-trial {gpus_per_trial:g}: must be a whole number, or a fraction below 1")
     protocol = protocol or experiment.protocol
     spans = _ranges(protocol, ranges or [])
     seeds_wanted = list(range(1, seeds + 1))
@@ -114,7 +120,7 @@ def sweep(
     print(f"report: python -m analysis.report {root} --out {root}/report")
     print(file)
     if not whole:
-        print("stopped; the same command goes on from there", file=sys.stderr)
+        print("stopped; the same command resumes the sweep", file=sys.stderr)
         raise typer.Exit(STOPPED)
     if study.failed:
         for run, reason in study.failed.items():
@@ -123,9 +129,9 @@ def sweep(
 
 
 def _ranges(protocol: Protocol, texts: list[str]) -> dict[str, tuple[float, float] | list[Any]]:
-    """FIELD=LOW:HIGH or FIELD=[A,B] by field. Raises UserError."""
+    """Parse FIELD=LOW:HIGH or FIELD=[A,B], by field. Raises UserError."""
     if (protocol == "search") != bool(texts):
-        raise UserError("--protocol search and --range FIELD=LOW:HIGH belong together")
+        raise UserError("--protocol search and --range FIELD=LOW:HIGH must be given together")
     found: dict[str, tuple[float, float] | list[Any]] = {}
     for text in texts:
         path, _, value = text.partition("=")
@@ -152,19 +158,23 @@ def _depths(text: str) -> list[int]:
 def _combinations(
     name: str, experiment: Experiment, protocol: Protocol, lists: dict[str, list[Any]]
 ) -> list[dict[str, Any]]:
-    """The values that every system is tried with. Raises UserError where lists and protocol do not fit."""
+    """Return the values to try with every system. Raises UserError if the lists do not fit the protocol."""
     if protocol in ("fixed", "search"):
         if lists:
-            raise UserError(f"{next(iter(lists))} is a list, and --protocol {protocol} tries none; give one value")
+            raise UserError(
+                f"{next(iter(lists))} is a list, but --protocol {protocol} takes single values only; give one value"
+            )
         return [{}] if protocol == "fixed" else []  # a search starts from the configuration's own values
     if not lists and name == "grid":
-        raise UserError("grid: nothing to try; write a list at one field at least, such as train.lr=[1e-5,2e-5]")
+        raise UserError("grid: nothing to try; set at least one field to a list, such as train.lr=[1e-5,2e-5]")
     return grids.combinations(lists or dict(zip(experiment.searched, GRID, strict=True)))
 
 
 def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
-    """What is left of a sweep, its teachers included. Which configuration will be confirmed is not known: the longest
-    is counted, and a search is counted with its first values.
+    """Print the remaining work of a sweep, including its teachers.
+
+    The confirmed configuration is not known yet, so the longest one is counted. A search is counted with its first
+    values.
     """
     from mbkd import distributed
     from mbkd.config import paper
@@ -178,7 +188,9 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
         every = [choice.run(seed) for choice in group.choices for seed in study.tried]
         every += [longest.run(seed) for seed in study.seeds]
         left = study.budget - len(group.choices) if study.protocol == "search" else 0
-        every += [longest.run(max(study.seeds) + 1 + number) for number in range(left)]  # stand for the proposals
+        every += [
+            longest.run(max(study.seeds) + 1 + number) for number in range(left)
+        ]  # placeholders for the proposals
         for config in every:
             configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}
             configs[config.run_name] = config
@@ -189,11 +201,11 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
     found = plan.estimate(wanted, study.root, device, ranks)
     print_plan(found)
     if gpus > 1:
-        print(f"on {gpus} of them, one run on each {ranks}: {found['total']['hours'] / gpus:,.2f} hours")
+        print(f"on {gpus} GPUs, {ranks} per run: {found['total']['hours'] / gpus:,.2f} hours")
 
 
 def show(study: Sweep) -> None:
-    """The tables of the chosen configurations, means over their seeds: for each task and backbone, split by split."""
+    """Print the mean scores of the chosen configurations over seeds, a table per task, backbone and split."""
     means: dict[tuple[str, str], list[Result]] = {}
     for group in study.groups:
         best = study.chosen(group)
@@ -211,7 +223,7 @@ def show(study: Sweep) -> None:
                 pairs = tuple(write_scores(folders, study.root).values())
                 rows.append(_mean(pairs, f"Ens2 of {group.label} (n={len(pairs)} pairs)"))
             student = best.system.full.student
-            # Table 5's rows at the bottom; `(single)` has the weights of `(all)`.
+            # Only branches at the bottom fold; `(single)` has the same weights as `(all)`.
             folds = student.branch_depth and student.branch_position == "bottom" and student.inference == "all"
             if folds and found and study.name in ("main", "ablations", "efficiency"):
                 from mbkd.evaluate.folded import folded  # torch
@@ -225,7 +237,7 @@ def show(study: Sweep) -> None:
 
 
 def _mean(results: Sequence[Result], label: str) -> Result:
-    """One result for several seeds: the mean of every score."""
+    """Return one result for several seeds, with the mean of every score."""
     first = results[0]
     scores: dict[str, Any] = {}
     for metric, averages in (("accuracy", "averages"), ("mae", "mae_averages")):
@@ -238,7 +250,7 @@ def _mean(results: Sequence[Result], label: str) -> Result:
 
 
 def write_teachers(study: Sweep) -> Iterator[Path]:
-    """The best teachers of each task as a YAML file that `--teachers` reads."""
+    """Write the best teachers of each task to a YAML file for `--teachers`; yield the files."""
     by_task: dict[str, dict[str, Any]] = {}
     for group in study.groups:
         best = study.chosen(group)
@@ -258,7 +270,7 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Entry point: errors that the user can mend end in one message and exit code 2."""
+    """Entry point. A user's error ends in one message and exit code 2."""
     try:
         app()
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""One trial: a run brought to its end by `mbkd` in a process of its own, watched, its metrics passed on."""
+"""A trial: runs `mbkd` in a separate process, watches the process, and reports its metrics."""
 
 import contextlib
 import json
@@ -20,16 +20,18 @@ from mbkd.errors import UNAVAILABLE, UserError, waits
 from mbkd.files import write_json
 from mbkd.train.launch import die_with_parent
 
-LOOK = 0.5  # seconds between two looks at a process
+LOOK = 0.5  # seconds between two checks of a process
 PATIENCE = 30.0  # seconds for a checkpoint after SIGTERM
-LINES = 20  # of the log that a failure shows
+LINES = 20  # of the log in failed.json
 USER_ERROR = 2
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a trial does: `train` a student or a teacher, build the `cache` of the teachers' logits, or `measure` what
-    a student's steps cost (tuning.efficiency).
+    """The work of a trial.
+
+    command: `train` a student or a teacher, build the `cache` of teacher logits, or `measure` the cost of a student's
+    steps (tuning.efficiency).
     """
 
     config: Config
@@ -37,43 +39,44 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The run's name; a cache serves many runs and is called after the first that asks."""
+        """The run's name. A cache serves many runs and is named after the first."""
         return self.config.run_name if self.command == "train" else f"{self.command}-{self.config.run_name}"
 
     def finished(self, root: Path) -> bool:
-        """Whether what it makes is there; of a cache its own process knows."""
+        """Whether the output exists. False for a cache, whose process checks this itself."""
         if self.command == "measure":
             return (root / f"efficiency-{self.config.hash}.json").is_file()
         return self.command == "train" and runs.finished(runs.folder(root, self.config))
 
     def home(self, root: Path) -> Path:
-        """Where what is written about it goes: the run's directory, or one of its own."""
+        """Return the folder for failed.json: the run directory, or a separate folder."""
         return runs.folder(root, self.config) if self.command == "train" else root / "sweeps" / self.name
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How trials are run: where, with what, and how long one may stay silent. Paths are absolute.
+    """The conditions of trials: paths, resources, and the time limit without output. Paths are absolute.
 
-    gpus: of one trial, 0.5 for two on one; None is one where there are any. ranks: None is one for each GPU.
+    gpus:  of one trial, 0.5 for two trials per GPU; None is one if the machines have GPUs
+    ranks: None is one per GPU
     """
 
     root: Path
-    here: Path  # where the sweep was started: relative paths of a configuration start there
+    here: Path  # working directory of the sweep, for relative paths in configurations
     ranks: int | None
     cpus: float
     gpus: float | None
     silence: float  # seconds
 
     def with_gpus(self, there: float) -> "Conditions":
-        """The same with the number of GPUs and ranks decided, on machines with so many GPUs."""
+        """Return the conditions with GPUs and ranks resolved; `there` is the number of GPUs of the machines."""
         gpus = self.gpus if self.gpus is not None else float(there > 0)
         return replace(self, gpus=gpus, ranks=self.ranks or max(1, int(gpus)))
 
     def room(self, machines: list[dict[str, float]]) -> int:
-        """How many trials machines with so many `CPU` and `GPU` have room for at a time; a trial does not span two.
+        """Return how many trials fit at a time on machines with these `CPU` and `GPU`. A trial uses one machine.
 
-        Raises UserError where not one has room, and the trial would wait for ever.
+        Raises UserError if no trial fits, because trials would wait forever.
         """
         wishes = {kind: wish for kind, wish in (("CPU", self.cpus), ("GPU", self.gpus or 0.0)) if wish}
 
@@ -84,28 +87,28 @@ class Conditions:
             return count
         largest = max(machines, key=lambda machine: (fits(machine), machine.get("CPU", 0.0)), default={})
         raise UserError(
-            f"a trial of {self.cpus:g} cores and {self.gpus or 0:g} GPUs fits on no machine, the largest has "
+            f"a trial of {self.cpus:g} cores and {self.gpus or 0:g} GPUs fits on no machine; the largest has "
             f"{largest.get('CPU', 0):g} cores and {largest.get('GPU', 0):g} GPUs; "
-            "ask for less with --cpus-per-trial or --gpus-per-trial, or add a larger machine first"
+            "reduce --cpus-per-trial or --gpus-per-trial, or add a larger machine"
         )
 
     @property
     def threads(self) -> int:
-        """Threads of a rank."""
+        """Threads per rank."""
         return max(1, int(self.cpus) // (self.ranks or 1))
 
 
 class TrialFailed(Exception):
-    """Why a trial ended without a result; the last lines of its log are in failed.json."""
+    """A trial ended without a result. failed.json has the last lines of its log."""
 
 
 def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) -> None:
-    """Bring a job to its end; one that another process works on is waited for. Raises TrialFailed.
+    """Run a job to its end, or wait for another process that is working on the run. Raises TrialFailed.
 
-    report: gets the dev averages of each epoch while the run writes them.
+    report: called with the dev averages of each epoch as the run writes them.
     """
     seen = _Epochs(runs.folder(given.root, job.config))
-    left = waits()  # after faults of a moment
+    left = waits()  # after transient errors
     while not job.finished(given.root):
         if job.command == "train" and _taken(given.root, job.config):
             time.sleep(LOOK)
@@ -121,16 +124,16 @@ def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) 
             if job.command == "cache":
                 break
         seen.tell(report)
-    (job.home(given.root) / "failed.json").unlink(missing_ok=True)  # of an attempt before the one that succeeded
+    (job.home(given.root) / "failed.json").unlink(missing_ok=True)  # from an earlier attempt
 
 
 def hopeless(directory: Path) -> bool:
-    """Whether trying again cannot help: the last attempt ended in an error that the user must mend."""
+    """Whether a retry cannot help, because the last attempt ended in an error that the user must fix."""
     return failure(directory).get("code") == USER_ERROR
 
 
 def failure(directory: Path) -> dict[str, Any]:
-    """What failed.json of a run holds; empty where there is none."""
+    """Return the content of a run's failed.json; empty if the file is missing."""
     try:
         found: dict[str, Any] = json.loads((directory / "failed.json").read_text(encoding="utf-8"))
         return found
@@ -139,12 +142,12 @@ def failure(directory: Path) -> dict[str, Any]:
 
 
 def log_file(root: Path, name: str) -> Path:
-    """Where the output of a trial's process goes."""
+    """Return the file for the output of a trial's process."""
     return root / "sweeps" / "logs" / f"{name}.log"
 
 
 def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int | None, list[str]]:
-    """Start the process and wait for it: its exit code, None if it was silent too long, and its last lines."""
+    """Run the process; return its exit code, or None after too long without output, and its last lines."""
     log = log_file(given.root, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_suffix(".yaml")
@@ -158,7 +161,7 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
             stderr=output,
             cwd=given.here if given.here.is_dir() else None,
             env=_environment(given),
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock is taken in it
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - a single system call, which takes no lock
         )
         try:
             code = _wait(process, [log, runs.folder(given.root, job.config) / "metrics.jsonl"], given.silence, look)
@@ -169,9 +172,9 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
 
 
 def _module(command: str, ranks: int | None) -> list[str]:
-    """The module that a trial's process runs, with its options.
+    """Return the module that a trial's process runs, with its options.
 
-    A trial of one rank is the rank itself, without the processes that would start and watch it.
+    A trial of one rank runs the rank directly, without launcher processes.
     """
     if command == "measure":
         return ["tuning.efficiency"]
@@ -181,21 +184,21 @@ def _module(command: str, ranks: int | None) -> list[str]:
 
 
 def _environment(given: Conditions) -> dict[str, str]:
-    """What the process of a trial finds set, on the machine that it runs on."""
+    """Return the environment variables of a trial's process, on the machine of the trial."""
     found = {
-        "OMP_WAIT_POLICY": "PASSIVE",  # as in mbkd.cli: the measurement of a step's cost is started without it
+        "OMP_WAIT_POLICY": "PASSIVE",  # as in mbkd.cli, which `measure` does not import
         **os.environ,
         "OMP_NUM_THREADS": str(given.threads),
-        # The checkout that this process runs, wherever the trial's working directory is.
+        # This process's checkout, independent of the trial's working directory.
         "PYTHONPATH": os.pathsep.join([str(Path(mbkd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
     if given.gpus == 0:
-        found["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides the GPUs of others only from those that asked for some
+        found["CUDA_VISIBLE_DEVICES"] = ""  # Ray does not hide GPUs from tasks that request none
     return found
 
 
 def _wait(process: subprocess.Popen[bytes], files: list[Path], silence: float, look: Callable[[], Any]) -> int | None:
-    """The exit code, or None once no file has grown for `silence` seconds."""
+    """Wait for the exit code; return None if no file has grown for `silence` seconds."""
     sizes, since = [-1] * len(files), time.monotonic()
     while process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -210,7 +213,7 @@ def _wait(process: subprocess.Popen[bytes], files: list[Path], silence: float, l
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process that still runs for a checkpoint, wait a while, and leave nothing of it behind."""
+    """Terminate a running process, wait for its checkpoint, then kill its remaining processes."""
     if process.poll() is not None:
         return
     below = psutil.Process(process.pid).children(recursive=True)
@@ -222,7 +225,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _taken(root: Path, config: Config) -> bool:
-    """Whether another process works on a run now."""
+    """Whether another process is working on a run."""
     try:
         runs.lock(root, config).release()
         return False
@@ -231,9 +234,9 @@ def _taken(root: Path, config: Config) -> bool:
 
 
 def _fail(job: Job, root: Path, code: int | None, lines: list[str]) -> str:
-    """Write failed.json, and return why in one line."""
+    """Write failed.json and return the reason in one line."""
     errors = [line for line in lines if line.startswith("error: ") or "Error" in line]
-    reason = f"silent for too long and ended; log: {log_file(root, job.name)}"
+    reason = f"ended after too long without output; log: {log_file(root, job.name)}"
     if code is not None:
         reason = f"exit code {code}: {errors[-1] if errors else (lines or ['no output'])[-1]}"
     directory = job.home(root)
@@ -244,15 +247,15 @@ def _fail(job: Job, root: Path, code: int | None, lines: list[str]) -> str:
 
 
 class _Epochs:
-    """The dev scores that a run has written since they were last asked for."""
+    """The dev scores that a run has written since the last call of `tell`."""
 
     def __init__(self, run: Path):
         self.file, self.seen = run / "metrics.jsonl", 0
 
     def tell(self, report: Callable[[dict[str, Any]], None]) -> None:
-        """Report epoch and dev averages of each measurement that is new."""
+        """Report the epoch and dev averages of each new measurement."""
         try:
-            lines = self.file.read_bytes().split(b"\n")[:-1]  # the last line may be half-written
+            lines = self.file.read_bytes().split(b"\n")[:-1]  # the last line may be incomplete
         except FileNotFoundError:
             return
         found = [line for line in map(json.loads, lines) if line.get("split") == "dev"]

@@ -1,7 +1,7 @@
-"""The words and sentence patterns of the toy reviews, written by hand in six languages.
+"""Words and sentence patterns of the toy reviews, written by hand in six languages.
 
-Every table has one row per meaning and one column per language, in the order of `LANGUAGES`. Nouns carry what the
-grammar of their language needs: a gender (`m f n`), a measure word in Chinese. `;` separates synonyms.
+Every table has one row per meaning and one column per language, in the order of `LANGUAGES`. A noun is followed by
+its gender (`m f n`) or, in Chinese, its measure word. `;` separates synonyms.
 """
 
 LANGUAGES = ("en", "fr", "zh", "de", "es", "ja")
@@ -10,7 +10,7 @@ CATEGORIES = ("kitchen", "book", "electronics", "apparel", "toy", "furniture", "
 
 
 def table(text: str, head: int) -> list[tuple[list[str], dict[str, str]]]:
-    """Rows of `a | b | ... ` as (the first `head` cells, {language: cell})."""
+    """Parse rows of `a | b | ... ` into (the first `head` cells, {language: cell})."""
     rows = []
     for line in text.strip().splitlines():
         cells = [cell.strip() for cell in line.split("|")]
@@ -85,7 +85,7 @@ sports      | easy      | handling      | maniement m    | 操作   | Handhabung
     head=2,
 )
 
-# degree | where it fits. Degree +-1 takes modifiers and negation, 0 and +-2 stand as they are.
+# degree | the subjects that take the quality. Only qualities of degree +-1 take modifiers and negation.
 # French and Spanish: masculine/feminine; Japanese: stem and adjective class (i, na).
 QUALITIES = table(
     """
@@ -205,7 +205,7 @@ OUTCOMES = table(
     head=1,
 )
 
-# Sentences that say nothing about the stars.
+# Sentences without information about the stars.
 FILLERS = table(
     """
 I bought {this_acc} {time}. | J'ai acheté {this} {time}. | 我{time}买了{this}。 | Ich habe {this_acc} {time} gekauft. | Compré {this} {time}. | {time}{this}を買いました。

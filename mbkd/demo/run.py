@@ -1,4 +1,4 @@
-"""`mbkd demo`: the whole path on toy reviews, without a GPU or a download, by the commands that a user would type."""
+"""`mbkd demo`: the whole workflow on toy reviews with a user's commands, without a GPU or a download."""
 
 import functools
 import time
@@ -17,7 +17,7 @@ CHANCE = 0.2  # five stars
 
 
 def demo(root: Path, ranks: int) -> None:
-    """Make the toy world, train three teachers and three students, and print one table."""
+    """Build the toy world, train three teachers and three students, and print one table."""
     began = time.monotonic()
     say = functools.partial(make_console(stderr=True).print, soft_wrap=True, highlight=False)
     say(f"[bold]1/3[/bold] toy reviews in six languages, four tokenizers, four small encoders -> {root}/world")

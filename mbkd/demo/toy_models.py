@@ -1,8 +1,8 @@
-"""Tokenizers and tiny pre-trained encoders for the toy task, made from the toy's own text in about a minute.
+"""Tokenizers and small pre-trained encoders for the toy task, built from the toy's text in about a minute.
 
-Three monolingual teachers and one multilingual student backbone, all different in kind as the real ones are. The
-student's token vectors start from a factorised token x parallel-sentence matrix with the languages' directions
-projected out; without that a backbone this small does not align its languages (then MLM and TLM do the rest).
+Builds three monolingual teachers and one multilingual student backbone. Their architectures differ, as in the paper.
+The student's token vectors start from a factorised token x parallel-sentence matrix, with the languages' directions
+projected out. Without this start, a backbone this small does not align its languages. MLM and TLM follow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from transformers import (
 from mbkd.demo import toy
 from mbkd.demo.lexicon import LANGUAGES
 
-FORMAT = 1  # raise when the world that `build` makes changes
+FORMAT = 1  # increase when the output of `build` changes
 MAX_LENGTH = 128
 SIZES = {"train": 6000, "dev": 500, "test": 1000}
 LAYERS = {"student": 4, "teacher": 2}
@@ -48,7 +48,7 @@ TEXTS = 2500  # unlabelled reviews per language
 PARALLEL = 6000  # short texts in all six languages
 STEPS = {"student": 450, "teacher": 120}
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-LONGEST_PIECE = {"zh": 4, "ja": 5}  # languages without spaces would get whole phrases
+LONGEST_PIECE = {"zh": 4, "ja": 5}  # in languages without spaces, longer pieces would be whole phrases
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -77,7 +77,7 @@ def _wrap(tokenizer: Tokenizer, bert: bool = False) -> PreTrainedTokenizerFast:
 
 
 def byte_level_bpe(texts: list[str], size: int) -> PreTrainedTokenizerFast:
-    """RoBERTa's kind: bytes, so nothing is unknown; case and spaces kept."""
+    """Train a byte-level BPE tokenizer, as in RoBERTa. Case and spaces are kept; no byte is unknown."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,11 +90,11 @@ def byte_level_bpe(texts: list[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def unigram(texts: dict[str, list[str]], size: int) -> PreTrainedTokenizerFast:
-    """CamemBERT's and XLM-R's kind: a unigram language model over text whose spaces are marks.
+    """Build a unigram tokenizer with marks for spaces, as in CamemBERT and XLM-R.
 
-    texts: {language: texts}; size: pieces per language. The vocabulary is the union of one byte-pair vocabulary per
-    language, each piece weighted by its share averaged over the languages, so that no language is cut to characters.
-    (The library's own Unigram trainer gives another vocabulary in every process and takes ten times as long.)
+    texts: {language: texts}; size: pieces per language. The vocabulary is the union of one BPE vocabulary per
+    language. A piece's weight is its frequency averaged over the languages, to keep whole pieces in every language.
+    The library's Unigram trainer takes ten times as long, and its vocabulary differs between processes.
     """
     normalizer = normalizers.NFKC()
     splits = pre_tokenizers.Sequence(
@@ -111,7 +111,7 @@ def unigram(texts: dict[str, list[str]], size: int) -> PreTrainedTokenizerFast:
         longest = LONGEST_PIECE.get(language, 16)
         trainer = trainers.BpeTrainer(vocab_size=size, max_token_length=longest, show_progress=False)
         bpe.train_from_iterator(lines, trainer)
-        seen = Counter(dict.fromkeys(bpe.get_vocab(), 1))  # every character stays, however rare
+        seen = Counter(dict.fromkeys(bpe.get_vocab(), 1))  # keeps every character, however rare
         for line in lines:
             seen.update(bpe.encode(line).tokens)
         for piece, count in seen.items():
@@ -126,9 +126,9 @@ def unigram(texts: dict[str, list[str]], size: int) -> PreTrainedTokenizerFast:
 
 
 def word_piece(texts: list[str], size: int) -> PreTrainedTokenizerFast:
-    """BERT's kind: lower-cased, every Chinese character a word, segment ids.
+    """Build a WordPiece tokenizer, as in BERT: lower-cased, Chinese characters as words, segment ids.
 
-    size: the most pieces it may have. Counted here, because the library's trainer depends on the process too.
+    size: maximum number of pieces. The library's trainer is not used, because its result differs between processes.
     """
     normalizer = normalizers.BertNormalizer(lowercase=True, handle_chinese_chars=True)
     splits = pre_tokenizers.BertPreTokenizer()
@@ -150,11 +150,12 @@ def word_piece(texts: list[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def aligned_vectors(rows: list[dict[str, list[int]]], tokens: int, width: int, seed: int) -> Tensor:
-    """(tokens, width) vectors in which translations are near each other, from token ids of parallel texts.
+    """Compute token vectors, (tokens, width), in which translations are near each other.
 
-    Truncated SVD of the tf-idf token x translation matrix, rows normalised, the span of the languages' mean vectors
-    projected out, every row of length 0.1 * sqrt(width). Tokens that never occur get small random vectors. With one
-    language it is the plain factorisation, and the common direction goes.
+    rows: token ids of parallel texts by language. The vectors are a truncated SVD of the tf-idf token x translation
+    matrix with normalised rows. The span of the languages' mean vectors is projected out, and every row is scaled to
+    length 0.1 * sqrt(width). Tokens that never occur get small random vectors. With one language, only the common
+    direction is projected out.
     """
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(tokens, len(rows))
@@ -180,11 +181,11 @@ def aligned_vectors(rows: list[dict[str, list[int]]], tokens: int, width: int, s
 
 # -------------------------------------------------------------------------------------------------- pre-training
 
-Pair = tuple[list[int], list[int] | None]  # token ids of one text, or of two that are read together
+Pair = tuple[list[int], list[int] | None]  # token ids of a text or of a text pair
 
 
 def _batches(pairs: Iterator[Pair], tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[dict[str, Tensor]]:
-    """Padded batches of texts with their specials; texts of like length stand together, to pad little."""
+    """Yield padded batches with special tokens. Texts of similar length share a batch to reduce padding."""
     start, end, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
     bert = "token_type_ids" in tokenizer.model_input_names
     while True:
@@ -197,7 +198,7 @@ def _batches(pairs: Iterator[Pair], tokenizer: PreTrainedTokenizerFast, size: in
             segments = [0] * len(first) + [1] * len(second)
             window[-1] = list(zip(window[-1], segments, strict=False))
         window.sort(key=len)
-        for at in (3, 6, 0, 5, 2, 7, 1, 4):  # short and long batches in turn
+        for at in (3, 6, 0, 5, 2, 7, 1, 4):  # alternates short and long batches
             part = window[at * size : (at + 1) * size]
             ids = torch.full((len(part), len(part[-1])), pad)
             types = torch.zeros_like(ids)
@@ -209,7 +210,7 @@ def _batches(pairs: Iterator[Pair], tokenizer: PreTrainedTokenizerFast, size: in
 
 
 def _encoder(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The body and the masked-token head, so that the head runs on the masked positions only."""
+    """Return the body and the masked-token head, to run the head on masked positions only."""
     return (model.bert, model.cls) if hasattr(model, "bert") else (model.roberta, model.lm_head)
 
 
@@ -225,7 +226,7 @@ def pretrain(
     masked: float = 0.3,
     tick: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Masked-language modelling for `steps` steps, in place. embedding_rate: share of the learning rate."""
+    """Train masked-language modelling in place. embedding_rate: fraction of the learning rate for embeddings."""
     body, head = _encoder(model)
     generator = torch.Generator().manual_seed(seed)
     words = body.embeddings.word_embeddings.weight
@@ -260,7 +261,7 @@ def pretrain(
 
 
 def _student_pairs(rows: list[dict[str, list[int]]], reviews: list[Pair], seed: int) -> Iterator[Pair]:
-    """Two of three are translation pairs (TLM), the others reviews of one language (MLM)."""
+    """Yield translation pairs (TLM, two of three) and reviews in one language (MLM)."""
     rng = random.Random(f"student pairs {seed}")
     while True:
         if rng.random() < 0.67:
@@ -283,9 +284,9 @@ def _teacher_pairs(reviews: list[Pair], seed: int) -> Iterator[Pair]:
 def build(folder: Path, seed: int = 0, progress: Callable[[str], None] = print) -> None:
     """Write the toy world: `data/dataset_*.json`, `models/{student,teacher-en,teacher-fr,teacher-zh}/`, `world.json`.
 
-    `world.json` is written last and atomically and says what made the folder; when it is there and says what this
-    code would write, nothing is done. The same seed gives the same files on one machine and thread count.
-    progress: called with one line of text now and then.
+    `world.json` is written last and atomically, and records the settings of the build. If the file already holds the
+    same settings, nothing is done. The same seed gives the same files on one machine and thread count.
+    progress: receives lines of text that report the progress.
     """
     folder = Path(folder)
     made_of = {
@@ -324,7 +325,7 @@ def build_student(
     seed: int,
     progress: Callable[[str], None],
 ) -> None:
-    """Write the multilingual backbone (XLM-R) and its tokenizer, from reviews and parallel texts of all languages."""
+    """Write the multilingual backbone (XLM-R) and its tokenizer, from reviews and parallel texts."""
     tokenizer = unigram({language: [t for pair in texts[language] for t in pair] for language in texts}, 700)
     model = _fresh(XLMRobertaForMaskedLM, XLMRobertaConfig, tokenizer, WIDTH["student"], LAYERS["student"], seed)
     columns = {language: _ids(tokenizer, [row[language] for row in rows]) for language in rows[0]}
@@ -345,7 +346,7 @@ def build_student(
 def build_teacher(
     folder: Path, language: str, texts: list[tuple[str, str]], seed: int, progress: Callable[[str], None]
 ) -> None:
-    """Write the monolingual encoder of a supervised language and its tokenizer, from reviews without stars."""
+    """Write a supervised language's monolingual encoder and tokenizer, from reviews without stars."""
     lines = [text for pair in texts for text in pair]
     if language == "en":
         tokenizer = byte_level_bpe(lines, 900)
@@ -357,7 +358,7 @@ def build_teacher(
         tokenizer = word_piece(lines, 900)
         model = _fresh(BertForMaskedLM, BertConfig, tokenizer, WIDTH["teacher"], LAYERS["teacher"], seed)
     else:
-        raise ValueError(f"there is no toy teacher for {language!r}: only for {', '.join(toy.SUPERVISED)}")
+        raise ValueError(f"no toy teacher for {language!r}; choose one of {', '.join(toy.SUPERVISED)}")
     reviews = _review_ids(tokenizer, texts)
     _set_vectors(
         model, aligned_vectors([{language: body} for body, _ in reviews], len(tokenizer), WIDTH["teacher"], seed)
@@ -376,7 +377,7 @@ def _set_vectors(model: PreTrainedModel, vectors: Tensor) -> None:
 def _fresh(
     model_class: Any, config_class: Any, tokenizer: PreTrainedTokenizerFast, width: int, layers: int, seed: int
 ) -> Any:
-    bert = config_class is BertConfig  # counts positions from 0; the others from the pad id + 1
+    bert = config_class is BertConfig  # BERT counts positions from 0, the others from the pad id + 1
     config = config_class(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -385,9 +386,9 @@ def _fresh(
         intermediate_size=4 * width,
         max_position_embeddings=MAX_LENGTH if bert else MAX_LENGTH + 2,
         type_vocab_size=2 if bert else 1,
-        hidden_dropout_prob=0.0,  # these models see little text and never overfit it; dropout costs a third of a step
+        hidden_dropout_prob=0.0,  # these models do not overfit, and dropout takes a third of a step
         attention_probs_dropout_prob=0.0,
-        initializer_range=0.8 / math.sqrt(width),  # 0.02 is for width 768; here it leaves attention flat for too long
+        initializer_range=0.8 / math.sqrt(width),  # 0.02 is for width 768; at this width, attention would stay flat
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -428,7 +429,7 @@ def _read(path: Path) -> object:
 
 @contextmanager
 def _one_tokenizer_thread() -> Iterator[None]:
-    """Counts that are added up in one order give the same vocabulary every time."""
+    """Run tokenizers in one thread: a fixed order of summation makes the vocabulary reproducible."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -83,11 +83,11 @@ def test_a_wrong_value_ends_in_one_message_before_anything_starts(toy_yaml: Path
     for arguments, message in (
         (("grid", toy_yaml, "train.lr=[1e-3,-1]"), "train.lr = -1"),
         (("grid", toy_yaml), "nothing to try"),
-        (("mian",), "no such experiment; there are main"),
-        (("main", "--on", toy_yaml, "--protocol", "fixed", "train.lr=[1,2]"), "--protocol fixed tries none"),
-        (("main", "--on", toy_yaml, "--protocol", "search"), "--range FIELD=LOW:HIGH belong together"),
+        (("mian",), "no such experiment; choose one of main"),
+        (("main", "--on", toy_yaml, "--protocol", "fixed", "train.lr=[1,2]"), "--protocol fixed takes single values only"),
+        (("main", "--on", toy_yaml, "--protocol", "search"), "--range FIELD=LOW:HIGH must be given together"),
         (("main", "--on", "nowhere.yaml"), "nowhere.yaml"),
-        (("main", "--on", toy_yaml, "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5: several are a whole number"),
+        (("main", "--on", toy_yaml, "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5: must be a whole number"),
     ):
         done = sweep(*arguments, "--runs", runs)
         assert done.returncode == 2, done.stderr
@@ -101,7 +101,7 @@ def test_a_trial_that_fits_on_no_machine_ends_in_one_message(toy_yaml: Path, tmp
     asked = ("grid", toy_yaml, "--protocol", "search", "--range", "train.lr=1e-4:1e-2", "--runs", runs)
     done = sweep(*asked, "--cpus-per-trial", "4096")
     assert done.returncode == 2, done.stderr
-    assert "a trial of 4096 cores and 0 GPUs fits on no machine, the largest has" in done.stderr
+    assert "a trial of 4096 cores and 0 GPUs fits on no machine; the largest has" in done.stderr
     assert "Traceback" not in done.stderr
     assert not runs.exists()
 
@@ -141,7 +141,7 @@ def test_a_refused_teacher_stops_only_those_who_ask_it(own_teachers: Path, tmp_p
 def test_a_cache_that_is_built_by_the_second_attempt_is_no_failure(own_teachers: Path, tmp_path: Path):
     config = read(own_teachers, ["distill.signal=cache", "distill.languages=[en]", "student.branch_depth=0"])
     job, given = Job(config, "cache"), Conditions(tmp_path, tmp_path, 1, 1, 0, silence=0)
-    with pytest.raises(TrialFailed, match="silent for too long"):
+    with pytest.raises(TrialFailed, match="ended after too long without output"):
         work(job, given, lambda _: None)
     assert failure(job.home(tmp_path))["attempts"] == 1
     work(job, replace(given, silence=200), lambda _: None)
@@ -236,7 +236,7 @@ def test_trials_that_raise_are_killed_or_hang_do_not_stop_the_others(toy_yaml: P
     reasons = {each["run"]: each["reason"] for each in group["failed"]}
     assert len(reasons) == 3
     assert "not finite" in " ".join(reasons.values())
-    assert "silent for too long" in reasons[names["0.002"]]
+    assert "ended after too long without output" in reasons[names["0.002"]]
     assert group["chosen"]["train.lr"] == 3e-3
     assert all(name in errors for name in reasons)
     killed = json.loads((runs / names["0.001"] / "failed.json").read_text())
@@ -312,7 +312,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(toy_yaml: Path, tmp_p
     os.kill(driver.pid, signal.SIGINT)
     _, errors = driver.communicate(timeout=200)
     assert driver.returncode == 130, errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes the sweep" in errors
     assert left_alone(runs)
     assert sweep(*asked).returncode == 0
     assert len(finished(runs)) == 2

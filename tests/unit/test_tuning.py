@@ -248,8 +248,8 @@ def test_trials_are_counted_machine_by_machine_for_none_spans_two():
 @pytest.mark.parametrize(
     ("cpus", "gpus", "machines", "message"),
     [
-        (64, 0, [{"CPU": 2.0}], "64 cores and 0 GPUs fits on no machine, the largest has 2 cores and 0 GPUs"),
-        (1, 2, [{"CPU": 8.0, "GPU": 1.0}], "1 cores and 2 GPUs fits on no machine, the largest has 8 cores and 1 GPUs"),
+        (64, 0, [{"CPU": 2.0}], "64 cores and 0 GPUs fits on no machine; the largest has 2 cores and 0 GPUs"),
+        (1, 2, [{"CPU": 8.0, "GPU": 1.0}], "1 cores and 2 GPUs fits on no machine; the largest has 8 cores and 1 GPUs"),
         (1, 1, [{"CPU": 2.0}], "the largest has 2 cores and 0 GPUs"),
         (20, 0, [{}, {"CPU": 16.0}, {"CPU": 8.0}], "the largest has 16 cores"),  # 24 together
         (16, 1, [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], "the largest has 8 cores and 4 GPUs"),
