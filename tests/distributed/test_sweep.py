@@ -84,7 +84,7 @@ def test_a_wrong_value_ends_in_one_message_before_anything_starts(toy_yaml: Path
         (("grid", toy_yaml, "train.lr=[1e-3,-1]"), "train.lr = -1"),
         (("grid", toy_yaml), "nothing to try"),
         (("mian",), "no such experiment; choose one of main"),
-        (("main", "--on", toy_yaml, "--protocol", "fixed", "train.lr=[1,2]"), "--protocol fixed takes single values only"),
+        (("main", "--on", toy_yaml, "--protocol", "fixed", "train.lr=[1,2]"), "fixed takes single values only"),
         (("main", "--on", toy_yaml, "--protocol", "search"), "--range FIELD=LOW:HIGH must be given together"),
         (("main", "--on", "nowhere.yaml"), "nowhere.yaml"),
         (("main", "--on", toy_yaml, "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5: must be a whole number"),
