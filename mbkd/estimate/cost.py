@@ -8,7 +8,8 @@ Letters: B rows, n tokens, d width, N languages with a branch, K branch depth, L
 
 import copy
 import functools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,16 @@ class Size:
     parameters, embeddings   all of them, and those in tables that are looked up
     layers, width, heads     L, d, and the attention's heads
     layer_weights            in the linear maps of one layer, through which every token goes
+    key_value_weights        those of them that give keys and values
     head_weights             in the linear maps outside of the layers, through which one position goes
+    token_weights            in those outside of the layers through which every token goes, as of narrow word vectors
     narrow                   whether its last layer computes only the first position where a head reads no other
+    attention                width of all heads together, mostly d
+    positions                DeBERTa's vectors of relative positions
+    position_maps            (weights of one, how many) linear maps through which they go in a layer
+    position_products        of queries or keys with all of them, in a layer: "c2p", "p2c"
+    convolution              weights of the convolution over tokens behind the first layer, DeBERTa's
+    difference               FLOPs that add its low-rank difference to the weights of one branch's layer
     """
 
     parameters: int
@@ -44,24 +53,41 @@ class Size:
     width: int
     heads: int
     layer_weights: int
+    key_value_weights: int
     head_weights: int
+    token_weights: int
     narrow: bool
+    attention: int
+    positions: int = 0
+    position_maps: tuple[int, int] = (0, 0)
+    position_products: tuple[str, ...] = ()
+    convolution: int = 0
+    difference: int = 0
 
     def layer(self, rows: float, tokens: float) -> float:
-        """FLOPs of one layer's forward pass over (B, n): its linear maps, and the attention's two products."""
-        return rows * tokens * (2 * self.layer_weights + 4 * tokens * self.width)
+        """FLOPs of one layer's forward pass over (B, n): its linear maps, the attention's products, DeBERTa's more."""
+        each = 2 * self.layer_weights + 4 * tokens * self.attention
+        each += 2 * len(self.position_products) * self.positions * self.attention
+        return rows * tokens * each + 2 * self.positions * math.prod(self.position_maps)
 
     def last_layer(self, rows: float, tokens: float, whole: bool = False) -> float:
         """The same for a last layer whose first position alone is read; whole: it is computed for all tokens."""
         if whole or not self.narrow:
             return self.layer(rows, tokens)
-        key_value = 2 * self.width**2  # keys and values are of all tokens
-        return rows * (2 * tokens * key_value + 2 * (self.layer_weights - key_value) + 4 * tokens * self.width)
+        key_value = self.key_value_weights  # keys and values are of all tokens
+        found = rows * (2 * tokens * key_value + 2 * (self.layer_weights - key_value) + 4 * tokens * self.attention)
+        # One query looks at n positions; what keys say of them is no matrix product.
+        products = 2 * rows * tokens * self.attention if "c2p" in self.position_products else 0
+        return found + products + 2 * tokens * self.position_maps[0] * len(self.position_products)
+
+    def outside(self, rows: float, tokens: float) -> float:
+        """FLOPs of what is no layer: narrow word vectors made wide, a convolution, the head."""
+        return 2 * rows * (tokens * (self.token_weights + self.convolution) + self.head_weights)
 
     def forward(self, rows: float, tokens: float, whole: bool = False) -> float:
         """FLOPs of a plain classifier's answer for (B, n), such as a teacher's."""
         layers = (self.layers - 1) * self.layer(rows, tokens) + self.last_layer(rows, tokens, whole)
-        return layers + 2 * rows * self.head_weights
+        return layers + self.outside(rows, tokens)
 
 
 def shape(path: str) -> PreTrainedConfig:
@@ -103,17 +129,21 @@ def student_flops(config: Config, rows: float, tokens: float, whole: bool = Fals
     N, K = len(config.languages), student.branch_depth
     mixed, own_heads = K > 0 and student.mixers != "none", K > 0 and student.heads == "per_language"
     others = N - 1 if mixed else 0  # without mixers a batch in training goes through its own branch alone
-    layer, mixer = size.layer(rows, tokens), _mixer(size, N, rows, tokens)
-    own = (size.layers - 1) * layer + _last(config, size, rows, tokens, whole)
+    mixer = _mixer(size, N, rows, tokens)
+    own = (size.layers - 1) * size.layer(rows, tokens) + _last(config, size, rows, tokens, whole)
+    layer = size.layer(rows, tokens) + size.difference
     # A branch that does not learn on the batch (Eq. 8) is run forward only, and so is its mixer.
     idle = 1 if student.detach else 3
     # The last layer of another language's branch, and the mixer before it, lead to no head of this batch.
     inner = K - 1 if mixed and student.mixers == "all" else 0
     unread, unread_mixer = (1, min(inner, 1)) if own_heads else (0, 0)
     other = (idle * (K - unread) + unread) * layer + (idle * (inner - unread_mixer) + unread_mixer) * mixer
+    other += idle * _convolution(config, size, rows, tokens)
     outer = 1 if mixed and not own_heads else 0
-    head = 2 * rows * size.head_weights / (N if own_heads else 1)
-    return 3 * (own + (inner + outer) * mixer + head) + others * other
+    if own_heads:
+        size = replace(size, head_weights=size.head_weights // N)
+    own += K * size.difference + (inner + outer) * mixer + size.outside(rows, tokens)
+    return 3 * own + others * other
 
 
 def answer_flops(config: Config, rows: float, tokens: float) -> float:
@@ -123,8 +153,9 @@ def answer_flops(config: Config, rows: float, tokens: float) -> float:
     layers = (size.layers - 1 + (N - 1) * K if K else size.layers - 1) * size.layer(rows, tokens)
     inner = (K - 1) * N if K and student.mixers == "all" else 0
     outer = 1 if K and student.mixers != "none" and student.heads == "shared" else 0
+    branches = N * K * size.difference + max(N - 1, 0) * _convolution(config, size, rows, tokens)
     mixers = (inner + outer) * _mixer(size, N, rows, tokens)
-    return layers + _last(config, size, rows, tokens) + mixers + 2 * rows * size.head_weights
+    return layers + branches + _last(config, size, rows, tokens) + mixers + size.outside(rows, tokens)
 
 
 def teacher_flops(config: Config, rows: float, tokens: float, whole: bool = False) -> float:
@@ -148,6 +179,13 @@ def _mixer(size: Size, branches: int, rows: float, tokens: float) -> float:
     return 2 * branches * rows * tokens * size.width  # Eq. 10
 
 
+def _convolution(config: Config, size: Size, rows: float, tokens: float) -> float:
+    """The forward pass of the first layer's convolution in one branch, where that layer branches."""
+    depth = config.student.branch_depth
+    branched = depth > 0 and (config.student.branch_position == "bottom" or depth == size.layers)
+    return 2 * rows * tokens * size.convolution if branched else 0.0
+
+
 def _last(config: Config, size: Size, rows: float, tokens: float, whole: bool = False) -> float:
     """The forward pass of the last layer that a batch goes through; one that branches has a mixer after it."""
     depth, bottom = config.student.branch_depth, config.student.branch_position == "bottom"
@@ -169,6 +207,8 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
         idle = 0 if student.branch_rank or student.grow else max(len(config.languages) - 1, 0) * student.branch_depth
         gradients -= 4 * idle * size.layer_weights
     casts = 0 if precision == "fp32" else 2 * (size.parameters - size.embeddings)  # weights in 16 bit, for a step
+    if student.branch_rank:  # the sums of base and difference of the branches that learn
+        casts += 4 * (1 if student.detach else len(config.languages)) * student.branch_depth * size.layer_weights
     rows = train.batch_size / (ranks * train.accumulation)
     sizes = teacher_sizes(config)
     # By folder or hub id: a teacher of several languages is loaded once.
@@ -196,8 +236,9 @@ def activations(config: Config, word: float, rows: float, tokens: float) -> floa
     layer = size.width * (16 * word + 2) + size.heads * tokens * (2 * word + 1)
     mixed = K > 0 and student.mixers != "none"
     kept = size.layers + (0 if student.detach or not mixed else (N - 1) * K)
+    less = 0.5 * (1 - _last(config, size, rows, tokens) / size.layer(rows, tokens))  # a last layer of one position
     mixers = ((K if student.mixers == "all" else 1) if mixed else 0) * 2 * N * size.width * word
-    return rows * tokens * (kept * layer + mixers)
+    return rows * tokens * ((kept - less) * layer + mixers)
 
 
 def disk(config: Config, heldout_rows: int) -> dict[str, int]:
@@ -228,7 +269,9 @@ def _student_size(student: Student, languages: tuple[str, ...], length: int, cla
     own = model.base if student.branch_rank else next(iter(model.branches), [])
     path = [*own, *model.shared]  # the layers that a token goes through
     layers = copies * student.branch_depth + len(model.shared)
-    return _size(model, model.encoder.config, path, layers)
+    size = _size(model, model.encoder.config, path, layers)
+    maps = size.position_maps if not getattr(model.encoder.config, "share_att_key", False) else (0, 0)
+    return replace(size, difference=2 * student.branch_rank * (size.layer_weights + math.prod(maps)))
 
 
 @functools.cache
@@ -240,21 +283,45 @@ def _teacher_size(path: str, classes: int) -> Size:
 def _classifier_size(model: Any) -> Size:
     """Any architecture of transformers: its layers are its longest list of modules."""
     layers = max((each for each in model.modules() if isinstance(each, nn.ModuleList)), key=len)
-    return _size(model, model.config, list(layers), len(layers))
+    size = _size(model, model.config, list(layers), len(layers))
+    if getattr(model.config, "classifier_pooling", None) == "late":  # EuroBERT's head reads every token
+        size = replace(size, token_weights=size.token_weights + size.head_weights, head_weights=0)
+    return replace(size, narrow=backbones.reads_first(model.config))
 
 
 def _size(model: Any, config: PreTrainedConfig, path: list[nn.Module], layers: int) -> Size:
     """Count a model whose tokens go through the layers of `path`, out of `layers` that are all alike."""
-    each = _linear(path[0])
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each, maps, products = _linear(path[0]), (0, 0), ()
+    attention, positions, shared = head * config.num_attention_heads, 0, False
+    if config.model_type == "deberta-v2" and getattr(config, "relative_attention", False):
+        products = tuple(config.pos_att_type or ())
+        spans = [getattr(config, name, -1) for name in ("position_buckets", "max_relative_positions")]
+        positions = 2 * next((span for span in spans if span > 0), config.max_position_embeddings)
+        shared = getattr(config, "share_att_key", False)
+        maps = (config.hidden_size * attention, 2 if shared else len(products))
+    own = 0 if not positions or shared else math.prod(maps)  # maps of positions are none of tokens
+    tokens = sum(m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear) and "embed" in name)
+    convolved = [m for m in model.modules() if isinstance(m, nn.Conv1d)]
     return Size(
         parameters=sum(p.numel() for p in model.parameters()),
         embeddings=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)),
         layers=len(path),
         width=config.hidden_size,
         heads=config.num_attention_heads,
-        layer_weights=each,
-        head_weights=_linear(model) - layers * each,
-        narrow=backbones.narrows(config),
+        layer_weights=each - own,
+        key_value_weights=2
+        * config.hidden_size
+        * head
+        * getattr(config, "num_key_value_heads", config.num_attention_heads),
+        head_weights=_linear(model) - layers * each - tokens,
+        token_weights=tokens,
+        narrow=not (convolved and len(path) == 1),
+        attention=attention,
+        positions=positions,
+        position_maps=maps,
+        position_products=products,
+        convolution=convolved[0].weight.numel() if convolved else 0,
     )
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
 from mbkd.errors import UserError
-from mbkd.model import saved
+from mbkd.model import first_position, saved
 
 Layer = Callable[[nn.Module, Tensor], Tensor]
 
@@ -24,11 +23,18 @@ class BertLike:
     """BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA: learned positions, post-norm layers, no final norm."""
 
     dropout = "hidden_dropout_prob"
-    narrows = True
+    narrowed: Callable[..., Any] = staticmethod(
+        first_position.bert
+    )  # how its last layer is computed for the first position alone
+
+    @staticmethod
+    def layers(encoder: Any) -> nn.ModuleList:
+        """The encoder's layers."""
+        return encoder.encoder.layer
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
-        """The encoder's layers, which it does not keep; nor does it keep a pooler."""
+        """The same, which it does not keep; nor does it keep a pooler."""
         layers, encoder.encoder.layer, encoder.pooler = encoder.encoder.layer, nn.ModuleList(), None
         return layers
 
@@ -45,9 +51,8 @@ class BertLike:
 
     @classmethod
     def narrow(cls, last: Any) -> None:
-        """Where `narrows`, let the last layer give its first position alone, (B, 1, d): heads read no other."""
-        if cls.narrows:
-            last.forward = partial(_first_position, last)
+        """Let the last layer give its first position alone, (B, 1, d): heads read no other."""
+        last.forward = partial(cls.narrowed, last)
 
     @staticmethod
     def finish(encoder: Any, hidden: Tensor) -> Tensor:
@@ -67,6 +72,8 @@ class Electra(BertLike):
 class RemBert(BertLike):
     """RemBERT: narrow word vectors that one map widens."""
 
+    narrowed = staticmethod(first_position.rembert)
+
     @staticmethod
     def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
         found = encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
@@ -77,15 +84,11 @@ class RemBert(BertLike):
         run = BertLike.layer(encoder, hidden, mask)
         return lambda block, states: run(block, states)[0]
 
-    @classmethod
-    def narrow(cls, last: Any) -> None:
-        last.forward = partial(_first_position_alone, last)
-
 
 class XLMRobertaXL(BertLike):
     """XLM-R XL and XXL: pre-norm layers with a final norm."""
 
-    narrows = False
+    narrowed = staticmethod(first_position.xlm_roberta_xl)
 
     @staticmethod
     def finish(encoder: Any, hidden: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class XLMRobertaXL(BertLike):
 class MPNet(BertLike):
     """MPNet: BERT's layers with a bias of the relative position that all of them share; no segment ids."""
 
-    narrows = False
+    narrowed = staticmethod(first_position.mpnet)
 
     @staticmethod
     def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
@@ -111,7 +114,7 @@ class MPNet(BertLike):
 class DebertaV2(BertLike):
     """DeBERTa-v2 and v3, mDeBERTa: attention to content and to relative positions, whose vectors all layers share."""
 
-    narrows = False  # its attention has as many queries as keys
+    narrowed = staticmethod(first_position.deberta)
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
@@ -123,6 +126,11 @@ class DebertaV2(BertLike):
     @staticmethod
     def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
         return encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids, mask=mask)
+
+    @classmethod
+    def narrow(cls, last: Any) -> None:
+        if getattr(last, "conv", None) is None:  # a convolution, of a model of one layer, reads all positions
+            super().narrow(last)
 
     @staticmethod
     def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
@@ -144,7 +152,11 @@ class DistilBert(BertLike):
     """DistilBERT: no segment ids, its layers under `transformer`."""
 
     dropout = "dropout"
-    narrows = False
+    narrowed = staticmethod(first_position.distilbert)
+
+    @staticmethod
+    def layers(encoder: Any) -> nn.ModuleList:
+        return encoder.transformer.layer
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
@@ -160,7 +172,11 @@ class ModernBert(BertLike):
     """ModernBERT, mmBERT: rotary positions, local and global layers, pre-norm with a final norm."""
 
     dropout = "classifier_dropout"
-    narrows = False
+    narrowed = staticmethod(first_position.modernbert)
+
+    @staticmethod
+    def layers(encoder: Any) -> nn.ModuleList:
+        return encoder.layers
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
@@ -195,6 +211,7 @@ class EuroBert(ModernBert):
     """EuroBERT: rotary positions, pre-norm layers with a final norm; no dropout but of attention."""
 
     dropout = "attention_dropout"
+    narrowed = staticmethod(first_position.eurobert)
 
     @staticmethod
     def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
@@ -214,28 +231,6 @@ class EuroBert(ModernBert):
 def _positions(hidden: Tensor) -> Tensor:
     """0, 1, ... (1, n) of states (B, n, d)."""
     return hidden.new_ones(hidden.shape[1]).long().cumsum(0).sub(1).unsqueeze(0)
-
-
-def _first_position(layer: Any, states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-    """The first position (B, 1, d) of what a layer like BERT's gives for states (B, n, d).
-
-    One query and one feed-forward row instead of n, so a sixth of the work; keys and values need all rows. The same
-    numbers up to the order of sums.
-    """
-    attention, first = layer.attention.self, states[:, :1].contiguous()  # a view's bits would depend on its strides
-    query, key, value = (
-        rows.unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)  # (B, heads, 1 or n, d / heads)
-        for rows in (attention.query(first), attention.key(states), attention.value(states))
-    )
-    mask = None if attention_mask is None else attention_mask[:, :, :1]
-    mixed = F.scaled_dot_product_attention(query, key, value, mask, attention.dropout.p if layer.training else 0.0)
-    first = layer.attention.output(mixed.transpose(1, 2).flatten(2), first)
-    return layer.output(layer.intermediate(first), first)
-
-
-def _first_position_alone(*args: Any, **kwargs: Any) -> tuple[Tensor]:
-    """The same, of layers that answer with a tuple."""
-    return (_first_position(*args, **kwargs),)
 
 
 FAMILIES: dict[str, type[BertLike]] = {
@@ -263,15 +258,18 @@ def family(config: PreTrainedConfig) -> type[BertLike]:
     return FAMILIES[config.model_type]
 
 
-def narrows(config: PreTrainedConfig) -> bool:
-    """Whether the last layer of such an encoder can give its first position alone."""
-    return config.model_type in FAMILIES and FAMILIES[config.model_type].narrows
+def reads_first(config: PreTrainedConfig) -> bool:
+    """Whether the head of such a classifier of transformers reads the first position only."""
+    pooling = getattr(config, "classifier_pooling", None)  # of ModernBERT ("cls") and EuroBERT ("bos")
+    conv = config.num_hidden_layers == 1 and getattr(config, "conv_kernel_size", 0)  # DeBERTa's stands after its layer
+    return config.model_type in FAMILIES and pooling in (None, "cls", "bos") and not conv
 
 
 def narrow_classifier(model: Any) -> None:
     """`narrow` the last layer of a whole classifier, where its own head is known to read the first position only."""
-    if narrows(model.config):
-        FAMILIES[model.config.model_type].narrow(model.base_model.encoder.layer[-1])
+    if reads_first(model.config):
+        kind = FAMILIES[model.config.model_type]
+        kind.narrow(kind.layers(model.base_model)[-1])
 
 
 def empty(config: PreTrainedConfig) -> PreTrainedModel:
