@@ -1,4 +1,4 @@
-"""The `mbkd` command. Commands import torch and other large packages in their bodies, so `--help` answers at once."""
+"""The `mbkd` command. Commands import torch and other large packages in their bodies, to keep `--help` fast."""
 
 import os
 import sys
@@ -41,16 +41,16 @@ for command in (  # in the order of `mbkd --help`
 
 
 def main() -> None:
-    """Entry point: errors end in one message and exit code 2, or UNAVAILABLE where the same command may do later."""
-    # Threads that spin for each other are 4 to 16 times slower where something else uses a core, too.
+    """Entry point. Errors end in one message and exit code 2, or UNAVAILABLE for transient errors."""
+    # Spinning threads are 4 to 16 times slower if another process uses a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     no_bars_in_files()
     try:
         app()
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (UserError, TransientError, OSError) as error:  # a file that cannot be read or written names itself
+    except (UserError, TransientError, OSError) as error:  # OSError names the file
         print(f"error: {error}", file=sys.stderr)
         sys.exit(UNAVAILABLE if is_transient(error) else 2)
     except KeyboardInterrupt:
@@ -66,10 +66,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours; as NO_COLOR=1 does.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Disable colours, as NO_COLOR=1 does.")] = False,
 ) -> None:
-    """Options of all commands."""
+    """Handle the options of all commands."""
     if no_color:
-        os.environ["NO_COLOR"] = "1"  # read by rich, also in the processes that are started
+        os.environ["NO_COLOR"] = "1"  # rich reads the variable, also in child processes

@@ -1,4 +1,4 @@
-"""Commands around the data and the configuration: init, data, plan, recipes, doctor."""
+"""Commands for data and configurations: init, data, plan, recipes, doctor."""
 
 import sys
 from pathlib import Path
@@ -27,27 +27,27 @@ def init(
         str | None,
         typer.Argument(help="A file, names such as reviews.{language}.csv, or a hub dataset's id or folder."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The YAML file; named like the source if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The YAML file; default: the source's name.")] = None,
     text: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Column with the second text of a pair; - for none.")] = None,
     label: Annotated[str | None, typer.Option(help="Column with the label.")] = None,
     language: Annotated[str | None, typer.Option(help="Column with the language, or the language of all rows.")] = None,
     labels: Annotated[str | None, typer.Option(help="The labels in the order of the classes: low,middle,high.")] = None,
-    ordinal: Annotated[bool | None, typer.Option(help="The labels are steps of one scale.")] = None,
+    ordinal: Annotated[bool | None, typer.Option(help="The labels are ordered steps of a scale.")] = None,
     supervised: Annotated[str | None, typer.Option(help="Languages to train on: en,fr.")] = None,
-    zero_shot: Annotated[str | None, typer.Option(help="Languages to measure only: de,es.")] = None,
-    split: Annotated[bool | None, typer.Option(help="Write train, dev and test files where there is one only.")] = None,
-    teachers: Annotated[bool | None, typer.Option(help="Distil teachers, or learn from the labels alone.")] = None,
+    zero_shot: Annotated[str | None, typer.Option(help="Languages to evaluate only: de,es.")] = None,
+    split: Annotated[bool | None, typer.Option(help="Split a single file into train, dev and test files.")] = None,
+    teachers: Annotated[bool | None, typer.Option(help="Distil from teachers, or learn from labels only.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The student's encoder: a folder or hub id.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take the guesses; so without a terminal.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask no questions and use the guesses.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     split_column: Annotated[
-        str | None, typer.Option(help="Column that says train, dev or test; each split gets a file beside.")
+        str | None, typer.Option(help="Column with train, dev or test; writes a file per split.")
     ] = None,
     header: Header = None,
     quoting: Quoting = None,
 ) -> None:
-    """Look at your rows, ask what they do not say, and write a configuration that runs."""
+    """Inspect your rows, ask for missing information, and write a complete configuration."""
     check_folder(out)
     from mbkd.onboarding.init import Options, write
 
@@ -62,7 +62,7 @@ def init(
 
 
 def data(config: ConfigArgument, overrides: Overrides = None, json: Json = False) -> None:
-    """Show what a configuration reads, and what a training would suffer from; exit code 2 if it would not start."""
+    """Show the data of a configuration and its problems. Exit code 2 if training would not start."""
     from mbkd.config import paper
     from mbkd.data import offline
 
@@ -88,11 +88,12 @@ def plan(
     runs: Runs = Path("runs"),
     ranks: Ranks = None,
     gpu: Annotated[
-        str | None, typer.Option(help="Hours on A100, H100, L4, ... by its published peak; measured here if not given.")
+        str | None,
+        typer.Option(help="Estimate hours on A100, H100, L4, ... from its published peak; default: this machine."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a student and its teachers will take: steps, FLOPs, memory, disk, hours, and what would save some."""
+    """Estimate the cost of a student and its teachers: steps, FLOPs, memory, disk, hours, and possible savings."""
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])
@@ -127,13 +128,13 @@ def recipes(json: Json = False) -> None:
     for name, config in found.items():
         languages = f"{' '.join(config.languages)} -> {len(config.task.languages)} languages"
         table.add_row(name, config.system, config.student.backbone, str(config.task.path), languages)
-    if not fits(table, console):  # the name says the rest
+    if not fits(table, console):  # the name implies the rest
         table.columns = table.columns[:2]
     console.print(table)
 
 
 def doctor(json: Json = False) -> None:
-    """Show devices, compilers, disk and versions; exit code 1 if something would fail."""
+    """Show devices, compilers, disk and versions. Exit code 1 if something would fail."""
     from mbkd.onboarding.doctor import findings, show
 
     found = list(findings())

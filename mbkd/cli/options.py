@@ -1,4 +1,4 @@
-"""What the commands share: arguments, options, and the way they print."""
+"""Shared arguments, options and output functions of the commands."""
 
 import sys
 from pathlib import Path
@@ -12,61 +12,63 @@ ConfigArgument = Annotated[str, typer.Argument(help="a YAML file, or a name from
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="for example train.lr=2e-5 seed=3", metavar="[KEY=VALUE]...")
 ]
-Runs = Annotated[Path, typer.Option(help="Where run directories and token stores go.")]
-Ranks = Annotated[int | None, typer.Option(help="Processes; 1 if not given, and one per GPU for `cache`.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, also where a run is finished.")]
+Runs = Annotated[Path, typer.Option(help="The folder of run directories and token stores.")]
+Ranks = Annotated[int | None, typer.Option(help="Number of processes; default: 1, or one per GPU for `cache`.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, even if the run is finished.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")]
-CheckpointSteps = Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints, besides.")]
+CheckpointSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps between checkpoints, in addition to the minutes.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Log = Annotated[str, typer.Option(help="Where the metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, none.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show what DeepSpeed and transformers print.")]
+Log = Annotated[str, typer.Option(help="Tracker in addition to metrics.jsonl: tensorboard, wandb, mlflow, none.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the output of DeepSpeed and transformers.")]
 
 
 YesOrNo = Literal["yes", "no"]
 Header = Annotated[
-    YesOrNo | None, typer.Option(help="Whether the first line names the columns; no: they are called 1, 2, 3.")
+    YesOrNo | None, typer.Option(help="Whether the first line names the columns; no: their names are 1, 2, 3.")
 ]
 Quoting = Annotated[
-    YesOrNo | None, typer.Option(help="Whether quotes enclose the fields of a CSV or TSV, or are text.")
+    YesOrNo | None, typer.Option(help="Whether quotes enclose fields of a CSV or TSV file, or are part of the text.")
 ]
 
 
 def is_yes(answer: YesOrNo | None) -> bool | None:
-    """What an option with yes or no says; None where it is not given."""
+    """Convert the value of a yes/no option; None if the option is not given."""
     return None if answer is None else answer == "yes"
 
 
 def check_folder(out: Path | None) -> None:
-    """Refuse a file in a folder that is not there, before any work."""
+    """Raise UserError for a file in a missing folder, before any work."""
     if out is not None and not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first, or name another")
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist; create it, or name another file")
 
 
 def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
-    """Before any work: refuse a file in a folder that is not there, tell of one that will be written over.
+    """Check an output file before any work, and report a file that will be overwritten. Raises UserError.
 
-    endings: those that the file may have, if not any.
+    endings: the allowed file name endings; empty allows any.
     """
     if out is None:
         return
     if endings and out.suffix not in endings:
-        raise UserError(f"--out {out}: unknown ending {out.suffix!r}; it can be {', '.join(endings)}")
+        raise UserError(f"--out {out}: unknown ending {out.suffix!r}; use {', '.join(endings)}")
     check_folder(out)
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file")
     if out.is_file():
-        print(f"{out}: is there, and is written over", file=sys.stderr)
+        print(f"{out}: exists and will be overwritten", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """What a command found, as one JSON document on standard output."""
+    """Print a command's result as one JSON document on standard output."""
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def quiet() -> None:
-    """Keep transformers' notes and bars about loading off the screen; errors still show."""
+    """Hide the messages and bars of transformers about loading models. Errors are still shown."""
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -26,9 +26,9 @@ from mbkd.result import Result
 
 def demo(
     runs: Runs = Path("runs/demo"),
-    ranks: Annotated[int, typer.Option(help="Processes of each training.")] = 2,
+    ranks: Annotated[int, typer.Option(help="Number of processes per run.")] = 2,
 ) -> None:
-    """See everything work in minutes: toy reviews, three teachers, MultiTrain, MultiKD, MultiKD + MBLM."""
+    """Run the whole workflow in minutes: toy reviews, three teachers, MultiTrain, MultiKD, MultiKD + MBLM."""
     from mbkd.demo.run import demo as run_demo
 
     run_demo(runs, ranks)
@@ -46,7 +46,7 @@ def teach(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Fine-tune the teachers that a configuration names, each on its own language."""
+    """Fine-tune the teachers of a configuration, each on its own language."""
     from mbkd.config import paper
     from mbkd.train.launch import carry_out
 
@@ -65,7 +65,7 @@ def cache(
     ranks: Ranks = None,
     verbose: Verbose = False,
 ) -> None:
-    """Ask the teachers once for all training rows; runs with distill.signal=cache read the answers."""
+    """Cache the teachers' logits of all training rows for runs with distill.signal=cache."""
     from mbkd.config import paper
 
     overrides = [*(overrides or []), "distill.signal=cache"]
@@ -88,7 +88,7 @@ def train(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train one student and measure it in every language; the last line printed is the run's directory."""
+    """Train one student and evaluate it in every language. The last output line is the run directory."""
     from mbkd.config import paper
     from mbkd.train.launch import carry_out
 
@@ -98,11 +98,13 @@ def train(
 
 
 def grow(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
     config: ConfigArgument,
     overrides: Overrides = None,
     *,
-    language: Annotated[str, typer.Option(help="The language that gets a branch; it needs training rows.")],
+    language: Annotated[
+        str, typer.Option(help="The language of the new branch; the task must have training rows for it.")
+    ],
     runs: Runs = Path("runs"),
     ranks: Ranks = None,
     fresh: Fresh = False,
@@ -112,7 +114,7 @@ def grow(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Add a branch for one more language to a trained model; it alone learns, all languages are measured."""
+    """Add a branch for one more language to a trained model. Only this branch is trained."""
     from mbkd.config import grown, override, paper
     from mbkd.model import saved
     from mbkd.train.launch import carry_out
@@ -129,7 +131,7 @@ def grow(
 def baseline(
     config: ConfigArgument, overrides: Overrides = None, runs: Runs = Path("runs"), json: Json = False
 ) -> None:
-    """Measure a floor in a minute: the frozen encoder and a logistic regression, no training of the encoder."""
+    """Measure a baseline in a minute: a logistic regression on the frozen encoder."""
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])
@@ -141,7 +143,7 @@ def baseline(
 
 
 def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> list[str]:
-    """Options that the job takes as they are. Raises UserError for a tracker that is not installed."""
+    """Return the options that the job receives unchanged. Raises UserError for a missing tracker."""
     from mbkd.train import tracking
 
     tracking.refuse_missing(log)
@@ -150,9 +152,9 @@ def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> l
 
 
 def _show(results: dict[Path, Result], json: bool, several: bool = False, above: list[Result] | None = None) -> None:
-    """Print results as tables, the directories last; or as JSON: one object, a list where a command makes `several`.
+    """Print results as tables followed by the directories, or as JSON.
 
-    above: rows that stand above the results' own.
+    several: print a JSON list instead of one object. above: additional rows above the results.
     """
     if json:
         documents = [{"directory": str(directory), **result.as_json()} for directory, result in results.items()]

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: evaluate, mixers, fold, predict, serve, export, push."""
+"""Commands for trained models: evaluate, mixers, fold, predict, serve, ensemble, export, push."""
 
 import sys
 from pathlib import Path
@@ -23,18 +23,18 @@ from mbkd.errors import UserError
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
     config: ConfigArgument,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
     inference: Annotated[
-        str | None, typer.Option(help="Of a student without mixers: single or all, whatever it was trained with.")
+        str | None, typer.Option(help="For a student without mixers: single or all; overrides the trained setting.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the scores go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The JSON file for the scores.")] = None,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Measure a trained model on a split of a task, in every language."""
+    """Evaluate a trained model on a split of a task, in every language."""
     check_out(out)
     from mbkd.config import paper
 
@@ -54,15 +54,15 @@ def evaluate(
 
 
 def mixers(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
     config: ConfigArgument,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
-    out: Annotated[Path | None, typer.Option(help="A .json or .csv file; the heat map lies beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .json or .csv file; the heat map gets the same name.")] = None,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Show how much weight each branch gets in each language, mixer by mixer."""
+    """Show the mean weight of each branch per language and mixer."""
     check_out(out, (".json", ".csv"))
     from mbkd.config import paper
 
@@ -79,7 +79,7 @@ def mixers(
     try:
         heat_map(weights, out.with_suffix(".png"))
         files.insert(0, out.with_suffix(".png"))
-    except UserError as error:  # the numbers are there without it
+    except UserError as error:  # the numbers do not need the heat map
         print(error, file=sys.stderr)
     if json:
         print_json(weights)
@@ -91,14 +91,12 @@ def mixers(
 def fold(
     run: Annotated[Path, typer.Argument(help="The directory of a finished run with branches.")],
     weights: Annotated[
-        str, typer.Option(help="What each branch counts: mean, or mixers for the mixers' mean weights on dev.")
+        str, typer.Option(help="Weights of the branches: mean (equal), or mixers (the mixers' mean weights on dev).")
     ] = "mean",
-    out: Annotated[
-        Path | None, typer.Option(help="A folder that is not there yet; beside the run if not given.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; default: next to the run.")] = None,
     json: Json = False,
 ) -> None:
-    """Average a student's branches into one plain encoder, and measure it in every language beside the student."""
+    """Average a student's branches into one plain encoder, and compare both models in every language."""
     quiet()
     from mbkd.evaluate.folded import fold_run
     from mbkd.terminal.results import print_results
@@ -113,21 +111,21 @@ def fold(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
     file: Annotated[
-        Path | None, typer.Argument(help="JSONL, JSON, CSV, TSV, parquet, or TXT with a text a line.")
+        Path | None, typer.Argument(help="JSONL, JSON, CSV, TSV, parquet, or TXT with one text per line.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A .jsonl, .csv or .tsv file instead of standard output.")] = None,
     text: Annotated[str, typer.Option(help="Column or field with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Rows times longest row of a batch.")] = 8192,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Maximum rows x longest row of a batch.")] = 8192,
     min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Rows whose label is less probable get none: a person's.")
+        float, typer.Option(min=0, max=1, help="Rows with a lower probability get no label, for review by a person.")
     ] = 0.0,
     header: Header = None,
     quoting: Quoting = None,
 ) -> None:
-    """Classify the rows of a file or of standard input (JSONL, or a text a line); exit code 1 if one was bad."""
+    """Classify the rows of a file or of standard input (JSONL, or one text per line). Exit code 1 for bad rows."""
     check_folder(out)  # nothing large is imported yet
     quiet()
     from mbkd.predict.stream import check_output
@@ -140,21 +138,24 @@ def predict(
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one; the address is printed.")] = 8000,
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port. The address is printed.")
+    ] = 8000,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Rows times longest row of a batch; 8192, or 1024 without a GPU.")
+        int | None,
+        typer.Option(min=1, help="Maximum rows x longest row of a batch; default: 8192, or 1024 without a GPU."),
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
-    max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 20_000,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 1_000_000,
-    queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are sent away with 503.")] = 1024,
+    max_texts: Annotated[int, typer.Option(min=1, help="Maximum texts per request.")] = 256,
+    max_characters: Annotated[int, typer.Option(min=1, help="Maximum characters per text.")] = 20_000,
+    max_body: Annotated[int, typer.Option(min=1, help="Maximum bytes per request.")] = 1_000_000,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum waiting texts; further requests get status 503.")] = 1024,
     engine: Annotated[
         str, typer.Option(help="torch, or the graph of `mbkd export` on the CPU: onnx, onnx-int8.")
     ] = "torch",
 ) -> None:
-    """Answer texts over HTTP (POST /classify), with a page to try one at /; stops on SIGTERM or Ctrl-C."""
+    """Classify texts over HTTP (POST /classify), with a test page at /. Stops on SIGTERM or Ctrl-C."""
     from mbkd.serve.requests import Limits
     from mbkd.serve.server import serve as answer
 
@@ -163,14 +164,14 @@ def serve(
 
 def ensemble(
     run: Annotated[list[Path], typer.Argument(help="Directories of finished runs of one system.")],
-    size: Annotated[int, typer.Option(help="Members of a group.")] = 2,
-    runs: Annotated[Path, typer.Option(help="Where the groups' directories go.")] = Path("runs"),
+    size: Annotated[int, typer.Option(help="Members per group.")] = 2,
+    runs: Annotated[Path, typer.Option(help="The folder of the groups' directories.")] = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option(help="A folder: write one model of all these runs there, and score no groups.")
+        Path | None, typer.Option(help="A new folder: write one model of all runs, without scoring groups.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score every pair of runs from their saved logits (Ens2), or write one model that averages the logits."""
+    """Score every group of runs from their saved logits (Ens2), or write one model that averages logits."""
     from mbkd.terminal.results import print_results, print_spread
 
     quiet()
@@ -193,28 +194,28 @@ def ensemble(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
     config: Annotated[
         str | None,
-        typer.Argument(help="A YAML file, or a recipe: its dev rows check the graphs, and give accuracies."),
+        typer.Argument(help="A YAML file or a recipe; its dev rows check the graphs and their accuracy."),
     ] = None,
     overrides: Overrides = None,
-    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
-    dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; may be repeated.")] = None,
+    format: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
+    dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; repeatable.")] = None,
     rows: Annotated[
         Path | None,
-        typer.Option(help="Rows to check the graphs on, in a file that `mbkd predict` reads."),
+        typer.Option(help="Rows to check the graphs, in a file format of `mbkd predict`."),
     ] = None,
     text: Annotated[str, typer.Option(help="Column or field of --rows with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder; `onnx` in the model's if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The output folder; default: `onnx` in the model folder.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the whole model as one graph, checked against torch row by row; accuracy, size and speed are measured."""
+    """Write the model as one graph, compare it with torch row by row, and measure accuracy, size and speed."""
     if format != "onnx":
-        raise UserError(f"--format {format}: there is onnx")
+        raise UserError(f"--format {format}: the only format is onnx")
     if config is not None and rows is not None:
-        raise UserError("CONFIG and --rows: the graphs are checked on one of them")
+        raise UserError("CONFIG and --rows: give only one of them to check the graphs")
     from mbkd.config import paper
 
     task = None if config is None else paper.find(config, overrides or []).task
@@ -232,11 +233,13 @@ def export(
 
 
 def push(
-    model: Annotated[Path, typer.Argument(help="A run directory, or a model's folder.")],
-    repo_id: Annotated[str, typer.Argument(help="Where it goes on the hub, such as me/my-model.")],
-    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
-    licence: Annotated[str | None, typer.Option("--license", help="For the card, such as apache-2.0.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the hub, such as me/my-model.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="License for the model card, such as apache-2.0.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files to upload.")] = False,
 ) -> None:
     """Upload a trained model, its tokenizer and its card to the Hugging Face hub."""
     from mbkd.predict.push import push as upload
@@ -244,4 +247,4 @@ def push(
     files = upload(model, repo_id, private, licence, dry_run)
     for name, size in files.items():
         print(f"{size:>13,}  {name}")
-    print(f"{'would go' if dry_run else 'went'} to https://huggingface.co/{repo_id}")
+    print(f"{'would be uploaded' if dry_run else 'uploaded'} to https://huggingface.co/{repo_id}")

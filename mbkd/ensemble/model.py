@@ -1,4 +1,4 @@
-"""Several classifiers as one transformers model that answers with the mean of their raw logits (Table 6, Ens2).
+"""An ensemble of classifiers as one transformers model: the mean of their raw logits (Table 6, Ens2).
 
 Letters: B rows, n tokens, C classes.
 """
@@ -21,7 +21,7 @@ from mbkd.model.mblm import label_loss, refuse_unanswered
 
 
 class EnsembleForSequenceClassification(PreTrainedModel):
-    """The members side by side, each with all of its weights."""
+    """An ensemble that holds all weights of its members."""
 
     config_class = EnsembleConfig
     base_model_prefix = ""
@@ -32,7 +32,7 @@ class EnsembleForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel] = ()):
         super().__init__(config)
-        dtype = torch.get_default_dtype()  # of the ensemble, whatever its members were saved in
+        dtype = torch.get_default_dtype()  # of the ensemble, independent of its members' saved dtype
         made = members or [
             AutoModelForSequenceClassification.from_config(each, dtype=dtype) for each in config.member_configs
         ]
@@ -43,10 +43,10 @@ class EnsembleForSequenceClassification(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, labels: Tensor | None = None, language: str | None = None, **inputs: Any
     ) -> SequenceClassifierOutput:
-        """Logits (B, C) in fp32 of a batch of token ids (B, n).
+        """Compute fp32 logits (B, C) of a batch of token ids (B, n).
 
-        language: as MBLM's forward has it; members that know no languages are not told.
-        Raises ValueError where hidden states or attentions are asked for.
+        language: as in MBLM's forward; only members with branches receive it.
+        Raises ValueError if hidden states or attentions are requested.
         """
         refuse_unanswered(self.config, inputs)
         told = {"language": language}
@@ -61,7 +61,7 @@ class EnsembleForSequenceClassification(PreTrainedModel):
 
 
 def mean_logits(values: Sequence[Any]) -> Any:
-    """The mean of logits (B, C), added one by one: numpy's arrays and torch's tensors then round in the same way."""
+    """Return the mean of logits (B, C). Sequential addition gives numpy and torch the same rounding."""
     total = values[0]
     for other in values[1:]:
         total = total + other
@@ -69,16 +69,17 @@ def mean_logits(values: Sequence[Any]) -> Any:
 
 
 def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None = None) -> None:
-    """Write one model that holds those of some runs or folders, with their tokenizer, to a folder.
+    """Write the models of several runs or folders as one model, with their tokenizer, to a folder.
 
-    calibration_temperature: as in EnsembleConfig; the members' own are left out. The members must have the same labels.
-    Raises UserError for members that read text through different tokenizers, and for a disk that does not take the
-    model.
+    paths: runs or model folders with the same labels. calibration_temperature: as in EnsembleConfig; replaces the
+    members' own temperatures. Raises UserError for members with different tokenizers and for a full disk.
     """
     folders = [saved.folder(path) for path in paths]
     prints = [tokenizer_fingerprint(str(folder)) for folder in folders]
     if other := [str(x) for x, fingerprint in zip(folders, prints, strict=True) if fingerprint != prints[0]]:
-        raise UserError(f"{other[0]}: has another tokenizer than {folders[0]}; an ensemble reads its text once")
+        raise UserError(
+            f"{other[0]}: has another tokenizer than {folders[0]}; all members must have the same tokenizer"
+        )
     members = [saved.load(folder) for folder in folders]
     for member in members:
         saved.calibrate(member, None)

@@ -1,6 +1,6 @@
-"""Several finished runs as one classifier: the mean of their saved logits, nothing is trained (Table 6, Ens2).
+"""Ensembles of finished runs: the mean of their saved logits, without training (Table 6, Ens2).
 
-Raw logits are averaged, not probabilities (decision 26): what a model that holds the members answers, too.
+Raw logits are averaged, not probabilities (decision 26), as in the ensemble model.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from mbkd.files import digest, fingerprint
 from mbkd.model import card
 from mbkd.result import Result
 
-# What members must have in common, and what a reader calls it.
+# The fields that members must have in common, and their readable names.
 COMMON = {
     "system": "system",
     "task": "task",
@@ -39,18 +39,18 @@ Arrays = dict[str, dict[str, np.ndarray]]  # split -> language -> values
 
 @dataclass(frozen=True)
 class Member:
-    """A finished run: what it measured, how it was made, its logits (rows, C) and its rows' classes (rows,)."""
+    """A finished run: its result, configuration, logits (rows, C) and labels (rows,)."""
 
     run: Path
     result: Result
     config: Config
     logits: Arrays
     labels: Arrays
-    ids: dict[str, dict[str, list[str]]]  # split -> language -> the rows' ids; none of a run of before they were kept
+    ids: dict[str, dict[str, list[str]]]  # split -> language -> row ids; empty for older runs
 
 
 def read(directories: Sequence[Path]) -> list[Member]:
-    """The runs of an ensemble. Raises UserError for one that is not finished or does not fit the first."""
+    """Read the runs of an ensemble. Raises UserError for a run that is unfinished or does not match the first."""
     if len(directories) < 2:
         raise UserError("an ensemble needs two runs or more")
     first, *others = [_member(run) for run in directories]
@@ -63,18 +63,16 @@ def read(directories: Sequence[Path]) -> list[Member]:
             if (mine := getattr(other.result, field)) != (wanted := getattr(first.result, field)):
                 raise UserError(f"{other.run}: has another {name} ({_words(mine)}) than {first.run} ({_words(wanted)})")
         if what := _differing(first, other):
-            raise UserError(
-                f"{other.run}: was made from another {', '.join(what)} than {first.run}; train one of them again"
-            )
+            raise UserError(f"{other.run}: has another {', '.join(what)} than {first.run}; train one of the runs again")
         if (split := _other_rows(first, other)) is not None:
-            raise UserError(f"{other.run}: was measured on other rows of {split} than {first.run}")
+            raise UserError(f"{other.run}: was evaluated on other rows of {split} than {first.run}")
     return [first, *others]
 
 
 def combine(members: Sequence[Member]) -> tuple[Result, Arrays]:
-    """What the members score together, as in result.json, and their logits.
+    """Return the ensemble's scores, as in result.json, and its logits.
 
-    Parameters and seconds are the sums of what the members measured.
+    Parameters and seconds are sums over the members.
     """
     first, results = members[0], [member.result for member in members]
     logits = {
@@ -107,13 +105,13 @@ def combine(members: Sequence[Member]) -> tuple[Result, Arrays]:
 
 
 def write_scores(directories: Sequence[Path], root: Path, size: int = 2) -> dict[Path, Result]:
-    """Measure every group of `size` of the runs, and write a directory below `root` for each.
+    """Evaluate every group of `size` runs, and write a directory below `root` for each group.
 
-    Returns the groups' results by their directories, which are described in docs/run-directory.md. Raises UserError for
-    runs that do not fit together.
+    Returns the results by directory. docs/run-directory.md describes the directories. Raises UserError for runs that do
+    not match.
     """
     if not 2 <= size <= len(directories):
-        raise UserError(f"--size {size}: with {len(directories)} runs it can be 2 to {len(directories)}")
+        raise UserError(f"--size {size}: must be 2 to {len(directories)} for {len(directories)} runs")
     found = {}
     for members in itertools.combinations(read(directories), size):
         result, logits = combine(members)
@@ -127,16 +125,16 @@ def write_scores(directories: Sequence[Path], root: Path, size: int = 2) -> dict
 
 
 def write_model(directories: Sequence[Path], out: Path) -> Result:
-    """Write one model that holds the runs' students, its tokenizer and its card to a folder that is not there yet.
+    """Write one model with the runs' students, its tokenizer and its card to a new folder.
 
-    Returns what the members score together. Raises UserError as `read` does.
+    Returns the ensemble's result. Raises UserError as `read` does, and if the folder exists.
     """
     if out.exists():
-        raise UserError(f"{out}: is there already; name another folder with --out")
+        raise UserError(f"{out}: already exists; name another folder with --out")
     members = read(directories)
     result, _ = combine(members)
     part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
     save(directories, part, result.calibration["temperature"])
     card.write(part, members[0].config, result)
     part.rename(out)
@@ -164,13 +162,13 @@ def _member(run: Path) -> Member:
 
 
 def _differing(a: Member, b: Member) -> list[str]:
-    """What two members were made from that is not the same, such as `teacher zh`."""
+    """Return the inputs in which two members differ, such as `teacher zh`."""
     mine, other = a.result.made_from, b.result.made_from
     return [name for name in mine if mine[name] != other.get(name, mine[name])]
 
 
 def _made_from(members: Sequence[Member]) -> dict[str, str]:
-    """The hashes that the members share, and those of their logits, which differ after another training."""
+    """Return the input hashes that all members share, and a hash of each member's logits."""
     first, *others = [member.result.made_from for member in members]
     shared = {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
     for member in members:
@@ -180,7 +178,7 @@ def _made_from(members: Sequence[Member]) -> dict[str, str]:
 
 
 def _other_rows(a: Member, b: Member) -> str | None:
-    """The first split that is not of the same rows, or None."""
+    """Return the first split with different rows, or None."""
     for split in {**a.labels, **b.labels}:
         mine, other = a.labels.get(split, {}), b.labels.get(split, {})
         if list(mine) != list(other) or not all(np.array_equal(mine[x], other[x]) for x in mine):

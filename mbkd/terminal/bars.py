@@ -1,4 +1,4 @@
-"""Progress bars of other libraries, which write a line over and over: not into files."""
+"""Progress bars of other libraries are for terminals only, because files would get a line per update."""
 
 import os
 import sys
@@ -7,9 +7,10 @@ SWITCHES = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS",
 
 
 def no_bars_in_files() -> None:
-    """Turn the bars of huggingface_hub, datasets and tqdm off where standard error is no terminal.
+    """Disable the bars of huggingface_hub, datasets and tqdm if standard error is not a terminal.
 
-    The libraries read the environment when they are imported, so this comes before them. What a user set stays.
+    Call this function before importing the libraries, because they read the environment on import. Variables that the
+    user has set are kept.
     """
     if not sys.stderr.isatty():
         for name in SWITCHES:

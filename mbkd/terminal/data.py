@@ -1,4 +1,4 @@
-"""What `mbkd data` found, on the terminal: rows, tokens, some rows, warnings."""
+"""Output of `mbkd data` on the terminal: rows, tokens, examples, warnings."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +12,12 @@ from rich.text import Text
 from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import LABEL, fits
 
-LONGEST = 500  # characters of an example: more than a window is wide
+LONGEST = 500  # characters of an example; more than the width of a window
 QUOTED_OR_NUMBER = re.compile(r"('[^']*'|[\d,]*\d(?:\.\d+)?)")
 
 
 def print_data(found: dict[str, Any]) -> None:
-    """Print what `mbkd.onboarding.quality.inspect` found: rows, tokens, some rows, warnings."""
+    """Print the report of `mbkd.onboarding.quality.inspect`: rows, tokens, examples, warnings."""
     console = make_console()
     splits = found["splits"]
     rows = _rows(splits, found["labels"])
@@ -28,23 +28,23 @@ def print_data(found: dict[str, Any]) -> None:
     console.print(_examples(splits, console))
     for name, tokenizer in found["tokenizers"].items():
         if tokenizer["problem"]:
-            _line(console, f"not looked at: tokens of {name}: {tokenizer['problem']}")
+            _line(console, f"not checked: tokens of {name}: {tokenizer['problem']}")
     for fact in facts(found["warnings"]):
         _line(console, Text.assemble(("warning", "yellow"), f" {fact}"))
 
 
 def facts(warnings: Sequence[dict[str, str]]) -> Iterator[str]:
-    """Each fact once, with the splits and languages that it holds for, and its numbers from the least to the greatest.
+    """Yield each warning once, with its splits and languages and the range of its numbers.
 
-    warnings: {"split", "language", "kind", "message"} as `inspect` gives them.
+    warnings: {"split", "language", "kind", "message"}, as returned by `inspect`.
     """
     groups: dict[str, list[tuple[dict[str, str], list[str]]]] = {}
     for each in warnings:
         message = each["message"]
-        if each["kind"] == "wrong language":  # what else they look like stands in the table of rows
+        if each["kind"] == "wrong language":  # the table of rows lists the other languages
             message = message.partition(" (")[0]
             message = message.replace(f"like {each['language']}", "like their own language")
-        parts = QUOTED_OR_NUMBER.split(message)  # every second one is a number, or a quoted name
+        parts = QUOTED_OR_NUMBER.split(message)  # every second part is a number or a quoted name
         fact = "".join("#" if number % 2 and part[0] != "'" else part for number, part in enumerate(parts))
         groups.setdefault(fact, []).append((each, parts))
     for group in groups.values():
@@ -55,7 +55,7 @@ def facts(warnings: Sequence[dict[str, str]]) -> Iterator[str]:
         splits: dict[str, list[str]] = {}  # by language
         for each, _ in group:
             splits.setdefault(each["language"], []).append(each["split"])
-        together: dict[tuple[str, ...], list[str]] = {}  # languages of the same splits
+        together: dict[tuple[str, ...], list[str]] = {}  # languages with the same splits
         for language, names in splits.items():
             together.setdefault(tuple(names), []).append(language)
         where = "; ".join(f"{' '.join(names)}: {', '.join(languages)}" for names, languages in together.items())
@@ -63,7 +63,7 @@ def facts(warnings: Sequence[dict[str, str]]) -> Iterator[str]:
 
 
 def _range(parts: Sequence[str]) -> str:
-    """The same place of several messages."""
+    """Merge the parts at one position of several messages."""
     if len(set(parts)) == 1:
         return parts[0]
     low, *_, high = sorted(parts, key=lambda part: float(part.replace(",", "")))
@@ -71,7 +71,7 @@ def _range(parts: Sequence[str]) -> str:
 
 
 def _rows(splits: Sequence[dict[str, Any]], labels: Iterable[str]) -> Table:
-    """Rows of each label; without `labels`, of the rarest and of the most frequent one."""
+    """Return a table of the rows per label; without `labels`, of the rarest and the most frequent label."""
     others = list(dict.fromkeys(x for each in splits for x in each["also_in"]))
     cells = {
         "rows": [_count(each["rows"]) for each in splits],
@@ -96,7 +96,7 @@ def _count(value: int | None) -> str:
 
 
 def _tokens(found: Sequence[tuple[dict[str, Any], str, dict[str, Any]]], max_length: int) -> Table:
-    """(split and language, tokenizer, its lengths) of each line."""
+    """Return a table of token lengths. found: (split and language, tokenizer, lengths) of each line."""
     cells: dict[str, list[str]] = {
         **{x: [str(one[x]) for _, _, one in found] for x in ("p50", "p90", "p99")},
         f"rows over {max_length} %": [f"{100 * one['longer']:.1f}" for _, _, one in found],
@@ -104,7 +104,7 @@ def _tokens(found: Sequence[tuple[dict[str, Any], str, dict[str, Any]]], max_len
         "unknown %": ["-" if one["unknown"] is None else f"{100 * one['unknown']:.2f}" for _, _, one in found],
     }
     columns = map(_narrow, cells, cells.values())
-    title = "tokens a row, special ones included"
+    title = "tokens per row, with special tokens"
     table = Table("split", "language", "tokenizer", *columns, title=title, title_justify="left")
     for number, (each, name, _) in enumerate(found):
         mine = [values[number] for values in cells.values()]
@@ -113,7 +113,7 @@ def _tokens(found: Sequence[tuple[dict[str, Any], str, dict[str, Any]]], max_len
 
 
 def _examples(splits: Sequence[dict[str, Any]], console: Console) -> Table:
-    """The first rows of each language, of its first split, a line each, as much of the texts as the window is wide."""
+    """Return the first rows of each language's first split, one line each, cut to the width of the window."""
     first = {each["language"]: each for each in reversed(splits)}.values()
     pairs = any(row["text_pair"] for each in first for row in each["examples"])
     names = {"text": "text"} | ({"text_pair": "second text"} if pairs else {})
@@ -129,17 +129,17 @@ def _examples(splits: Sequence[dict[str, Any]], console: Console) -> Table:
 
 
 def _narrow(name: str, cells: Sequence[str]) -> Column:
-    """A column of numbers, its name wrapped between words."""
+    """Return a column of numbers whose name wraps between words."""
     return Column(Text(name), justify="right", overflow="fold", width=max(map(cell_len, [*name.split(), *cells])))
 
 
 def _line(console: Console, text: str | Text) -> None:
-    # A whole line in a file, where a program may look for it.
+    # Lines in a file are not wrapped, because programs may search them.
     console.print(text, soft_wrap=not console.is_terminal, markup=False, highlight=False)
 
 
 def _languages(own: str, found: dict[str, Any] | None) -> str:
-    """The shares of the languages that rows look like, the own one first."""
+    """Format the shares of detected languages, with the rows' own language first."""
     if found is None:
         return "-"
     others = [f"{language} {share:.0%}" for language, share in found["others"].items() if share >= 0.005]

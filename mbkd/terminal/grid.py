@@ -1,4 +1,4 @@
-"""A grid of numbers as tables that fit the window: its columns go down the side where they do not fit across."""
+"""A grid of numbers as tables that fit the window. Columns become rows if they do not fit side by side."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -9,13 +9,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-FRAME = 3  # columns of a window that a table's column takes besides its text
-LABEL = 24  # a label may be wrapped to this width for the grid to stay as it is
-HEADING_LINES = 3  # about this many lines for a label above a column
+FRAME = 3  # width of a table's column in addition to its text
+LABEL = 24  # labels may wrap to this width to keep the rows as rows
+HEADING_LINES = 3  # approximate number of lines of a label above a column
 
 
 class Row(NamedTuple):
-    """A row of a grid; block: the heading that it stands under."""
+    """A row of a grid; block: the heading above the row."""
 
     label: str
     cells: Sequence[str | Text]
@@ -26,11 +26,10 @@ Columns = Sequence[tuple[str, Sequence[str]]]  # (heading, names of columns), in
 
 
 def fitting(rows: Sequence[Row], columns: Columns, console: Console, title: str = "") -> Iterator[RenderableType]:
-    """Tables that show every cell whole in the console's width.
+    """Yield tables that show every cell in full in the console's width.
 
-    The rows stay rows if all columns fit beside each other. Otherwise the columns become the rows, under their
-    headings, those without a heading first; a block is then a table of its own, and several where its rows do not fit
-    beside each other.
+    Rows stay rows if all columns fit side by side. Otherwise the columns become rows under their headings; columns
+    without a heading come first. Each block is then a separate table, or several if its rows do not fit side by side.
     """
     whole = across(rows, [name for _, names in columns for name in names])
     tables = [("", whole)] if fits(whole, console) else list(_down(rows, columns, console.width))
@@ -40,7 +39,7 @@ def fitting(rows: Sequence[Row], columns: Columns, console: Console, title: str 
 
 
 def across(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    """One table of the rows as they are."""
+    """Return one table with the rows as rows."""
     headings = (Column(Text(name), justify="right", no_wrap=True) for name in names)
     table = Table(Column("", overflow="fold"), *headings)
     for number, (block, mine) in enumerate(groupby(rows, key=lambda row: row.block)):
@@ -54,7 +53,7 @@ def across(rows: Sequence[Row], names: Sequence[str]) -> Table:
 
 
 def fits(table: Table, console: Console) -> bool:
-    """Whether every cell is whole in the console's width; a label may be wrapped to LABEL columns."""
+    """Whether every cell fits in the console's width. Labels may wrap to a width of LABEL."""
     table.columns[0].max_width = LABEL
     needed = table.__rich_measure__(console, console.options.update(max_width=1_000_000)).maximum
     table.columns[0].max_width = None
@@ -62,7 +61,7 @@ def fits(table: Table, console: Console) -> bool:
 
 
 def beside(widths: Sequence[int], room: int) -> Iterator[range]:
-    """The columns of one table after another: as many as fit into `room`, at least one."""
+    """Yield the columns of each table: as many as fit into `room`, at least one."""
     start, used = 0, 0
     for number, width in enumerate(widths):
         if used + width + FRAME > room and number > start:
@@ -73,7 +72,7 @@ def beside(widths: Sequence[int], room: int) -> Iterator[range]:
 
 
 def _down(rows: Sequence[Row], columns: Columns, width: int) -> Iterator[tuple[str, Table]]:
-    """(block, table) with the rows side by side."""
+    """Yield (block, table) with the rows as columns."""
     names = [name for _, group in columns for name in group]
     places: dict[str, list[int]] = {heading: [] for heading, _ in sorted(columns, key=lambda column: bool(column[0]))}
     place = 0
@@ -97,12 +96,12 @@ def _down(rows: Sequence[Row], columns: Columns, width: int) -> Iterator[tuple[s
 
 
 def _text(cell: str | Text) -> Text:
-    """A cell as it is, without markup."""
+    """Return a cell as text without markup."""
     return Text(cell) if isinstance(cell, str) else cell
 
 
 def _width(row: Row) -> int:
-    """A column's width: its cells whole, its label in a few lines."""
+    """Return the width of a row shown as a column: full cells, the label in a few lines."""
     word = max(map(cell_len, row.label.split()), default=0)
     cell = max(cell_len(str(cell)) for cell in row.cells)
     return max(cell, min(word, LABEL), -(-cell_len(row.label) // HEADING_LINES))

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing on ranks that do not print."""
+"""Progress of long work: a bar on a terminal, plain lines in files, nothing on ranks that do not print."""
 
 import sys
 import threading
@@ -11,14 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mbkd.terminal.console import make_console
 
 SECONDS_BETWEEN_LINES = 10.0
-PATIENCE = 2.0  # for phases that are often over at once
+PATIENCE = 2.0  # for phases that often end at once
 
 
 class ProgressBar:
-    """Counts steps of one piece of work and shows what it is told about them.
+    """Counts the steps of a piece of work and shows values for them.
 
-    title: what is done; total: steps, 0 where nothing is counted; show: False on every rank but the first; done: steps
-    from before; patience: the work says nothing if it ends within so many seconds.
+    title:    name of the work
+    total:    number of steps; 0 if the steps are not counted
+    show:     False on every rank but the first
+    done:     steps that were done earlier
+    patience: seconds; shorter work shows nothing
     """
 
     def __init__(self, title: str, total: int, show: bool = True, done: int = 0, patience: float = 0.0):
@@ -63,7 +66,7 @@ class ProgressBar:
             self._line("started")
 
     def advance(self, values: dict[str, Any] | None = None, steps: int = 1) -> None:
-        """Count steps; values are shown as name and number until the next ones come."""
+        """Count steps. values: names and numbers to show until the next values."""
         with self.lock:
             self.done += steps
             self.values = values or self.values
@@ -80,7 +83,7 @@ class ProgressBar:
         if self.timer is not None:
             self.timer.cancel()
         with self.lock:
-            self.timer = None  # one that fires just now starts nothing
+            self.timer = None  # a timer that fires now starts nothing
             if self.bar is not None:
                 self.bar.stop()
             elif self.show and kind is None:
@@ -103,7 +106,7 @@ def _note(values: dict[str, Any]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, or hours, minutes and seconds."""
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

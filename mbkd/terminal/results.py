@@ -1,4 +1,4 @@
-"""What commands found, on the terminal: scores by language, sizes, weights of branches, costs."""
+"""Output of commands on the terminal: scores by language, sizes, weights of branches, costs."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ METRICS: dict[Metric, str] = {"accuracy": "accuracy x100", "mae": "mean absolute
 
 
 def print_results(results: Sequence[Result], split: str) -> None:
-    """Print the scores of a split: accuracy, and MAE where the labels are ordinal."""
+    """Print the scores of a split: accuracy, and MAE for ordinal labels."""
     console = make_console()
     for metric, title in METRICS.items():
         if metric == "accuracy" or any(r.scores(split, metric) for r in results):
@@ -28,7 +28,7 @@ def print_results(results: Sequence[Result], split: str) -> None:
 
 
 def results_grid(results: Sequence[Result], split: str, metric: Metric = "accuracy") -> tuple[list[Row], Columns]:
-    """Scores x100 of a split for results as in result.json; `-` where a run did not measure a language.
+    """Return the scores x100 of a split as a grid; `-` if a run did not measure a language.
 
     metric: accuracy, or mae (lower is better).
     """
@@ -39,7 +39,7 @@ def results_grid(results: Sequence[Result], split: str, metric: Metric = "accura
         return rows, [("", ["own language"])]
     supervised = list(dict.fromkeys(x for r in results for x in r.supervised))
     zero_shot = list(dict.fromkeys(x for r in results for x in r.zero_shot if x not in supervised))
-    # A teacher knows one language: an average over it would say nothing.
+    # No averages, because a teacher has a single language.
     averages = [] if all(teachers) else list(AVERAGES)
     rows = []
     for result, each, teacher in zip(results, scores, teachers, strict=True):
@@ -55,7 +55,7 @@ def _score(value: float | None) -> str:
 
 
 def print_calibration(result: Result) -> None:
-    """Print whether a model's probabilities say how often its labels are right, and by how much they are off."""
+    """Print whether a model's probabilities are calibrated, and the calibration error."""
     found = result.calibration
     if not found or result.role == "teacher":
         return
@@ -69,7 +69,7 @@ def print_calibration(result: Result) -> None:
 
 
 def print_spread(results: Sequence[Result], split: str) -> None:
-    """Print the scores of some ensembles of one system on a split: accuracy, and MAE where the labels are ordinal."""
+    """Print the scores of several ensembles of one system on a split: accuracy, and MAE for ordinal labels."""
     console = make_console()
     for metric in METRICS:
         if metric == "accuracy" or results[0].scores(split, metric):
@@ -80,7 +80,7 @@ def print_spread(results: Sequence[Result], split: str) -> None:
 
 
 def spread_grid(results: Sequence[Result], split: str, metric: Metric = "accuracy") -> tuple[Row, Columns]:
-    """Mean ± standard deviation x100 over some results of one system."""
+    """Return mean ± standard deviation x100 over several results of one system."""
     first = results[0]
     supervised, zero_shot = (
         [x for x in each if x in first.scores(split, metric)] for each in (first.supervised, first.zero_shot)
@@ -99,7 +99,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def print_export(report: dict[str, Any]) -> None:
-    """Print what export.json holds: size, speed and agreement of every graph beside torch's."""
+    """Print the content of export.json: size, speed and agreement of every graph, compared with torch."""
     console = make_console()
     title = f"{report['rows']:,} rows ({report['rows_from']}) on the CPU, threads: {report['threads']}"
     table = Table("", "MB", "rows/s", "same label %", "largest difference", title=title, title_justify="left")
@@ -120,7 +120,7 @@ def print_export(report: dict[str, Any]) -> None:
             before, after = engines["torch fp32"]["accuracy"], found["accuracy"]
             worst = max(before, key=lambda x: before[x] - after[x])
             console.print(
-                f"warning: {found['file']} is kept, and is not good: its accuracy in {worst} fell from "
+                f"warning: {found['file']} is kept but loses accuracy: in {worst}, accuracy fell from "
                 f"{100 * before[worst]:.2f} to {100 * after[worst]:.2f} on {report['rows_by_language'][worst]:,} rows",
                 highlight=False,
                 soft_wrap=True,
@@ -128,7 +128,7 @@ def print_export(report: dict[str, Any]) -> None:
 
 
 def print_mixers(found: dict[str, Any]) -> None:
-    """Print the weights of the branches, mean and spread x100, by language and mixer."""
+    """Print the weights of the branches, mean and standard deviation x100, by language and mixer."""
     console = make_console()
     title = f"{found['split']}: weight of each branch x100, mean ± standard deviation over features and examples"
     lines: dict[tuple[str, str], list[str]] = {}
@@ -150,14 +150,14 @@ def print_mixers(found: dict[str, Any]) -> None:
 
 
 def print_plan(found: dict[str, Any]) -> None:
-    """Print what `mbkd.estimate.plan.estimate` returns: a line per system, the sum, the assumptions, the savings."""
+    """Print the estimate of `mbkd.estimate.plan.estimate`: a line per system, the sum, assumptions, savings."""
     console = make_console()
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     left = [run for run in found["runs"] if not run["finished"]]
     for run in left:
         where = f"{run['task']}, {run['backbone'].rsplit('/', 1)[-1]}"
         groups.setdefault((where, run["system"]), []).append(run)
-    names = ("runs", "steps", "PFLOP", "hours", "GB a rank", "GB on disk", "GB of checkpoints")
+    names = ("runs", "steps", "PFLOP", "hours", "GB per rank", "GB on disk", "GB of checkpoints")
     rows = []
     for (where, system), each in groups.items():
         cells = [
@@ -170,33 +170,33 @@ def print_plan(found: dict[str, Any]) -> None:
             f"{max(run['disk']['checkpoints'] for run in each) / 1e9:.2f}",
         ]
         rows.append(Row(system, cells, where))
-    for table in fitting(rows, [("", names)], console, "what is left to run") if rows else ():
+    for table in fitting(rows, [("", names)], console, "remaining runs") if rows else ():
         console.print(table)
     total = found["total"]
     if left:
         largest = max(left, key=lambda run: sum(run["memory"].values()))
         parts = ", ".join(f"{part} {size / 1e9:.2f}" for part, size in largest["memory"].items())
         console.print(
-            f"GB of a rank of {largest['system']}: {parts}", highlight=False, soft_wrap=not console.is_terminal
+            f"GB per rank of {largest['system']}: {parts}", highlight=False, soft_wrap=not console.is_terminal
         )
     lines = [
         f"sum: {total['runs']:,} runs, {total['steps']:,} steps, {total['flops'] / 1e15:,.4g} PFLOP, "
         f"{total['hours']:,.2f} hours of one device, {total['disk'] / 1e9:.2f} GB on disk"
-        + (f"; {total['finished']:,} runs are finished already" if total["finished"] else ""),
+        + (f"; {total['finished']:,} runs are already finished" if total["finished"] else ""),
         f"speed: {found['machine']}",
         *(f"text: {source}" for source in found["text"]),
     ]
     if found["cache"]:
         online, cache = found["cache"]["online"], found["cache"]["cache"]
         lines.append(
-            f"distill.signal: online takes {online:,.2f} hours; cache, its teachers asked once, {cache:,.2f}: "
+            f"distill.signal: online takes {online:,.2f} hours; cache, which runs the teachers once, {cache:,.2f}: "
             f"{online / cache:.2f} times less"
         )
     if found["confirm"]:
         full, confirm = found["confirm"]["full"], found["confirm"]["confirm"]
         lines.append(
-            f"protocol: every seed searches takes {full:,.2f} hours; one seed searches, the others confirm, at most "
-            f"{confirm:,.2f}: {full / confirm:.2f} times less"
+            f"protocol: full, which searches with every seed, takes {full:,.2f} hours; confirm, which searches with "
+            f"one seed, at most {confirm:,.2f}: {full / confirm:.2f} times less"
         )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)

@@ -42,12 +42,12 @@ def test_an_output_is_looked_at_before_any_work(tmp_path: Path):
     for command, asked, name in wanted:
         done = mbkd(command, tmp_path, *([asked] if asked else []), "--out", nowhere / name)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"error: --out {nowhere / name}: there is no folder {nowhere}; make it first")
+        assert done.stderr.startswith(f"error: --out {nowhere / name}: the folder {nowhere} does not exist; create it")
     there.write_text("x")
     done = mbkd("evaluate", tmp_path, "-", "--out", there)
-    assert done.stderr.splitlines()[0] == f"{there}: is there, and is written over"
+    assert done.stderr.splitlines()[0] == f"{there}: exists and will be overwritten"
     assert there.read_text() == "x"
-    assert "can be .json, .csv" in mbkd("mixers", tmp_path, "toy", "--out", tmp_path / "a.txt").stderr
+    assert "use .json, .csv" in mbkd("mixers", tmp_path, "toy", "--out", tmp_path / "a.txt").stderr
 
 
 def test_other_libraries_draw_no_bars_where_there_is_no_terminal():

@@ -77,7 +77,7 @@ def test_data_says_the_same_as_tables_and_as_json(configuration: Path):
     assert (tables.returncode, document.returncode) == (0, 0), tables.stderr + document.stderr
     found = json.loads(document.stdout)
     assert [x["rows"] for x in found["splits"]] == [240, 240, 30, 30, 16, 30, 30, 16]
-    for title in ("rows", "tokens a row", "some rows"):
+    for title in ("rows", "tokens per row", "some rows"):
         assert title in tables.stdout
     assert 0 < tables.stdout.count("\nwarning ") <= len(found["warnings"])  # a fact is said once, with its languages
 
@@ -85,7 +85,7 @@ def test_data_says_the_same_as_tables_and_as_json(configuration: Path):
 def test_data_shows_what_it_can_without_the_models_and_ends_with_what_would_stop_a_training(configuration: Path):
     done = mbkd("data", configuration, "student.backbone=nobody/nothing", "task.zero_shot=[de, pl]")
     assert done.returncode == 2
-    assert "not looked at: tokens of student: nobody/nothing" in done.stdout
+    assert "not checked: tokens of student: nobody/nothing" in done.stdout
     assert done.stdout.count(" 240 ") == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "'pl'" in done.stderr

@@ -117,7 +117,7 @@ def test_push_lists_what_it_would_upload(trained: Path):
     assert done.returncode == 0, done.stderr
     for name in ("README.md", "model.safetensors", "config.json", "tokenizer.json"):
         assert name in done.stdout
-    assert "would go to https://huggingface.co/me/my-model" in done.stdout
+    assert "would be uploaded to https://huggingface.co/me/my-model" in done.stdout
 
 
 def test_push_says_in_one_message_that_the_hub_cannot_be_reached(trained: Path):

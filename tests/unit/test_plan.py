@@ -121,7 +121,13 @@ def test_the_rehearsed_step_is_the_one_that_is_counted(toy: Config, tmp_path: Pa
 def test_plan_measures_this_machine_and_shows_teachers_and_student(toy_yaml: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["plan", str(toy_yaml), "--runs", str(tmp_path), "--ranks", "1"])
     assert done.exit_code == 0, done.output
-    for text in ("Teacher en", "Teacher zh", "MultiKD + MBLM", "GFLOP/s in steps of", "cache, its teachers asked once"):
+    for text in (
+        "Teacher en",
+        "Teacher zh",
+        "MultiKD + MBLM",
+        "GFLOP/s in steps of",
+        "cache, which runs the teachers once",
+    ):
         assert text in done.output
     assert re.search(r"sum: 4 runs, \d+ steps", done.output)
     assert not list(tmp_path.glob("marc-*"))  # nothing was run
