@@ -12,12 +12,14 @@ from mbkd import config as configuration
 from mbkd.config import SPLITS, Task, language_key
 from mbkd.data import tasks
 from mbkd.errors import UserError
+from mbkd.files import write_whole
 from mbkd.onboarding import divide, guess, sources, suggestions, summary
 from mbkd.onboarding import names as names_of_columns
 from mbkd.onboarding.dialogue import Dialogue
 from mbkd.onboarding.languages import is_code, looks_like
 
 MOST_BRANCHES = 10  # languages to train on that are suggested without a question
+MOST_SHOWN = 20  # languages of files that lie beside the named one
 
 
 @dataclass(frozen=True)
@@ -74,43 +76,27 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
         files = source.files
     read = columns | ({"header": False} if options.header is False else {})
     read |= {} if options.quoting is None else {"quoted": options.quoting}
-    text = suggestions.text(
-        given,
-        out,
-        source.kind,
-        source.path,
-        files,
-        read,
-        labels.names,
-        ordinal,
-        supervised,
-        zero_shot,
-        counts,
-        backbone,
-        teachers,
-    )
+    taken = summary.Taken(files, read, labels.names, ordinal, supervised, zero_shot, counts)
+    text = suggestions.text(given, out, source.kind, source.path, taken, backbone, teachers)
     configuration.parse(yaml.safe_load(text), str(out))
     trained, named = {*supervised, *map(language_key, supervised)}, options.header is not False
     dropped = divide.write_all(source, split, columns, alone, labels, trained, named, force) if split else 0
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(out)
+    write_whole(out, text.encode())
     spelt = {x for x, name in labels.spelt.items() if x != name}
-    for line in summary.lines(
-        source, files, read, labels.names, ordinal, supervised, zero_shot, counts, left, merged, spelt, dropped
-    ):
+    for line in summary.lines(source, taken, left, merged, spelt, dropped):
         print(line, file=sys.stderr)
     return out
 
 
 def _read(given: str, options: Options, dialogue: Dialogue) -> tuple[sources.RawDataset, Options]:
     """The rows; and the options, that say so where the first line turns out to be a row."""
-    source = sources.find(given, options.header is not False, options.quoting)
+    whole = bool(options.split or options.split_column)
+    source = sources.find(given, options.header is not False, options.quoting, whole)
     rows = next(iter(source.rows["train"].values()))  # every file's own first line, so that no column may be shared
     if options.header is None and guess.header_is_a_row(rows, options.label):
         what = f"Is the first line the header ({', '.join(rows.columns)[:100]})? It looks like a row."
         if not dialogue.confirm(what, "--header yes or --header no", None, False if dialogue.interactive else None):
-            return sources.find(given, False, options.quoting), replace(options, header=False)
+            return sources.find(given, False, options.quoting, whole), replace(options, header=False)
     return source, options
 
 
@@ -118,10 +104,11 @@ def _with_siblings(given: str, options: Options, dialogue: Dialogue) -> str:
     """The name with `{language}` if the user wants the files of other languages beside the named one, too."""
     if options.language is not None or sources.MARK in given or not Path(given).expanduser().is_file():
         return given
-    if (found := sources.siblings(given)) is None:
+    if (found := sources.siblings(given, options.header is not False, options.quoting)) is None:
         return given
     pattern, there, own = found
-    others = ", ".join(x for x in there if x != own)
+    rest = [x for x in there if x != own]
+    others = ", ".join(rest[:MOST_SHOWN]) + (f" and {len(rest) - MOST_SHOWN} more" if len(rest) > MOST_SHOWN else "")
     if dialogue.interactive:
         what = f"Files of other languages lie beside {given} ({others}). Take all of them?"
         return pattern if dialogue.confirm(what, "", None, True) else given
@@ -210,8 +197,9 @@ def _splits(
     """The rows by a split column, if the user wants that; and whether files are to be written for the splits."""
     column = options.split_column
     if set(source.files) != {"train"} or source.path is not None:
-        if column:
-            raise UserError(f"--split-column {column}: the splits are files already ({', '.join(source.files)})")
+        if asked := f"--split-column {column}" if column else "--split" if options.split else "":
+            there = ", ".join(f"{split} {file}" for split, file in source.files.items())
+            raise UserError(f"{asked}: the splits are there already ({there}); leave the option out")
         return source, None
     if column is None and options.split is None and (seen := guess.split_column(source)):
         what = f"The column {seen!r} names a split for each row. Write the rows of each to a file beside?"
@@ -255,10 +243,12 @@ def _languages(
     why = {x: problem for x in there if (problem := _unfit(x, counts, split))}
     usable = [x for x in there if x not in why]
 
+    called = {language_key(x): x for x in there}  # zho_Hans may be asked for as zho-hans
+
     def known(text: str) -> list[str]:
-        if unknown := [x for x in _list(text) if x not in there]:
+        if unknown := [x for x in _list(text) if language_key(x) not in called]:
             raise UserError(f"no rows of {unknown[0]}; the languages there are {', '.join(there)}")
-        return _list(text)
+        return list(dict.fromkeys(called[language_key(x)] for x in _list(text)))
 
     train = {x: count for x, count in counts["train"].items() if x in usable}
     suggested, hint = guess.supervised(train) or None, "no language that can be used has rows of two labels"

@@ -3,6 +3,7 @@
 On the dev rows of XNLI's fifteen languages the model is right for 97 to 100 % of the premises, 9,000 texts a second.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -57,6 +58,12 @@ def is_code(text: str) -> bool:
     if len(tag) == 2 or len(text) != 3:
         return True
     return langcodes.Language.get(tag).speaking_population() > 0
+
+
+def is_sure(code: str) -> bool:
+    """Whether a code that `is_code` takes is hardly another word: de, eng, zho_Hans; not bar (Bavarian) or latin."""
+    code = code.strip()
+    return bool(re.search("[-_]", code)) or (len(code) <= 3 and len(_tag(code)) == 2)
 
 
 def standard(language: str) -> str:

@@ -1,6 +1,7 @@
 """Where the rows of a new task lie: a file, files by language, or a hub dataset, with its dev and test beside it."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from mbkd.data import hub, layouts, readers, tasks
 from mbkd.data.layouts import HUB_SPLITS
 from mbkd.data.readers import Rows
 from mbkd.errors import UserError
-from mbkd.onboarding.languages import is_code
+from mbkd.onboarding.languages import is_code, is_sure
 
 OTHER_NAMES = {
     "train": ("training",),
@@ -30,12 +31,14 @@ class RawDataset(NamedTuple):
     files   split -> file, or file with `{language}` in its name, or the hub's name of the split
     rows    split -> language -> rows; the language is None where a column has to say it
     kind    own, or xnli or marc, of which the rows have the columns text, text_pair and label
+    unread  files that `{language}` names and that are no language's, with the reason
     """
 
     path: str | None
     files: dict[str, str]
     rows: dict[str, dict[str | None, Rows]]
     kind: Literal["own", "xnli", "marc"] = "own"
+    unread: dict[str, str] = {}  # noqa: RUF012
 
     @property
     def tables(self) -> list[Rows]:
@@ -59,10 +62,11 @@ class RawDataset(NamedTuple):
         return pa.chunked_array(each, pa.large_string()).combine_chunks()
 
 
-def find(given: str, header: bool = True, quoted: bool | None = None) -> RawDataset:
+def find(given: str, header: bool = True, quoted: bool | None = None, whole: bool = False) -> RawDataset:
     """Look at a file, a name with `{language}` in it, a folder in the hub's layout, or a hub id. Raises UserError.
 
-    header, quoted: of CSV and TSV files, as `readers.table` takes them.
+    header, quoted: of CSV and TSV files, as `readers.table` takes them. whole: a file whose name says no split is read
+    itself, also where it was split before.
     """
     if MARK not in given and not Path(given).expanduser().is_file():
         if official := _official(given):
@@ -72,13 +76,15 @@ def find(given: str, header: bool = True, quoted: bool | None = None) -> RawData
         return _on_the_hub(given)
     first, files = _split_of(given), {}
     for split in SPLITS:
-        options = [given] if split == first else _names_of(given, split)
+        options = [given] if split == first else [] if whole and first is None else _names_of(given, split)
         if first is None and split == "train":  # what was split already comes before the whole
             options.append(given)
         if there := [name for name in options if _languages(name)]:
             files[split] = there[0]
     if set(files) == {first}:  # whatever its name says
         files = {"train": given}
+    if not files:
+        raise UserError(f"{given}: no such file of any language")
     if "train" not in files:
         raise UserError(
             f"{given}: the name says {first}; no training rows found, looked for"
@@ -89,7 +95,26 @@ def find(given: str, header: bool = True, quoted: bool | None = None) -> RawData
                 for language in _languages(name)}
         for split, name in files.items()
     }  # fmt: skip
-    return RawDataset(None, files, rows)
+    unread: dict[str, str] = {}
+    for by_language in rows.values():
+        unread |= _leave_out_words(by_language)
+    return RawDataset(None, files, rows, unread=unread)
+
+
+def _leave_out_words(rows: dict[str | None, Rows]) -> dict[str, str]:
+    """Take the files out whose name may be a mere word, as bar.csv, and whose columns are not those of the others.
+
+    Returns each with the reason.
+    """
+    sure = [each for language, each in rows.items() if language and is_sure(language)]
+    usual = Counter(frozenset(each.columns) for each in sure or rows.values()).most_common(1)
+    if not usual or (not sure and usual[0][1] == 1):
+        return {}
+    others = [x for x, each in rows.items() if x and not is_sure(x) and set(each.columns) != usual[0][0]]
+    return {
+        rows[x].source: f"not read as {x!r}, for it has other columns ({', '.join(rows.pop(x).columns)})"
+        for x in others
+    }
 
 
 def in_folder(given: str) -> str:
@@ -125,16 +150,32 @@ def _official(given: str) -> RawDataset | None:
     return None
 
 
-def siblings(file: str) -> tuple[str, list[str], str] | None:
-    """Files that differ by a language in their names: reviews.fr.csv beside reviews.de.csv.
+def siblings(file: str, header: bool = True, quoted: bool | None = None) -> tuple[str, list[str], str] | None:
+    """Files that differ by a language in their own or their folder's name: reviews.fr.csv beside reviews.de.csv.
 
     Returns the name with `{language}`, the languages that are there, and the file's own; None if there are no others.
+    header, quoted: as `find` takes them; a file whose name may be a mere word has the columns of the named one.
     """
-    for pattern, language in _language_parts(file):
-        there = [x for x in _languages(pattern) if x is not None]
+    path = Path(file)
+    parts = _language_parts(file)
+    parts += [(str(path.parents[1] / MARK / path.name), path.parent.name)] if is_code(path.parent.name) else []
+    for pattern, language in parts:
+        there = []
+        for x in _languages(pattern):
+            other = pattern.replace(MARK, x or "")
+            if x == language or is_sure(x or "") or _same_columns(file, other, header, quoted):
+                there.append(x or "")
         if len(there) > 1:
             return pattern, there, language
     return None
+
+
+def _same_columns(one: str, other: str, header: bool, quoted: bool | None) -> bool:
+    try:
+        first, second = (set(readers.table(Path(x).expanduser(), header, quoted).columns) for x in (one, other))
+    except UserError:
+        return False
+    return first == second
 
 
 def language_in_name(file: str) -> str | None:

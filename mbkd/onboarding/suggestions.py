@@ -1,12 +1,12 @@
 """The text of a new configuration: what is known of the rows, usual values, known good models, what each means."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mbkd.onboarding.languages import base
+from mbkd.onboarding.summary import Taken
 
 BACKBONE = "FacebookAI/xlm-roberta-base"
 # Encoders that are known to fine-tune well, each with a tokenizer that needs no other program and gives the segment ids
@@ -32,29 +32,12 @@ TEACHERS = {
 MULTILINGUAL_TEACHER = "FacebookAI/xlm-roberta-large"
 
 
-def text(
-    given: str,
-    out: Path,
-    kind: str,
-    path: str | None,
-    files: dict[str, str],
-    columns: dict[str, Any],
-    labels: list[str],
-    ordinal: bool,
-    supervised: list[str],
-    zero_shot: list[str],
-    counts: dict[str, dict[str, Counter[str]]],
-    backbone: str,
-    teachers: bool,
-) -> str:
-    """A commented configuration in YAML.
-
-    counts: split -> language -> label -> rows; columns: which of text, text_pair, label, language and id is where.
-    """
-    named = {x: name for x, name in columns.items() if name is not None or x == "language"}
-    rows = {x: sum(by[x].total() for by in counts.values() if x in by) for x in [*supervised, *zero_shot]}
-    train = ", ".join(f"{x} {counts['train'].get(x, Counter()).total():,}" for x in supervised)
-    measured = ", ".join(f"{x} {rows[x]:,}" for x in zero_shot) or "none"
+def text(given: str, out: Path, kind: str, path: str | None, taken: Taken, backbone: str, teachers: bool) -> str:
+    """A commented configuration in YAML."""
+    supervised = taken.supervised
+    named = {x: name for x, name in taken.columns.items() if name is not None or x == "language"}
+    train = ", ".join(f"{x} {rows:,}" for x, rows in taken.training_rows().items())
+    measured = ", ".join(f"{x} {rows:,}" for x, rows in taken.measured_rows().items()) or "none"
     depth = _depth(backbone) if len(supervised) > 1 else 0
     mappings = "\n".join(
         f"  {_yaml(x)}: {{model: {_yaml(TEACHERS.get(base(x), MULTILINGUAL_TEACHER))}}}" for x in supervised
@@ -67,10 +50,10 @@ def text(
     where = f"\n  path: {_yaml(path)}" if path else ""
     kinds = "CSV, TSV, JSON, JSONL or parquet; {language} in a name stands for the language"
     rows_are = f"""\
-  files: {_yaml(files)}  # {"the hub's names of the splits" if path else kinds}
+  files: {_yaml(taken.files)}  # {"the hub's names of the splits" if path else kinds}
   columns: {_yaml(named)}
-  labels: {_yaml(labels)}  # in the order of the classes
-  ordinal: {_yaml(ordinal)}  # true: steps of one scale, so that the mean absolute error says something
+  labels: {_yaml(taken.labels)}  # in the order of the classes
+  ordinal: {_yaml(taken.ordinal)}  # true: steps of one scale, so that the mean absolute error says something
 """
     if kind != "own":
         rows_are = ""  # XNLI and MARC are known
@@ -80,7 +63,7 @@ def text(
 task:
   kind: {kind}{where}
 {rows_are}  supervised: {_yaml(supervised)}  # trained on; rows: {train}
-  zero_shot: {_yaml(zero_shot)}  # measured only; rows: {measured}
+  zero_shot: {_yaml(taken.zero_shot)}  # measured only; rows: {measured}
 student:
   backbone: {_yaml(backbone)}  # hub id or folder of a multilingual encoder
   branch_depth: {depth}  # so many of its layers get a branch for each language that is trained on; 0: the plain encoder

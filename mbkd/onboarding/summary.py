@@ -1,46 +1,68 @@
 """What `mbkd init` took, in six lines, so that a wrong guess shows."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from mbkd.onboarding.languages import is_code, standard
 from mbkd.onboarding.sources import RawDataset
 
+# How a file is read, in words.
+SETTINGS = {
+    "header": {False: "no header"},
+    "quoted": {True: "quotes enclose fields", False: "quotes are text"},
+}
+
+
+class Taken(NamedTuple):
+    """What a new configuration reads.
+
+    files    split -> file, or the hub's name of the split
+    columns  which of text, text_pair, label, language and id is where; header and quoted, where they are said
+    labels   in the order of the classes; `ordinal`: they are steps of one scale
+    counts   split -> language -> label -> rows; `""` counts rows without a label
+    """
+
+    files: dict[str, str]
+    columns: dict[str, Any]
+    labels: list[str]
+    ordinal: bool
+    supervised: list[str]
+    zero_shot: list[str]
+    counts: dict[str, dict[str, Counter[str]]]
+
+    def training_rows(self) -> dict[str, int]:
+        """The rows of each language that is trained on."""
+        return {x: self.counts["train"].get(x, Counter()).total() for x in self.supervised}
+
+    def measured_rows(self) -> dict[str, int]:
+        """The rows of each language that is measured only, all splits together."""
+        return {x: sum(by[x].total() for by in self.counts.values() if x in by) for x in self.zero_shot}
+
 
 def lines(
-    source: RawDataset,
-    files: dict[str, str],
-    columns: dict[str, Any],
-    labels: list[str],
-    ordinal: bool,
-    supervised: list[str],
-    zero_shot: list[str],
-    counts: dict[str, dict[str, Counter[str]]],
-    left: dict[str, str],
-    merged: dict[str, list[str]],
-    spelt: set[str],
-    dropped: int,
+    source: RawDataset, taken: Taken, left: dict[str, str], merged: dict[str, list[str]], spelt: set[str], dropped: int
 ) -> list[str]:
     """The lines: files, columns, labels, languages to train on and to measure, and what is left unused."""
-    rows = {x: sum(by[x].total() for by in counts.values() if x in by) for x in zero_shot}
-    trained = counts["train"]
-    taken = {x: name for x, name in columns.items() if name is not None}
-    unused = [x for x in source.columns if x not in taken.values()]
+    files, counts = taken.files, taken.counts
+    columns = {x: name for x, name in taken.columns.items() if isinstance(name, str)}
+    shown = [f"{x} = {name}" for x, name in columns.items()]
+    shown += [words[taken.columns[x]] for x, words in SETTINGS.items() if x in taken.columns]
+    unused = [x for x in source.columns if x not in columns.values()]
     more = [f"columns {', '.join(unused)}"] if unused else []
-    more += [f"{x}: {why}" for x, why in left.items()]
+    more += [f"{x}: {why}" for x, why in {**left, **source.unread}.items()]
     more += [f"{dropped:,} rows without text or label"] if dropped else []
     if unlabelled := sum(count[""] for by in counts.values() for count in by.values()):
         more += [f"{unlabelled:,} of all rows have no label"] if not dropped else []
-    scale = "steps of one scale" if ordinal else "no scale"
+    scale = "steps of one scale" if taken.ordinal else "no scale"
     others = [x for x in sorted(spelt) if x.strip()]
     found = [
         f"files     {', '.join(f'{split} {file}' for split, file in files.items())}",
-        f"columns   {', '.join(f'{x} = {name}' for x, name in taken.items())}",
-        f"labels    {', '.join(labels)} ({scale})"
+        f"columns   {', '.join(shown)}",
+        f"labels    {', '.join(taken.labels)} ({scale})"
         + (f"; also written {', '.join(map(repr, others))}" if others else ""),
-        f"train on  {', '.join(f'{x} ({trained[x].total():,} rows)' for x in supervised)}"
+        f"train on  {', '.join(f'{x} ({rows:,} rows)' for x, rows in taken.training_rows().items())}"
         + "".join(f"; {' and '.join(map(repr, each))} are {name}" for name, each in merged.items()),
-        f"measure   {', '.join(f'{x} ({rows[x]:,})' for x in zero_shot) or 'no other language'}",
+        f"measure   {', '.join(f'{x} ({rows:,})' for x, rows in taken.measured_rows().items()) or 'no other language'}",
         f"unused    {'; '.join(more) or 'nothing'}",
     ]
     codes: dict[str, list[str]] = {}

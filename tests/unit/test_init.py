@@ -531,4 +531,63 @@ def test_official_files_and_folders_of_languages_are_known(tmp_path: Path):
     assert (task.supervised, task.zero_shot) == (("eng_Latn",), ("yor_Latn",))
 
 
+def test_a_file_whose_name_is_a_mere_word_is_a_language_only_with_the_columns_of_the_others(tmp_path: Path, capsys):
+    for code in ("en", "fr"):
+        save(tmp_path / f"{code}.csv", rows_of(210, "text", "label"))
+    for word in ("bar", "latin"):  # Bavarian, and Latin
+        save(tmp_path / f"{word}.csv", rows_of(210, "drink", "price"))
+    init(tmp_path / "en.csv", tmp_path, language=None, split=False)
+    assert "files of fr lie beside it" in capsys.readouterr().err
+    task = init(tmp_path / "{language}.csv", tmp_path, force=True, split=False).task
+    assert task.languages == ("en", "fr")
+    said = capsys.readouterr().err
+    assert all(f"{word}.csv: not read as {word!r}, for it has other columns (drink, price)" in said
+               for word in ("bar", "latin"))  # fmt: skip
+    save(tmp_path / "bar.csv", rows_of(210, "text", "label"))
+    init(tmp_path / "en.csv", tmp_path, force=True, split=False)
+    assert "files of bar, fr lie beside it" in capsys.readouterr().err
+    assert init(tmp_path / "{language}.csv", tmp_path, force=True, split=False).task.languages == ("bar", "en", "fr")
+
+
+def test_rows_that_were_split_before_are_split_anew_where_that_is_said(whole: Path, tmp_path: Path):
+    init(whole, tmp_path, split=True)
+    save(whole, tickets("en", 330))
+    with pytest.raises(UserError, match=r"tickets\.train\.csv: is there already; --force"):
+        write(str(whole), tmp_path / "other.yaml", Options(split=True), False, False)
+    task = init(whole, tmp_path, force=True, split=True).task
+    assert sum(len(tasks.load(task, split, "en")) for split in task.files) == 330
+    for option in ({"split": True}, {"split_column": "queue"}):
+        with pytest.raises(UserError, match=r"splits are there already \(train .*tickets\.train\.csv, dev"):
+            init(tmp_path / "tickets.train.csv", tmp_path, force=True, **option)
+
+
+def test_a_language_is_asked_for_in_any_spelling_of_its_code(tmp_path: Path, capsys):
+    codes = ["zho_Hans"] * 3 + ["zho-hans", "pt_BR"]
+    rows = [row | {"language": codes[i % 5]} for i, row in enumerate(rows_of(600, "text", "label"))]
+    file = save(tmp_path / "rows.csv", rows)
+    task = init(file, tmp_path, split=True, supervised=("ZHO-hans",), zero_shot=("pt-br",)).task
+    assert (task.supervised, task.zero_shot) == (("zho_Hans",), ("pt_BR",))
+    assert sum(len(tasks.load(task, x, "zho_Hans")) for x in task.files) == 480
+    assert "'zho_Hans' and 'zho-hans' are zho_Hans" in capsys.readouterr().err
+
+
+def test_how_a_file_is_read_is_said_in_words(tmp_path: Path, capsys):
+    (tmp_path / "rows.tsv").write_text("".join(f"{a}\t{'xy'[i % 2]}\n" for i, (a, _) in enumerate(texts("en", 60))))
+    init(tmp_path / "rows.tsv", tmp_path, language="en", header=False, quoting=False, split=False)
+    assert "columns   text = 1, label = 2, no header, quotes are text" in capsys.readouterr().err
+
+
+def test_a_file_in_a_language_s_folder_names_the_others_and_has_their_training_rows(tmp_path: Path, capsys):
+    for code in ("eng_Latn", "fra_Latn", "yor_Latn"):
+        for split in ("train", "dev", "test") if code != "yor_Latn" else ("dev", "test"):
+            save(tmp_path / code / f"{split}.tsv", rows_of(210, "text", "category"))
+    with pytest.raises(UserError, match="no training rows found"):
+        init(tmp_path / "yor_Latn" / "dev.tsv", tmp_path)
+    pattern = tmp_path / "{language}" / "dev.tsv"
+    assert f"files of eng_Latn, fra_Latn lie beside it, and '{pattern}' names them all" in capsys.readouterr().err
+    task = init(pattern, tmp_path).task
+    assert (task.supervised, task.zero_shot) == (("eng_Latn", "fra_Latn"), ("yor_Latn",))
+    assert task.files["train"] == str(tmp_path / "{language}" / "train.tsv")
+
+
 XNLI = ("entailment", "neutral", "contradictory")
