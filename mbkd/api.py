@@ -10,6 +10,7 @@ from typing import Any
 
 from mbkd.config import Config, override, paper, parse
 from mbkd.errors import UserError
+from mbkd.files import write_whole
 from mbkd.predict.classifier import Classifier
 from mbkd.result import Result
 
@@ -97,7 +98,7 @@ def _command_line(config: Config | str | Path, overrides: dict[str, Any]) -> Ite
     found = parse(override(config.model_dump(mode="json"), items), "the configuration")
     with tempfile.TemporaryDirectory() as folder:  # the job's processes read it from a file
         file = Path(folder) / "config.yaml"
-        file.write_text(found.dump(), encoding="utf-8")
+        write_whole(file, found.dump().encode())
         yield found, [str(file)]
 
 

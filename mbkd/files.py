@@ -18,7 +18,7 @@ from mbkd.errors import UserError
 
 MANIFEST = "manifest.json"
 PATIENCE = 5.0  # seconds of silence before a process says that it waits for another one
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: numpy's own error for an array that was cut short
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +33,34 @@ def write_whole(file: Path, content: bytes) -> None:
 
     Raises UserError for a full disk.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with refuse_full(file), beside(file) as part, part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def beside(file: Path) -> Iterator[Path]:
+    """A name beside a file's: what is written there takes the file's place at the end, and is gone after an error."""
+    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with refuse_full(file):
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
+        yield part
+        part.replace(file)
     finally:
-        temporary.unlink(missing_ok=True)  # there only after an error, such as a full disk
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """The name of a folder beside a folder's, which takes its place at the end, and is gone after an error."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -51,7 +69,7 @@ def refuse_full(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in {*FULL, None}:  # None: numpy's own error for an array that was cut short
             raise
         reason = error.strerror or str(error)
         raise UserError(f"{place}: cannot be written ({reason}); make room, then give the same command again") from None

@@ -15,6 +15,7 @@ from mbkd import runs
 from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.evaluate import metrics, selection
+from mbkd.files import write_whole
 from mbkd.result import Result
 from mbkd.terminal.results import print_results
 from tuning import grids, protocols
@@ -265,7 +266,7 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
             by_task.setdefault(group.task, {}).setdefault(language, []).append(teacher)
     for task, teachers in by_task.items():
         file = study.root / "sweeps" / f"teachers-{task}.yaml"
-        file.write_text(yaml.safe_dump({"teachers": teachers}, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_whole(file, yaml.safe_dump({"teachers": teachers}, sort_keys=False, allow_unicode=True).encode())
         yield file
 
 

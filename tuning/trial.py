@@ -17,7 +17,7 @@ import mbkd
 from mbkd import runs
 from mbkd.config import Config
 from mbkd.errors import UNAVAILABLE, UserError, waits
-from mbkd.files import write_json
+from mbkd.files import write_json, write_whole
 from mbkd.train.launch import die_with_parent
 
 LOOK = 0.5  # seconds between two checks of a process
@@ -151,7 +151,7 @@ def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int 
     log = log_file(given.root, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_suffix(".yaml")
-    file.write_text(job.config.dump(), encoding="utf-8")
+    write_whole(file, job.config.dump().encode())
     command = [sys.executable, "-u", "-m", *_module(job.command, given.ranks), str(file), "--runs", str(given.root)]
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -9,6 +9,7 @@ import typer
 from mbkd import __version__
 from mbkd.cli import data, train, use
 from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
+from mbkd.files import FULL
 from mbkd.terminal.bars import no_bars_in_files
 
 app = typer.Typer(
@@ -51,7 +52,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (UserError, TransientError, OSError) as error:  # OSError names the file
-        print(f"error: {error}", file=sys.stderr)
+        room = "; make room, then give the same command again" if getattr(error, "errno", 0) in FULL else ""
+        print(f"error: {error}{room}", file=sys.stderr)
         sys.exit(UNAVAILABLE if is_transient(error) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

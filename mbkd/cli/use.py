@@ -68,7 +68,7 @@ def mixers(
 
     found = paper.find(config, overrides or [])
     quiet()
-    from mbkd.evaluate.heat_map import heat_map
+    from mbkd.evaluate import heat_map
     from mbkd.evaluate.mixers import measure, write
     from mbkd.terminal.results import print_mixers
 
@@ -77,10 +77,12 @@ def mixers(
     write(weights, out)
     files = [out]
     try:
-        heat_map(weights, out.with_suffix(".png"))
-        files.insert(0, out.with_suffix(".png"))
+        figure = heat_map.draw(weights)
     except UserError as error:  # the numbers do not need the heat map
         print(error, file=sys.stderr)
+    else:
+        files.insert(0, out.with_suffix(".png"))
+        heat_map.write(figure, files[0])
     if json:
         print_json(weights)
         return

@@ -162,6 +162,8 @@ def files(path: str, language: str) -> dict[str, list[str]]:
     try:
         found: dict[str, list[str]] = _kept(path, f"files of {language}", ask)
         return found
+    except UserError:
+        raise
     except Exception as error:  # as above
         raise UserError(f"{path}: cannot be opened: {one_line(error)}") from None
 

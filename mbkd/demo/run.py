@@ -9,6 +9,7 @@ import transformers
 from mbkd import config as configuration
 from mbkd.config import paper
 from mbkd.demo import toy_models
+from mbkd.files import write_whole
 from mbkd.terminal.console import make_console
 from mbkd.terminal.results import print_results
 from mbkd.train.launch import carry_out
@@ -25,7 +26,7 @@ def demo(root: Path, ranks: int) -> None:
     transformers.logging.disable_progress_bar()
     toy_models.build(root / "world", progress=lambda line: say(f"      {line}"))
     file = root / "toy.yaml"
-    file.write_text(paper.toy(root / "world").dump(), encoding="utf-8")
+    write_whole(file, paper.toy(root / "world").dump().encode())
 
     say("[bold]2/3[/bold] a teacher for each labelled language, fine-tuned on its own reviews")
     say(f"      mbkd teach {file} --runs {root} --ranks {ranks}")

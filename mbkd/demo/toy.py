@@ -21,6 +21,7 @@ from string import Formatter
 
 from mbkd.demo import lexicon
 from mbkd.demo.lexicon import LANGUAGES
+from mbkd.files import write_whole
 
 SUPERVISED = ("en", "fr", "zh")
 SPLITS = ("train", "dev", "test")
@@ -544,10 +545,7 @@ def write_reviews(folder: Path, train: int = 6000, dev: int = 500, test: int = 1
         for language in SUPERVISED if split == "train" else LANGUAGES:
             rows = (json.dumps(row, ensure_ascii=False) for _, row in reviews(language, split, n, seed))
             text = "".join(row + "\n" for row in rows)
-            path = folder / f"dataset_{language}_{split}.json"
-            part = path.with_suffix(".part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            write_whole(folder / f"dataset_{language}_{split}.json", text.encode())
 
 
 def unlabelled(language: str, n: int, seed: int = 0) -> list[tuple[str, str]]:

@@ -38,6 +38,8 @@ from transformers import (
 
 from mbkd.demo import toy
 from mbkd.demo.lexicon import LANGUAGES
+from mbkd.files import write_json
+from mbkd.model import saved
 
 FORMAT = 1  # increase when the output of `build` changes
 MAX_LENGTH = 128
@@ -312,9 +314,7 @@ def build(folder: Path, seed: int = 0, progress: Callable[[str], None] = print) 
         build_student(folder / "models" / "student", texts, toy.parallel(PARALLEL, seed, (1, 1, 2)), seed, progress)
         for language in toy.SUPERVISED:
             build_teacher(folder / "models" / f"teacher-{language}", language, texts[language], seed, progress)
-    part = done.with_suffix(".part")
-    part.write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
-    part.replace(done)
+    write_json(done, made_of)
     progress(f"toy world complete, {time.perf_counter() - started:.0f} s")
 
 
@@ -408,8 +408,9 @@ def _review_ids(tokenizer: PreTrainedTokenizerFast, texts: list[tuple[str, str]]
 
 
 def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with saved.refuse_unwritten(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _ticker(name: str, progress: Callable[[str], None]) -> Callable[[int, float], None]:

@@ -6,7 +6,6 @@ Raw logits are averaged, not probabilities (decision 26), as in the ensemble mod
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from mbkd.data import tasks
 from mbkd.ensemble.model import mean_logits, save
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
-from mbkd.files import digest, fingerprint
+from mbkd.files import digest, fingerprint, folder_beside
 from mbkd.model import card
 from mbkd.result import Result
 
@@ -133,11 +132,9 @@ def write_model(directories: Sequence[Path], out: Path) -> Result:
         raise UserError(f"{out}: already exists; name another folder with --out")
     members = read(directories)
     result, _ = combine(members)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
-    save(directories, part, result.calibration["temperature"])
-    card.write(part, members[0].config, result)
-    part.rename(out)
+    with folder_beside(out) as part:
+        save(directories, part, result.calibration["temperature"])
+        card.write(part, members[0].config, result)
     return result
 
 

@@ -4,7 +4,6 @@ Letters: B rows, n tokens, d width, C classes.
 """
 
 import hashlib
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
-from mbkd.files import write_json
+from mbkd.files import folder_beside, write_json, write_whole
 from mbkd.model import backbones, saved
 from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
@@ -57,50 +56,50 @@ def baseline(config: Config, root: Path) -> Path:
     }
     encoder = backbones.load(backbone, {}).to(saved.device()).eval()
     began = time.perf_counter()
-    with ProgressBar("frozen encoder", len(train) + sum(map(len, heldout.values()))) as progress:
+    with folder_beside(directory) as part:
+        with ProgressBar("frozen encoder", len(train) + sum(map(len, heldout.values()))) as progress:
 
-        def features(store: Tokens, most: int | None = None) -> np.ndarray:
-            found = _means(encoder, store, np.arange(len(store))[:most])
-            progress.advance()
-            return found
+            def features(store: Tokens, most: int | None = None) -> np.ndarray:
+                found = _means(encoder, store, np.arange(len(store))[:most])
+                progress.advance()
+                return found
 
-        rows = np.concatenate([features(store, ROWS) for store in train.values()])
-        classes = np.concatenate([np.asarray(store.labels)[:ROWS] for store in train.values()])
-        answer = _fit(rows, classes, len(tasks.label_names(task)))
-        seconds = time.perf_counter() - began
-        scores = {}
-        part = directory.with_name(f".{directory.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-        for split, stores in heldout.items():
-            answers = {x: answer(features(store)) for x, store in stores.items()}
-            labels = {x: np.asarray(store.labels) for x, store in stores.items()}
-            scores[split] = measure.scores(answers, labels, task, tasks.is_ordinal(task))
-            measure.save(part, split, answers, labels, {x: store.row_ids for x, store in stores.items()})
-    found = measure.by_split(scores)
-    result = Result(
-        system=SYSTEM,
-        role="student",
-        task=task.kind,
-        backbone=backbone,
-        seed=config.seed,
-        hash=digest,
-        labels=tasks.label_names(task),
-        trained=config.languages,
-        supervised=task.supervised,
-        zero_shot=task.zero_shot,
-        **found,
-        calibration=calibration.of_run(part, found["accuracy"], fitted=False),
-        parameters=sum(p.numel() for p in encoder.parameters()) + (rows.shape[1] + 1) * len(tasks.label_names(task)),
-        train_seconds=seconds,
-        step_seconds={"median": 0.0, "teacher": "labels"},
-        made_from=provenance.made_from(plain, root),
-        rows={split: {x: len(s) for x, s in stores.items()} for split, stores in {"train": train, **heldout}.items()},
-    )
-    (part / "config.yaml").write_text(plain.dump(), encoding="utf-8")
-    write_json(part / "environment.json", runs.environment())
-    result.write(part)
-    shutil.rmtree(directory, ignore_errors=True)
-    part.rename(directory)
+            rows = np.concatenate([features(store, ROWS) for store in train.values()])
+            classes = np.concatenate([np.asarray(store.labels)[:ROWS] for store in train.values()])
+            answer = _fit(rows, classes, len(tasks.label_names(task)))
+            seconds = time.perf_counter() - began
+            scores = {}
+            for split, stores in heldout.items():
+                answers = {x: answer(features(store)) for x, store in stores.items()}
+                labels = {x: np.asarray(store.labels) for x, store in stores.items()}
+                scores[split] = measure.scores(answers, labels, task, tasks.is_ordinal(task))
+                measure.save(part, split, answers, labels, {x: store.row_ids for x, store in stores.items()})
+        found = measure.by_split(scores)
+        result = Result(
+            system=SYSTEM,
+            role="student",
+            task=task.kind,
+            backbone=backbone,
+            seed=config.seed,
+            hash=digest,
+            labels=tasks.label_names(task),
+            trained=config.languages,
+            supervised=task.supervised,
+            zero_shot=task.zero_shot,
+            **found,
+            calibration=calibration.of_run(part, found["accuracy"], fitted=False),
+            parameters=sum(p.numel() for p in encoder.parameters())
+            + (rows.shape[1] + 1) * len(tasks.label_names(task)),
+            train_seconds=seconds,
+            step_seconds={"median": 0.0, "teacher": "labels"},
+            made_from=provenance.made_from(plain, root),
+            rows={
+                split: {x: len(s) for x, s in stores.items()} for split, stores in {"train": train, **heldout}.items()
+            },
+        )
+        write_whole(part / "config.yaml", plain.dump().encode())
+        write_json(part / "environment.json", runs.environment())
+        result.write(part)
     return directory
 
 

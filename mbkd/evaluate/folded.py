@@ -1,7 +1,6 @@
 """A finished run's branches folded into one encoder, which is measured, calibrated and saved as a run of its own."""
 
 import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mbkd.data import tasks
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, folder, measure, mixers
+from mbkd.files import folder_beside, write_whole
 from mbkd.model import card, saved
 from mbkd.model.fold import fold
 from mbkd.result import Result
@@ -47,34 +47,32 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     if not getattr(model.config, "branch_depth", 0):
         raise UserError(f"{run}: this model has no branches to fold")
     folded = fold(model, _mixed(run, config, root) if weights == "mixers" else None)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-    distributed.quiet()
-    ranks = distributed.start()
-    folded.to(ranks.device)
-    scores: dict[str, dict[str, Any]] = {}
-    for split in before.accuracy:
-        answers, labels, ids = folder.logits(folded, source, config, split, root, ranks)
-        scores[split] = measure.scores(answers, labels, config.task, tasks.is_ordinal(config.task))
-        measure.save(part, split, answers, labels, ids)
-    distributed.stop()
-    found = measure.by_split(scores)
-    result = replace(
-        before,
-        system=f"{before.system}, folded{WEIGHTS[weights]}",
-        hash=hashlib.sha256(f"{run.name} {weights}".encode()).hexdigest()[:8],
-        branches=(),
-        folded_from=run.name,
-        **found,
-        calibration=calibration.of_run(part, found["accuracy"], fitted=True),
-        parameters=sum(p.numel() for p in folded.parameters()),
-    )
-    saved.calibrate(folded, result.calibration["temperature"])
-    saved.save(folded, load_tokenizer(source), part / "model")
-    card.write(part / "model", config, result)
-    (part / "config.yaml").write_text(config.dump(), encoding="utf-8")
-    result.write(part)
-    part.rename(out)
+    with folder_beside(out) as part:
+        distributed.quiet()
+        ranks = distributed.start()
+        folded.to(ranks.device)
+        scores: dict[str, dict[str, Any]] = {}
+        for split in before.accuracy:
+            answers, labels, ids = folder.logits(folded, source, config, split, root, ranks)
+            scores[split] = measure.scores(answers, labels, config.task, tasks.is_ordinal(config.task))
+            measure.save(part, split, answers, labels, ids)
+        distributed.stop()
+        found = measure.by_split(scores)
+        result = replace(
+            before,
+            system=f"{before.system}, folded{WEIGHTS[weights]}",
+            hash=hashlib.sha256(f"{run.name} {weights}".encode()).hexdigest()[:8],
+            branches=(),
+            folded_from=run.name,
+            **found,
+            calibration=calibration.of_run(part, found["accuracy"], fitted=True),
+            parameters=sum(p.numel() for p in folded.parameters()),
+        )
+        saved.calibrate(folded, result.calibration["temperature"])
+        saved.save(folded, load_tokenizer(source), part / "model")
+        card.write(part / "model", config, result)
+        write_whole(part / "config.yaml", config.dump().encode())
+        result.write(part)
     return out, [before, result, *_plain(config, root)]
 
 

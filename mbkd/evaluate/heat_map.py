@@ -56,8 +56,8 @@ def draw(found: dict[str, Any]) -> "Figure":
     return figure
 
 
-def heat_map(found: dict[str, Any], file: Path) -> None:
-    """Write the picture to a file whose ending says its format. Raises UserError without matplotlib."""
+def write(figure: "Figure", file: Path) -> None:
+    """Write the picture to a file whose ending says its format. Raises UserError for a full disk."""
     picture = io.BytesIO()
-    draw(found).savefig(picture, format=file.suffix.removeprefix("."), dpi=150)
+    figure.savefig(picture, format=file.suffix.removeprefix("."), dpi=150)
     write_whole(file, picture.getvalue())

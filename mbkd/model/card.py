@@ -7,14 +7,18 @@ import yaml
 
 from mbkd.config import Config
 from mbkd.errors import UserError
+from mbkd.files import write_whole
 from mbkd.result import Result
 
 LICENCE = "unknown"  # whoever publishes decides: backbone, teachers and data have a say in it
 
 
 def write(folder: Path, config: Config, result: Result) -> None:
-    """Write README.md into a model's folder, from the run's configuration and what goes into its result.json."""
-    (folder / "README.md").write_text(text(config, result), encoding="utf-8")
+    """Write README.md into a model's folder, from the run's configuration and what goes into its result.json.
+
+    Raises UserError for a full disk.
+    """
+    write_whole(folder / "README.md", text(config, result).encode())
 
 
 def text(config: Config, result: Result) -> str:

@@ -21,16 +21,16 @@ from mbkd.result import Result
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # of a user's or an organisation's model
 # What a model's files raise that are damaged, that do not fit each other (RuntimeError: other shapes of weights;
-# StrictDataclassError: other types of config.json's values), or that a full disk does not take.
+# StrictDataclassError: other types of config.json's values).
 DAMAGED = (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError, StrictDataclassError)
 
 
 @contextmanager
-def refusing(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = DAMAGED) -> Iterator[None]:
+def refusing(what: str) -> Iterator[None]:
     """Turn what goes wrong with a model's files into a UserError: `what`, and the first line of the reason."""
     try:
         yield
-    except kinds as error:
+    except DAMAGED as error:
         raise UserError(f"{what} ({one_line(error)})") from None
 
 
@@ -67,11 +67,19 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     The tokenizer is told the longest input that the model takes, where `truncation=True` cuts.
     """
     tokenizer.model_max_length = max_tokens(model.config, tokenizer)
-    what = f"{folder}: the model cannot be written"
-    with refusing(what):
+    with refuse_unwritten(folder):
         model.save_pretrained(folder)
-    with refusing(what, Exception):  # as above
         tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def refuse_unwritten(folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise of a disk that does not take a model's files into a UserError."""
+    try:
+        yield
+    except Exception as error:  # OSError, SafetensorError, and the tokenizer library's bare Exception
+        room = "if the disk is full, make room; then give the same command again"
+        raise UserError(f"{folder}: the model cannot be written ({one_line(error)}); {room}") from None
 
 
 def max_tokens(config: PreTrainedConfig, tokenizer: Any) -> int:

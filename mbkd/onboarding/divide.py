@@ -4,6 +4,7 @@ Rows with the same text stay together, or a score would be measured on what was 
 not trained on, half the rows go to dev and half to test.
 """
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -20,6 +21,7 @@ from mbkd.config import SPLITS, language_key
 from mbkd.data import readers
 from mbkd.data.readers import Rows
 from mbkd.errors import UserError
+from mbkd.files import beside, refuse_full
 from mbkd.onboarding.guess import Labels
 from mbkd.onboarding.sources import MARK, RawDataset
 
@@ -70,8 +72,12 @@ def write_all(
     trained: set[str],
     header: bool,
     force: bool,
+    written: contextlib.ExitStack,
 ) -> int:
-    """Write the files of the splits beside the only ones; returns how many rows without text or label are left out."""
+    """Write the files of the splits beside the only ones; returns how many rows without text or label are left out.
+
+    header, force, written: as `write` has them.
+    """
     dropped = 0
     for language in dict.fromkeys(x for by in source.rows.values() for x in by):
         parts = {split: by[language] for split, by in source.rows.items() if language in by}
@@ -93,27 +99,28 @@ def write_all(
             kept = {x: rows.keep(pa.array([each == x for each in split_of])) for x in SPLITS}
         file = source.files["train"].replace(MARK, language or MARK)
         # tickets.fr.csv -> tickets.fr.dev.csv is what tickets.{language}.csv -> tickets.{language}.dev.csv gives
-        write(file, kept, header, force)
+        write(file, kept, header, force, written)
     return dropped
 
 
-def write(file: str, parts: dict[str, Rows], header: bool, force: bool) -> None:
+def write(file: str, parts: dict[str, Rows], header: bool, force: bool, written: contextlib.ExitStack) -> None:
     """Write the rows of each split to a file beside the one that they come from, in its format, text as UTF-8.
 
-    header: whether the file has one. Raises UserError if one of the new files is there already, unless force is set.
+    header: whether the file has one. written: at its end the new files take their names. Raises UserError for a full
+    disk, and if a new file is there already, unless force is set.
     """
     targets = {split: Path(name(file, split)).expanduser() for split in parts}
     if there := [target for target in targets.values() if target.exists() and not force]:
         raise UserError(f"{there[0]}: is there already; --force writes over it")
     source = Path(file).expanduser()
     for split, rows in parts.items():
-        part = targets[split].with_name(f".{targets[split].name}.part")
-        if readers.kind(source) == ".parquet":
-            pq.write_table(pq.read_table(source).take(pc.subtract(rows.places, 1)), part)
-        else:
-            data = _text(source, rows, header).encode()
-            part.write_bytes(gzip.compress(data) if source.suffix.lower() == ".gz" else data)
-        part.replace(targets[split])
+        part = written.enter_context(beside(targets[split]))
+        with refuse_full(targets[split]):
+            if readers.kind(source) == ".parquet":
+                pq.write_table(pq.read_table(source).take(pc.subtract(rows.places, 1)), part)
+            else:
+                data = _text(source, rows, header).encode()
+                part.write_bytes(gzip.compress(data) if source.suffix.lower() == ".gz" else data)
 
 
 def _text(source: Path, rows: Rows, header: bool) -> str:

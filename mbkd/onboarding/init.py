@@ -1,5 +1,6 @@
 """`mbkd init`: look at the user's rows, ask what cannot be known, write a configuration that runs."""
 
+import contextlib
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from mbkd import config as configuration
 from mbkd.config import SPLITS, Task, language_key
 from mbkd.data import tasks
 from mbkd.errors import UserError
-from mbkd.files import write_whole
+from mbkd.files import beside, refuse_full
 from mbkd.onboarding import divide, guess, sources, suggestions, summary
 from mbkd.onboarding import names as names_of_columns
 from mbkd.onboarding.dialogue import Dialogue
@@ -80,8 +81,11 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
     text = suggestions.text(given, out, source.kind, source.path, taken, backbone, teachers)
     configuration.parse(yaml.safe_load(text), str(out))
     trained, named = {*supervised, *map(language_key, supervised)}, options.header is not False
-    dropped = divide.write_all(source, split, columns, alone, labels, trained, named, force) if split else 0
-    write_whole(out, text.encode())
+    dropped = 0
+    with refuse_full(out), contextlib.ExitStack() as written:  # all files, or none
+        written.enter_context(beside(out)).write_text(text, encoding="utf-8")
+        if split:
+            dropped = divide.write_all(source, split, columns, alone, labels, trained, named, force, written)
     spelt = {x for x, name in labels.spelt.items() if x != name}
     for line in summary.lines(source, taken, left, merged, spelt, dropped):
         print(line, file=sys.stderr)

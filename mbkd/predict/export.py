@@ -113,12 +113,12 @@ def _workshop(out: Path) -> Iterator[Path]:
 
     Nothing of it stays, nor does an `out` that is empty in the end.
     """
-    out.mkdir(parents=True, exist_ok=True)
     part = out / ".part"
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-    part.mkdir()
     try:
         with refuse_full(out):
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+            part.mkdir()
             yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from mbkd.data import delimited, json_objects, readers
 from mbkd.errors import UserError
+from mbkd.files import beside, refuse_full
 from mbkd.predict.classifier import Classifier
 
 WINDOW = 2048  # rows that are read, and sorted by length, at a time
@@ -54,9 +55,10 @@ def predict(
     header, quoted: as `readers.table`. out: a file with an ending of OUTPUTS; None writes JSONL to standard output.
     min_confidence: a row whose most probable label has less gets no label, and is left to a person. Returns the number
     of bad rows, which are reported on standard error with their lines. Raises UserError for a model, file or column
-    that is not there, and for an output that is the input.
+    that is not there, for an output that is the input, and for a full disk. The file appears when it is whole.
     """
     name = "standard input" if source is None else str(source)
+    place = Path("standard output") if out is None else out
     check_output(out, source)
     with contextlib.ExitStack() as stack:
         if source is None:  # the model is there when the first row comes
@@ -67,7 +69,7 @@ def predict(
             classify = _classifier(model, batch_tokens, pair_column is not None)
         first = next(rows, None)  # a column that is not there is found before the output is opened
         rows = rows if first is None else itertools.chain([first], rows)
-        file = sys.stdout if out is None else stack.enter_context(out.open("w", encoding="utf-8", newline=""))
+        file = sys.stdout if out is None else stack.enter_context(_output(out))
         separator = None if out is None else OUTPUTS[out.suffix]
         write = _jsonl_writer(file) if separator is None else _csv_writer(file, separator)
         began = spoke = time.monotonic()
@@ -77,12 +79,14 @@ def predict(
             for row in window:
                 if isinstance(row, Bad):
                     print(f"{name}, line {row.line}: {row.reason}", file=sys.stderr)
-            for row, found in zip(good, classify(good) if good else (), strict=True):
-                label = max(found, key=found.__getitem__)
-                sure = found[label] >= min_confidence
-                write(row.line, label if sure else None, found)
-                unsure += not sure
-            file.flush()
+            answers = classify(good) if good else []
+            with refuse_full(place):
+                for row, found in zip(good, answers, strict=True):
+                    label = max(found, key=found.__getitem__)
+                    sure = found[label] >= min_confidence
+                    write(row.line, label if sure else None, found)
+                    unsure += not sure
+                file.flush()
             done, bad = done + len(good), bad + len(window) - len(good)
             if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
                 spoke = time.monotonic()
@@ -91,6 +95,19 @@ def predict(
     left = f"; {unsure:,} left to a person, below {min_confidence:g}" if min_confidence else ""
     print(f"{_speed(done, time.monotonic() - began)}{left}{skipped}", file=sys.stderr)
     return bad
+
+
+@contextlib.contextmanager
+def _output(out: Path) -> Iterator[IO[str]]:
+    """What is written to takes the place of the file at the end; a pipe with a name is written to as it is."""
+    with contextlib.ExitStack() as stack:
+        part = out if out.exists() and not out.is_file() else stack.enter_context(beside(out.resolve()))
+        file = part.open("w", encoding="utf-8", newline="")
+        try:
+            yield file
+        finally:
+            with contextlib.suppress(OSError):  # what a full disk did not take is tried once more
+                file.close()
 
 
 def check_output(out: Path | None, source: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_nothing_is_written_over_without_force(whole: Path, tmp_path: Path):
         init(whole, tmp_path, split=True)
     (tmp_path / "new.yaml").unlink()
     with pytest.raises(UserError, match=r"tickets\.train\.csv: is there already"):
-        divide.write(str(whole), {"train": readers.table(whole)}, header=True, force=False)
+        divide.write(str(whole), {"train": readers.table(whole)}, header=True, force=False, written=ExitStack())
     assert all(file.read_bytes() == content for file, content in before.items() if file.name != "new.yaml")
     assert init(whole, tmp_path, force=True).task.files["train"].endswith("tickets.train.csv")
 

@@ -104,7 +104,7 @@ def test_shares_sum_to_one_and_are_even_before_training(world, tmp_path, config)
     with (tmp_path / "weights.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == len(found["rows"])
     pytest.importorskip("matplotlib")
-    heat_map.heat_map(found, tmp_path / "weights.png")
+    heat_map.write(heat_map.draw(found), tmp_path / "weights.png")
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,16 +2,29 @@
 
 import errno
 import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from mbkd import config as configuration
 from mbkd import runs
+from mbkd.cli.options import quiet
+from mbkd.demo import toy
 from mbkd.errors import UserError
-from mbkd.evaluate import measure
+from mbkd.evaluate import baseline, heat_map, measure, mixers
 from mbkd.files import Store, write_json
+from mbkd.model import card
+from mbkd.onboarding.init import Options
+from mbkd.onboarding.init import write as init
+from mbkd.predict.stream import predict
 from tests.conftest import full_disk
+from tests.synthetic import make_result
 
 
 def test_a_json_file_that_does_not_fit_on_the_disk_leaves_the_one_before_and_nothing_beside(tmp_path: Path):
@@ -69,3 +82,68 @@ def test_metrics_that_do_not_fit_on_the_disk_leave_the_whole_lines_before_them(t
     assert file.read_bytes() == before
     runs.append_metrics(tmp_path, [{"step": 2}])
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+ROWS = [{"text": f"{i**9 % 99991} words {i**7 % 99991}", "label": "yn"[i % 2], "language": "en"} for i in range(200)]
+WEIGHTS = [{"language": "en", "mixer": "outer", "branch": x, "mean": 0.5, "std": 0.1} for x in ("en", "fr")]
+MIXERS = {"split": "dev", "branches": ["en", "fr"], "rows": WEIGHTS}
+
+
+def new_task(rows: Path, split: bool) -> object:
+    return init(str(rows), rows.with_name("new.yaml"), Options(split=split), force=True, interactive=False)
+
+
+# By name: to how many bytes a file may grow, and what writes into the first folder, given a configuration and a model.
+WRITERS: dict[str, tuple[int, Callable[[Path, Path, Path], object]]] = {
+    "predict .jsonl": (900, lambda at, _, model: predict(model, at / "rows.csv", at / "x.jsonl", "text", None, 99)),
+    "predict .tsv": (900, lambda at, _, model: predict(model, at / "rows.csv", at / "x.tsv", "text", None, 99)),
+    "model card": (100, lambda at, yaml, _: card.write(at, configuration.read(yaml), make_result())),
+    "heat map": (900, lambda at, _, __: heat_map.write(heat_map.draw(MIXERS), at / "weights.png")),
+    "mixers": (60, lambda at, _, __: mixers.write(MIXERS, at / "weights.csv")),
+    "init": (900, lambda at, _, __: new_task(at / "rows.csv", split=False)),
+    "init --split": (2500, lambda at, _, __: new_task(at / "rows.csv", split=True)),
+    "init --split of parquet": (2500, lambda at, _, __: new_task(at / "rows.parquet", split=True)),
+    "baseline": (800, lambda at, yaml, _: baseline.baseline(configuration.read(yaml), at)),
+    "demo's reviews": (999, lambda at, _, __: toy.write_reviews(at, train=30, dev=10, test=10)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_does_not_fit_on_the_disk_is_one_message_and_no_file_is_torn(
+    name: str, toy_yaml: Path, student: Path, tmp_path: Path
+):
+    largest, write = WRITERS[name]
+    quiet()  # what is printed goes to a file that may not grow, too
+    (tmp_path / "rows.csv").write_text("".join(f"{','.join(x)}\n" for x in [list(ROWS[0]), *map(dict.values, ROWS)]))
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    given = there(tmp_path)
+    if name == "baseline":  # its tokens are a store, which has a test of its own
+        shutil.rmtree(write(tmp_path, toy_yaml, student))
+    for attempt in range(2):
+        with (
+            full_disk(largest),
+            pytest.raises(UserError, match=r"^\S+: cannot be written \(.*too large.*\); make room"),
+        ):
+            write(tmp_path, toy_yaml, student)
+        assert there(tmp_path) == given
+        if attempt == 0 and name != "baseline":  # which is not made again
+            write(tmp_path, toy_yaml, student)
+            assert len(there(tmp_path)) > len(given)
+            given = there(tmp_path)
+
+
+def there(folder: Path) -> dict[Path, bytes]:
+    """The files of a folder, without the store."""
+    return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file() and "store" not in x.parts}
+
+
+def test_predictions_appear_when_they_are_whole_and_a_named_pipe_gets_them_as_they_come(student: Path, tmp_path: Path):
+    (tmp_path / "rows.txt").write_text("good\nbad\n")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    read = subprocess.Popen(["cat", tmp_path / "pipe.jsonl"], stdout=subprocess.PIPE)
+    predict(student, tmp_path / "rows.txt", tmp_path / "pipe.jsonl", "text", None, 99)
+    said, _ = read.communicate(timeout=60)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    predict(student, tmp_path / "rows.txt", tmp_path / "link.jsonl", "text", None, 99)
+    assert (tmp_path / "target.jsonl").read_bytes() == said and said.count(b"\n") == 2
+    assert (tmp_path / "pipe.jsonl").is_fifo() and (tmp_path / "link.jsonl").is_symlink()
