@@ -1,4 +1,4 @@
-"""A hub on this machine, with one data set in its newest revision, that counts what it is asked."""
+"""A hub on this machine, with one data set or model in its newest revision, that counts what it is asked."""
 
 import hashlib
 import json
@@ -13,13 +13,14 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Answers for the data set `name` with the files of a folder.
+    """Answers for the data set or model `name` with the files of a folder.
 
-    busy: how many requests are answered with 429 first. asked: the requests so far, as method and path.
+    kind: datasets or models. busy: how many requests are answered with 429 first. asked: the requests so far, as
+    method and path.
     """
 
-    def __init__(self, folder: Path, name: str = "someone/xnli", busy: int = 0):
-        self.folder, self.name, self.busy = folder, name, busy
+    def __init__(self, folder: Path, name: str = "someone/xnli", busy: int = 0, kind: str = "datasets"):
+        self.folder, self.name, self.busy, self.kind = folder, name, busy, kind
         self.revision = REVISION
         self.asked: list[str] = []
         self.url = ""
@@ -32,7 +33,8 @@ class Hub:
         if self.busy > 0:
             self.busy -= 1
             return 429, b"too many requests", {}
-        api, files = f"/api/datasets/{self.name}", f"/datasets/{self.name}/resolve/"
+        api = f"/api/{self.kind}/{self.name}"
+        files = f"/{self.name}/resolve/" if self.kind == "models" else f"/{self.kind}/{self.name}/resolve/"
         if path in (api, f"{api}/revision/main", f"{api}/revision/{self.revision}"):
             siblings = [{"rfilename": name} for name in self._files()]
             return 200, json.dumps({"id": self.name, "sha": self.revision, "siblings": siblings}).encode(), {}

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mbkd.data import hub
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError, patiently
 from mbkd.files import digest
@@ -17,12 +18,8 @@ def fingerprint(path: str, store: Path) -> str:
     """
     folder = Path(path)
     if not folder.is_dir():
-        from transformers import AutoConfig
-
-        try:
-            return f"{path}@{patiently(lambda: AutoConfig.from_pretrained(path))._commit_hash}"
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: no classifier here ({one_line(error)})") from None
+        configuration(path)  # refuses what is no model
+        return f"{path}@{hub.model_revision(path)}"
     weights, config = [*folder.glob("*.safetensors"), *folder.glob("*.bin")], [*folder.glob("config.json")]
     if not weights or not config:
         missing = "weights (*.safetensors or *.bin)" if config else "config.json"
@@ -33,9 +30,11 @@ def fingerprint(path: str, store: Path) -> str:
 
 
 def cached_revision(path: str) -> str | None:
-    """What `fingerprint` gives for a hub id that is in the cache of this machine, without asking; None otherwise."""
+    """What `fingerprint` gives for a hub id that was asked for before, or is in the cache here; None otherwise."""
     if Path(path).is_dir():
         return None
+    if (known := hub.once(f"model {path}")) is not None:
+        return f"{path}@{known}"
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -61,7 +60,8 @@ def configuration(path: str) -> dict[str, Any]:
         else:
             from transformers import AutoConfig
 
-            values = patiently(lambda: AutoConfig.from_pretrained(path)).to_dict()
+            where = hub.pinned(path)
+            values = patiently(lambda: AutoConfig.from_pretrained(path, **where)).to_dict()
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no model here ({one_line(error)})") from None
     if not isinstance(values, dict):

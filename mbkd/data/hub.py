@@ -1,7 +1,7 @@
-"""Datasets of the hub, or local folders in its layout, as the `datasets` library opens them.
+"""Datasets of the hub, or local folders in its layout, as the `datasets` library opens them; revisions of models.
 
-A process asks the hub once which revision of a dataset is the newest; processes that it starts take the same one. What
-a revision holds never changes, so it is kept in the store.
+A process asks the hub once which revision of a dataset or model is the newest; processes that it starts take the same
+one. What a revision of a dataset holds never changes, so it is kept in the store.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from mbkd.files import write_json
 if TYPE_CHECKING:  # a second that local files do not pay for
     import datasets
 
-REVISIONS = "MBKD_HUB_REVISIONS"  # in the environment: JSON, the revision of each dataset
+ANSWERS = "MBKD_HUB_ANSWERS"  # in the environment: JSON, such as the revision of each dataset and model
 PATIENCE = 10.0  # seconds for the hub's answer
 _store: list[Path] = []  # where what is known of revisions is kept; nowhere before `keep`
 
@@ -74,20 +75,60 @@ def revision(path: str) -> str | None:
     """
     if is_local(path):
         return None
-    known: dict[str, str | None] = json.loads(os.environ.get(REVISIONS, "{}"))
-    if path not in known and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):  # as it is now, not at the import
-        known[path] = _last_seen(path)
-    elif path not in known:
+
+    def ask() -> str | None:
         from huggingface_hub import HfApi
 
         try:
-            known[path] = patiently(lambda: HfApi().dataset_info(path, timeout=PATIENCE)).sha
+            return patiently(lambda: HfApi().dataset_info(path, timeout=PATIENCE)).sha
         except Exception as error:  # as in `load`
-            if is_transient(error):
-                raise UserError(f"{path}: the hub does not say what is there: {one_line(error)}") from None
-            known[path] = _last_seen(path)
-        os.environ[REVISIONS] = json.dumps(known)
-    return known[path]
+            _refuse_busy(path, error)
+            return _last_seen(path)
+
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):  # as it is now, not at the import
+        return once(f"dataset {path}") or _last_seen(path)
+    return once(f"dataset {path}", ask)
+
+
+def model_revision(path: str) -> str | None:
+    """The revision of a hub model that this process reads, as `revision`; the hub's own cache holds the last one seen.
+
+    None for a folder, and where nothing is known. Raises UserError while the hub is too busy.
+    """
+    if Path(path).is_dir():
+        return None
+
+    def ask() -> str | None:
+        from huggingface_hub import hf_hub_download
+
+        try:  # rather than the bare revision: the cache then notes which one is the newest, for a day without network
+            return Path(patiently(lambda: hf_hub_download(path, "config.json"))).parent.name
+        except Exception as error:  # as in `load`
+            _refuse_busy(path, error)
+            return None
+
+    return once(f"model {path}", ask)
+
+
+def pinned(path: str) -> dict[str, str]:
+    """The revision as a keyword of transformers' `from_pretrained`; none for a folder. Raises as `model_revision`."""
+    found = model_revision(path)
+    return {} if found is None else {"revision": found}
+
+
+def once(what: str, ask: Callable[[], str | None] | None = None) -> str | None:
+    """What `ask` answers, asked once by this process or by the one that started it; without `ask` what is known."""
+    known: dict[str, str | None] = json.loads(os.environ.get(ANSWERS, "{}"))
+    if what not in known and ask is not None:
+        answer = ask()  # which may ask for more
+        known = json.loads(os.environ.get(ANSWERS, "{}")) | {what: answer}
+        os.environ[ANSWERS] = json.dumps(known)
+    return known.get(what)
+
+
+def _refuse_busy(path: str, error: Exception) -> None:
+    if is_transient(error):
+        raise UserError(f"{path}: the hub does not say what is there: {one_line(error)}") from None
 
 
 def _last_seen(path: str) -> str | None:

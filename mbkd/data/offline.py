@@ -15,7 +15,7 @@ def if_unreachable(models: Iterable[str]) -> None:
 
     To be called before huggingface_hub is imported, which reads its environment then.
     """
-    if os.environ.get("HF_HUB_OFFLINE") or all(Path(model).is_dir() for model in models):
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or all(Path(model).is_dir() for model in models):
         return
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:

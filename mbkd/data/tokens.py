@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from mbkd.config import Task
-from mbkd.data import rows, tasks
+from mbkd.data import hub, rows, tasks
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError, patiently
 from mbkd.files import Store, fingerprint, sha256
@@ -158,6 +158,8 @@ def _folder_fingerprint(folder: Path) -> str:
         # How long an input may be is the model's matter, and cuts nothing here: `max_length` does.
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings.pop("model_max_length", None)
+        if "local_files_only" in settings:  # whether the hub was asked when the tokenizer was saved
+            settings["local_files_only"] = False
         content["tokenizer_config.json"] = fingerprint(settings)
     if (config := folder / "config.json").is_file():  # without a tokenizer_class the model's type decides
         with contextlib.suppress(ValueError):
@@ -167,10 +169,14 @@ def _folder_fingerprint(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _hub_fingerprint(tokenizer: str) -> str:
-    """Hash the files that the loaded tokenizer writes; once per process, because loading takes a second."""
-    with tempfile.TemporaryDirectory() as folder:
-        _load(tokenizer, "").save_pretrained(folder)
-        return _folder_fingerprint(Path(folder))
+    """Hash the files that the loaded tokenizer writes; once, and for the processes that this one starts: it is slow."""
+
+    def ask() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            _load(tokenizer, "").save_pretrained(folder)
+            return _folder_fingerprint(Path(folder))
+
+    return str(hub.once(f"tokenizer {tokenizer}", ask))
 
 
 def load_tokenizer(tokenizer: str | Path) -> Any:
@@ -181,7 +187,8 @@ def load_tokenizer(tokenizer: str | Path) -> Any:
     from transformers import AutoTokenizer  # seconds of imports that an opened store does not pay for
 
     try:
-        loaded = patiently(lambda: AutoTokenizer.from_pretrained(tokenizer))
+        where = hub.pinned(name)
+        loaded = patiently(lambda: AutoTokenizer.from_pretrained(tokenizer, **where))
     except Exception as error:  # OSError, ValueError, ImportError and the tokenizer library's bare Exception
         raise UserError(f"{tokenizer}: the tokenizer cannot be loaded ({one_line(error)})") from error
     if loaded.pad_token_id is None:

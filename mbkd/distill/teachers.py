@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from mbkd import distributed
+from mbkd.data import hub
 from mbkd.data.classifiers import label_order
 from mbkd.data.tokens import Tokens, tokenizer_fingerprint
 from mbkd.errors import UserError
@@ -31,7 +32,7 @@ class TeacherSignal(NamedTuple):
 def load(path: str) -> Any:
     """The classifier at a folder or hub id, in fp32 on the CPU. Raises UserError if it is not one."""
     with saved.refusing(f"teacher {path}: not a sequence classifier"):
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, **hub.pinned(path))
         saved.calibrate(model, None)  # the students' temperature is for raw logits
         return model.eval()
 

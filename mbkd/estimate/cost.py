@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
 from mbkd.config import Config, Student, changed, paper
+from mbkd.data import hub
 from mbkd.data.tasks import label_names
 from mbkd.model import backbones
 from mbkd.model.configuration import MBLMConfig
@@ -94,7 +95,7 @@ def shape(path: str) -> PreTrainedConfig:
     """An encoder's configuration: of the paper's models without asking the hub. Raises UserError if there is none."""
     if path in paper.SHAPES and not Path(path).exists():
         return AutoConfig.for_model(**paper.SHAPES[path])
-    return backbones.configuration(path, {})
+    return backbones.configuration(path, hub.pinned(path))
 
 
 def empty_student(config: Config) -> Any:

@@ -14,7 +14,7 @@ import torch
 from mbkd import config as configuration
 from mbkd import provenance, runs
 from mbkd.config import Config
-from mbkd.data import tasks
+from mbkd.data import hub, tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
@@ -54,7 +54,7 @@ def baseline(config: Config, root: Path) -> Path:
     heldout = {
         split: {x: tokens(split, x) for x in tasks.languages(task, split)} for split in splits if split != "train"
     }
-    encoder = backbones.load(backbone, {}).to(saved.device()).eval()
+    encoder = backbones.load(backbone, hub.pinned(backbone)).to(saved.device()).eval()
     began = time.perf_counter()
     with folder_beside(directory) as part:
         with ProgressBar("frozen encoder", len(train) + sum(map(len, heldout.values()))) as progress:

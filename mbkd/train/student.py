@@ -4,6 +4,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from mbkd.config import Config
+from mbkd.data import hub
 from mbkd.model import backbones, grow, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 
@@ -26,6 +27,7 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 **names,
+                **hub.pinned(student.backbone),
             )
         backbones.narrow_classifier(model)
         return model
@@ -35,4 +37,5 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
         mixer_length=config.train.max_length,
         **student.model_dump(exclude={"backbone", "head", "grow"}),
         **names,
+        **hub.pinned(student.backbone),
     )

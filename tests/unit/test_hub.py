@@ -91,3 +91,46 @@ cli.main()
     assert done.stderr.count("trying again in") == 2
     hub.busy = 0
     assert ask(hub, tmp_path, code).returncode == 0
+
+
+# What a run asks of its models before the first step, and again in a process that it starts.
+ASK_MODELS = """
+import subprocess, sys
+from pathlib import Path
+from mbkd.data import offline
+from mbkd.data.classifiers import cached_revision, configuration, fingerprint
+from mbkd.data.tokens import load_tokenizer, tokenizer_fingerprint
+model = "someone/model"
+offline.if_unreachable([model])
+print(configuration(model)["hidden_size"], fingerprint(model, Path(sys.argv[1])), cached_revision(model))
+print(tokenizer_fingerprint(model), len(load_tokenizer(model)))
+if len(sys.argv) == 2:
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-c", CODE, sys.argv[1], "child"], check=True)
+"""
+ASK_MODELS = f"CODE = {ASK_MODELS!r}\n{ASK_MODELS}"
+LOAD = "from mbkd.distill import teachers\nteachers.load(model)\n"
+
+
+@pytest.fixture
+def model_hub(world: Path):
+    with serving(Hub(world / "models" / "teacher-en", "someone/model", kind="models")) as served:
+        yield served
+
+
+def test_a_model_s_revision_is_asked_for_once_and_all_that_a_process_starts_reads_the_same(
+    model_hub: Hub, tmp_path: Path
+):
+    first = ask(model_hub, tmp_path, ASK_MODELS + LOAD)
+    assert first.returncode == 0, first.stderr
+    newest = [x for x in model_hub.asked if "someone/model" in x and model_hub.revision not in x]
+    assert newest == [f"{how} /someone/model/resolve/main/config.json" for how in ("HEAD", "GET")]
+    fetched = [x for x in model_hub.asked if x.startswith("GET /someone/model/resolve/")]
+    assert len(fetched) == len(set(fetched)) and fetched[-1].endswith(f"{model_hub.revision}/model.safetensors")
+    lines = first.stdout.splitlines()
+    assert lines[:2] == lines[2:] and lines[0].count(f"someone/model@{model_hub.revision}") == 2
+    old, model_hub.revision = model_hub.revision, "f" * 40
+    after = ask(model_hub, tmp_path, ASK_MODELS).stdout
+    assert after == first.stdout.replace(old, "f" * 40)
+    model_hub.url = "http://127.0.0.1:9"  # the port that discards
+    assert ask(model_hub, tmp_path, ASK_MODELS).stdout == after
