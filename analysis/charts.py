@@ -12,9 +12,6 @@ from analysis.look import NoData
 from analysis.scores import scores
 from analysis.tables import Table
 
-# Table 6's names of systems that have others elsewhere
-EFFICIENCY = {"Single": "MultiKD", "MBLM": "MultiKD + MBLM", "MBLM, folded": "MultiKD + MBLM, folded"}
-
 
 def is_structure(system: str) -> bool:
     """Whether a system is one of Table 5's structures, such as `MultiKD + MBLM - detaching`."""
@@ -100,10 +97,12 @@ def cost(table: Table, block: str) -> tuple[Figure, str]:
         raise NoData("needs the averages and the cost of two systems of Table 6")
     figure = look.new(look.WIDTH, 3)
     titles = {"Params": "parameters, ×", "Time": "time, × (as in the table)"}
-    its = look.looks(EFFICIENCY.values())
+    # Table 6 names systems in short; they look as everywhere else.
+    names = {x: {"Single": "MultiKD", "Ens2": "Ens2"}.get(x, f"MultiKD + {x}") for x, _ in here}
+    its = look.looks(names.values())
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         for label, cells in here:
-            style, score, times = its[EFFICIENCY.get(label, label)], cells["AVG(A)"], cells[panel].value
+            style, score, times = its[names[label]], cells["AVG(A)"], cells[panel].value
             if score.value is not None and times is not None:
                 axes.errorbar(
                     times, score.value, score.std, fmt=style.marker, color=style.color, label=label, capsize=3

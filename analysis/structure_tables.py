@@ -1,5 +1,6 @@
 """Tables 5 and 6: what each part of MBLM is worth, and what it costs beside one model and an ensemble of two."""
 
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], l
     """Table 6."""
     blocks = {}
     for backbone in context.backbones(task):
-        here = {name: group for name in (SINGLE, MBLM, FOLDED) if (group := context.find(task, backbone, name))}
+        ranks = sorted({g.system for g in context.groups if re.fullmatch(re.escape(MBLM) + r", rank \d+", g.system)})
+        names = (SINGLE, MBLM, *ranks, *(f"{name}, folded" for name in (MBLM, *ranks, *ABLATIONS)))
+        here = {name: group for name in names if (group := context.find(task, backbone, name))}
         if SINGLE in here and (pairs := _ensemble(context, here[SINGLE])):
             here = {SINGLE: here[SINGLE], ENSEMBLE: pairs, **here}
         if SINGLE in here and len(here) > 1:
@@ -130,9 +133,8 @@ def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], l
     if not blocks:
         return [], []
     key = "table-6" if task == "xnli" else f"{task}-efficiency"
-    names = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE, FOLDED: "MBLM, folded"}
     title = f"efficiency, {TASKS[task]} {split}, accuracy x100"
-    table, *others = _averages(context, task, split, key, title, blocks, lambda name, _: names[name])
+    table, *others = _averages(context, task, split, key, title, blocks, lambda name, _: _short(name))
     resampled = context.resampled(task, split, "accuracy", [g for each in blocks.values() for g in each.values()])
     claims, rows, sources = [], iter(table.rows), []
     with_cost = []
@@ -166,18 +168,17 @@ def _ensemble(context: Context, single: Group) -> Group | None:
 
 def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) -> Cost:
     """From the record of `tuning.efficiency` for this backbone; without one from what the runs noted themselves."""
-    if name == FOLDED:
-        source = "MBLM, folded: Time is that of an answer, the same model's as Single; it is trained as MBLM is"
+    if name.endswith(", folded"):
+        source = "folded: Time is that of an answer, the same model's as Single; it is trained as MBLM is"
         mine, single = (statistics.median(run.result.parameters for run in here[x].runs) for x in (name, SINGLE))
         return Cost(mine / single, 1.0, False, source, f"{len(here[name].runs)} runs")
-    label = {SINGLE: "Single", MBLM: "MBLM", ENSEMBLE: ENSEMBLE}[name]
-    task = here[SINGLE].task
+    label, task = _short(name), here[SINGLE].task
     for record in context.collection.efficiency:
         if (record["task"], record["backbone"]) == (task, backbone) and label in record["systems"]:
             single, mine = record["systems"]["Single"], record["systems"][label]
             seconds = [each["step_seconds"]["online"]["median"] for each in (mine, single)]
             time = seconds[0] / seconds[1]
-            if label == "MBLM":  # of each round, then the median: what slows the machine slows both
+            if name not in (SINGLE, ENSEMBLE):  # of each round, then the median: what slows the machine slows both
                 time = record["ratios"]["measured"]["online"]
             source = (
                 f"Params and Time measured in turn, teachers online, {record['rounds']} rounds ({record['machine']})"
@@ -191,6 +192,11 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
     source = "Params and Time from the runs' own records, teachers " + " and ".join(sorted(modes))
     time = steps[name] / steps[SINGLE] if len(modes) == 1 else None
     return Cost(sizes[name] / sizes[SINGLE], time, modes == {"online"}, source, f"{len(here[name].runs)} runs")
+
+
+def _short(system: str) -> str:
+    """A system's name in Table 6 and in the record of `tuning.efficiency`."""
+    return "Single" if system == SINGLE else system.removeprefix(f"{SINGLE} + ")
 
 
 def _times(value: float | None) -> Cell:

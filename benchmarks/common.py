@@ -74,6 +74,29 @@ def record(module: str, out: Path | None, found: dict[str, Any]) -> None:
         out.write_text(text + "\n", encoding="utf-8")
 
 
+def random_encoder(folder: Path, width: int, layers: int, tokens: int) -> Any:
+    """Write an XLM-R with random weights that takes so many tokens; returns a tokenizer of the toy's text for it."""
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    from mbkd.demo import toy, toy_models
+
+    torch.manual_seed(0)
+    tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
+    shape = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width,
+        max_position_embeddings=tokens + 2,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=1,
+    )
+    XLMRobertaForMaskedLM(shape).save_pretrained(folder)
+    return tokenizer
+
+
 def machine() -> str:
     """The processor's name and the cores that may be used."""
     info = Path("/proc/cpuinfo")

@@ -25,28 +25,14 @@ PLAIN, PIPELINE = "plain encoder", "transformers pipeline, plain encoder"
 
 def make_models(folder: Path, width: int, layers: int, depth: int) -> dict[str, Callable[[], Any]]:
     """Write the students' folders; returns what loads a classifier, by its name on the table."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, XLMRobertaConfig, XLMRobertaForMaskedLM
+    from transformers import AutoModelForSequenceClassification
 
-    from mbkd.demo import toy_models
     from mbkd.model.fold import fold
     from mbkd.model.mblm import MBLMForSequenceClassification
     from mbkd.predict.classifier import Classifier, GraphClassifier
     from mbkd.predict.export import export
 
-    torch.manual_seed(0)
-    tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
-    shape = XLMRobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        intermediate_size=4 * width,
-        max_position_embeddings=514,
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=1,
-    )
-    XLMRobertaForMaskedLM(shape).save_pretrained(folder / "encoder")
+    tokenizer = common.random_encoder(folder / "encoder", width, layers, 512)
 
     def student(**fields: Any) -> Any:
         common_fields = {"branch_languages": LANGUAGES, "num_labels": 5, "mixer_length": 512}

@@ -41,26 +41,10 @@ SERVERS = {
 
 def make_model(folder: Path, width: int, depth: int) -> None:
     """MBLM with K = 2 and three branches on a random encoder, and its tokenizer."""
-    import torch
-    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
-
-    from mbkd.demo import toy_models
     from mbkd.model.mblm import MBLMForSequenceClassification
     from mbkd.predict.export import export
 
-    torch.manual_seed(0)
-    tokenizer = toy_models.unigram({x: [a for a, _ in toy.unlabelled(x, 300)] for x in toy.LANGUAGES}, 1500)
-    shape = XLMRobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=width // 32,
-        intermediate_size=4 * width,
-        max_position_embeddings=130,
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=1,
-    )
-    XLMRobertaForMaskedLM(shape).save_pretrained(folder / "encoder")
+    tokenizer = common.random_encoder(folder / "encoder", width, depth, 128)
     model = MBLMForSequenceClassification.from_pretrained(
         folder / "encoder", branch_languages=LANGUAGES, branch_depth=2, num_labels=5
     )

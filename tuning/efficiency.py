@@ -1,5 +1,7 @@
 """Params and Time of Table 6: Single, Ens2 and MBLM measured in turn, step by step, beside what their FLOPs predict.
 
+MBLM is the configuration's own structure, and is named as reports name that: `MBLM, rank 8`, `MBLM - detaching`.
+
 usage: python -m tuning.efficiency CONFIG [KEY=VALUE..] [--rounds N] [--runs RUNS]
 
 Models have random weights of the real shapes and rows are made up, of real lengths where the data is at hand: time and
@@ -19,7 +21,7 @@ import torch
 from rich.table import Table
 
 from mbkd import distributed, precision
-from mbkd.config import Config, changed, paper
+from mbkd.config import Config, changed, paper, structures
 from mbkd.errors import UserError
 from mbkd.estimate import cost, dry_run, machine, plan
 from mbkd.files import write_json
@@ -30,14 +32,6 @@ from mbkd.terminal.progress import ProgressBar
 from mbkd.train.trainer import Trainer
 
 SIGNALS = ("online", "cache")
-PLAIN = {
-    "branch_depth": 0,
-    "branch_rank": 0,
-    "branch_position": "bottom",
-    "mixers": "all",
-    "heads": "shared",
-    "inference": "all",
-}
 
 
 def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
@@ -47,10 +41,11 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
     distributed.quiet()
     ranks = distributed.start()
     read = plan.text(config, root)
-    single = changed(config, {"student": PLAIN})
+    single = changed(config, {"student": structures.PLAIN})
+    mblm = f"MBLM{config.system.partition('MBLM')[2]}"
     _refuse_too_large([single, single, config], read, ranks)
     made = [dry_run.trainer(each, read.lengths, ranks) for each in (single, single, config)]
-    systems = {"Single": made[:1], "Ens2": made[:2], "MBLM": made[2:]}
+    systems = {"Single": made[:1], "Ens2": made[:2], mblm: made[2:]}
     sources = dry_run.sources(config, read.lengths, ranks)
     rows = config.train.batch_size
     for trainer in made:
@@ -73,7 +68,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
     peaks = {trainer: _peak_bytes(trainer, 0) for trainer in made}
     distributed.stop()
 
-    configs = {"Single": [single], "Ens2": [single, single], "MBLM": [config]}
+    configs = {"Single": [single], "Ens2": [single, single], mblm: [config]}
     flops = {
         s: {x: statistics.mean(_flops(c, x, rows, n) for n in widths) for x in SIGNALS} for s, c in configs.items()
     }
@@ -102,8 +97,8 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
         },
         # Of each round, then the median: what slows the machine for a while slows both.
         "ratios": {
-            "measured": {x: statistics.median(e["MBLM"][x] / e["Single"][x] for e in seconds) for x in SIGNALS},
-            "predicted": {x: flops["MBLM"][x] / flops["Single"][x] for x in SIGNALS},
+            "measured": {x: statistics.median(e[mblm][x] / e["Single"][x] for e in seconds) for x in SIGNALS},
+            "predicted": {x: flops[mblm][x] / flops["Single"][x] for x in SIGNALS},
             "paper": _at_the_papers_sizes(),
         },
     }
@@ -225,7 +220,7 @@ def show(found: dict[str, Any]) -> None:
         rows.append(Row(system, cells))
     for table in fitting(rows, [("", names)], console, title):
         console.print(table)
-    ratios = Table("MBLM / Single, time of a step", *SIGNALS, "online, - detaching")
+    ratios = Table(f"{[*found['systems']][-1]} / Single, time of a step", *SIGNALS, "online, - detaching")
     for name, title in (
         ("measured", "measured: median over rounds"),
         ("predicted", "predicted by FLOPs"),

@@ -11,7 +11,7 @@ from typing import Any
 from mbkd.config import Config, Task
 from mbkd.errors import UserError
 
-STRUCTURE = ("branch_depth", "branch_position", "mixers", "heads", "inference", "detach", "idle_dropout")
+STRUCTURE = ("branch_depth", "branch_rank", "branch_position", "mixers", "heads", "inference", "detach", "idle_dropout")
 
 
 def structure(folder: str) -> dict[str, Any]:
@@ -24,8 +24,7 @@ def structure(folder: str) -> dict[str, Any]:
         raise UserError(
             f"{folder}: the model has no branches (student.branch_depth); only a model with branches can grow"
         )
-    if found.get("branch_rank"):
-        raise UserError(f"{folder}: the model has low-rank branches (student.branch_rank) and cannot grow")
+    found.setdefault("branch_rank", 0)  # an earlier version's have none
     return found
 
 
@@ -52,7 +51,6 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
         "student.backbone": str(folder),
         "student.grow": language,
         "student.head": "linear",
-        "student.branch_rank": 0,
         **{f"student.{field}": model[field] for field in STRUCTURE},
         "distill.languages": [],
     }

@@ -315,10 +315,12 @@ class Config(Section):
         structure = structures.name(
             student.branch_position, student.mixers, student.heads, student.inference, student.detach
         )
-        if student.grow is not None:
-            return f"MBLM{structure} + {student.grow} ({'labels' if self.distill.signal == 'labels' else 'teacher'})"
-        name = ("Multi" if len(self.languages) > 1 else "Mono") + ("Train" if self.distill.signal == "labels" else "KD")
         rank = f", rank {student.branch_rank}" if student.branch_rank else ""
+        if student.grow is not None:
+            return (
+                f"MBLM{structure}{rank} + {student.grow} ({'labels' if self.distill.signal == 'labels' else 'teacher'})"
+            )
+        name = ("Multi" if len(self.languages) > 1 else "Mono") + ("Train" if self.distill.signal == "labels" else "KD")
         return f"{name} + MBLM{structure}{rank}" if student.branch_depth else name
 
     @property

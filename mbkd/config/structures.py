@@ -9,6 +9,18 @@ VALUES = {
     "inference": ("all", "single"),
 }
 
+# The plain model's values of the fields of `student` that describe branches.
+PLAIN = {
+    "branch_depth": 0,
+    "branch_rank": 0,
+    "branch_position": "bottom",
+    "mixers": "all",
+    "heads": "shared",
+    "inference": "all",
+    "detach": True,
+    "idle_dropout": True,
+}
+
 
 def check(branch_position: str, mixers: str, heads: str, inference: str) -> None:
     """Raise UserError for a value or a combination of values that no structure of the paper has."""

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
-from mbkd.config import Config, Student, changed, paper
+from mbkd.config import Config, Student, changed, paper, structures
 from mbkd.data import hub
 from mbkd.data.tasks import label_names
 from mbkd.model import backbones
@@ -170,7 +170,7 @@ def time_ratio(config: Config, rows: float, tokens: float, teacher: bool, whole:
 
     teacher: whether it runs in every step, as with distill.signal = online, or its logits are read.
     """
-    plain = changed(config, {"student": {"branch_depth": 0, "branch_position": "bottom", "heads": "shared"}})
+    plain = changed(config, {"student": structures.PLAIN})
     asked = teacher_flops(config, rows, tokens, whole) if teacher else 0.0
     with_branches, without = (student_flops(x, rows, tokens, whole) for x in (config, plain))
     return (asked + with_branches) / (asked + without)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mbkd import config as configuration
 from mbkd import distributed, runs
-from mbkd.config import Config, changed
+from mbkd.config import Config, changed, structures
 from mbkd.data import tasks
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
@@ -18,14 +18,6 @@ from mbkd.model.fold import fold
 from mbkd.result import Result
 
 WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and what a folded system's name then ends in
-PLAIN = {
-    "branch_depth": 0,
-    "branch_rank": 0,
-    "branch_position": "bottom",
-    "mixers": "all",
-    "heads": "shared",
-    "inference": "all",
-}
 
 
 def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[Result]]:
@@ -111,5 +103,5 @@ def _depth(mixer: str) -> int | None:
 
 def _plain(config: Config, root: Path) -> list[Result]:
     """The result of the run without branches that differs in nothing else, if it is finished."""
-    run = runs.folder(root, changed(config, {"student": PLAIN}))
+    run = runs.folder(root, changed(config, {"student": structures.PLAIN}))
     return [Result.read(run)] if runs.finished(run) else []

@@ -1,8 +1,9 @@
 """A branch for one more language in a trained model: where it starts, what it may change, what is saved.
 
-The new branch starts as the mean of the others and comes in slowly: `opening` is its part in every mixer, 0 before the
-first step and 1 from the end of the warm-up on; then the model is an ordinary MBLM again. The new branch, its inner
-mixer vectors and its own head are all that learns.
+The new branch starts as the mean of the others. A low-rank branch starts as its base: a mean of low-rank differences
+has a higher rank. The branch comes in slowly: `opening` is its part in every mixer, 0 before the first step and 1 from
+the end of the warm-up on; then the model is an ordinary MBLM again. The new branch, its inner mixer vectors and its own
+head are all that learns.
 
 Why the opening is a schedule and no parameter: a learned gate in the mixers of the other branches would get no gradient
 (Eq. 8 runs them without a graph), nor would any gate without mixers or with a head per language, where a training batch
@@ -28,7 +29,9 @@ class GrowingMBLM(MBLMForSequenceClassification):
     def grow(self, language: str) -> None:
         """Add a closed branch for a language, which alone requires gradients."""
         self.requires_grad_(False)
-        for each in (self.branches, self.inner, self.heads):
+        if self.config.branch_rank:
+            self.branches.append(self._branch(self.base))
+        for each in (self.inner, self.heads) if self.config.branch_rank else (self.branches, self.inner, self.heads):
             if len(each):
                 each.append(_mean(each).requires_grad_())
         self.config.branch_languages = [*self.config.branch_languages, language]

@@ -1,6 +1,6 @@
 """Trainer's twelve steps of tests/unit/loop_oracle.py on every rank, for each setting given; run through the launcher.
 
-usage: exact_job.py OUT.npz FOLDER stage,precision,accumulation ...
+usage: exact_job.py OUT.npz FOLDER stage,precision,accumulation,rank of branches ...
 Rank 0 saves the parameters of every setting.
 """
 
@@ -18,9 +18,10 @@ if __name__ == "__main__":
     out, folder, *settings = sys.argv[1:]
     found = {}
     for setting in settings:
-        stage, precision, accumulation = setting.split(",")
+        stage, precision, accumulation, rank = setting.split(",")
         train = {"zero_stage": int(stage), "precision": precision, "accumulation": int(accumulation)}
-        made = loop_oracle.trainer(loop_oracle.configuration(Path(folder) / str(here.rank), train), here)
+        config = loop_oracle.configuration(Path(folder) / str(here.rank), train, branch_rank=int(rank))
+        made = loop_oracle.trainer(config, here)
         for step in range(made.plan.steps):
             made.step(step)
         made.refuse_not_finite()

@@ -11,8 +11,9 @@ from tests.unit import loop_oracle
 from tests.unit.test_trainer import BF16, largest
 
 JOB = ROOT / "tests" / "distributed" / "exact_job.py"
-FP32 = ["0,fp32,1", "1,fp32,1", "2,fp32,1", "0,fp32,2", "1,fp32,2"]
-LOWER = ["0,bf16,1", "1,bf16,1", "2,bf16,1"]
+# ZeRO stage, precision, accumulation, rank of the branches: 0 are copies
+FP32 = ["0,fp32,1,0", "1,fp32,1,0", "2,fp32,1,0", "0,fp32,2,0", "1,fp32,2,0", "0,fp32,1,2", "1,fp32,1,2", "2,fp32,1,2"]
+LOWER = ["0,bf16,1,0", "1,bf16,1,0", "2,bf16,1,0"]
 
 Parameters = dict[str, torch.Tensor]
 
@@ -32,7 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parameters]:
 
 @pytest.mark.parametrize("setting", FP32)
 def test_two_ranks_in_fp32_are_the_papers_loop(trained, tmp_path: Path, setting: str):
-    assert largest(trained[setting], loop_oracle.train(loop_oracle.configuration(tmp_path))) < 1e-6
+    config = loop_oracle.configuration(tmp_path, branch_rank=int(setting[-1]))
+    assert largest(trained[setting], loop_oracle.train(config)) < 1e-6
 
 
 @pytest.mark.parametrize("setting", LOWER)

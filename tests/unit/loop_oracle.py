@@ -50,7 +50,9 @@ class Rows:
         return {"input_ids": self.ids[rows][:, : mask.shape[1]] * mask, "attention_mask": mask}
 
 
-def configuration(folder: Path, train: dict[str, Any] | None = None, distill: dict[str, Any] | None = None) -> Config:
+def configuration(
+    folder: Path, train: dict[str, Any] | None = None, distill: dict[str, Any] | None = None, branch_rank: int = 0
+) -> Config:
     """Twelve steps of MultiKD at tau 8 and 4 over three languages, with some of the two sections changed."""
     backbone = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
                           intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
@@ -58,7 +60,7 @@ def configuration(folder: Path, train: dict[str, Any] | None = None, distill: di
     backbone.save_pretrained(folder)
     values = {
         "task": {"kind": "own", "files": {"train": "none.csv"}, "labels": ["a", "b", "c"], "supervised": LANGUAGES},
-        "student": {"backbone": str(folder), "branch_depth": 2},
+        "student": {"backbone": str(folder), "branch_depth": 2, "branch_rank": branch_rank},
         "teachers": {x: {"model": f"teacher-{x}"} for x in LANGUAGES},
         "train": TRAIN | (train or {}),
         "distill": DISTILL | (distill or {}),

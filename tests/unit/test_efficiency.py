@@ -50,6 +50,12 @@ def test_single_ens2_and_mblm_are_measured_on_the_same_steps(
     assert "1.306" in shown
 
 
+def test_a_structure_is_measured_under_its_own_name(toy: Config, tmp_path: Path):
+    """A report takes what is called MBLM for branches that are copies."""
+    found = efficiency.measure(changed(toy, {"student": {"branch_rank": 2, "detach": False}}), tmp_path, 1)
+    assert list(found["systems"]) == ["Single", "Ens2", "MBLM - detaching, rank 2"]
+
+
 def test_a_student_without_branches_is_nothing_to_compare(toy: Config, tmp_path: Path):
     with pytest.raises(UserError, match="branch_depth"):
         efficiency.measure(changed(toy, {"student": {"branch_depth": 0}}), tmp_path, 1)

@@ -12,6 +12,7 @@ from transformers import (
     BertConfig,
     DebertaV2Config,
     ElectraConfig,
+    EuroBertConfig,
     ModernBertConfig,
     MPNetConfig,
     RemBertConfig,
@@ -73,6 +74,7 @@ def student(kind, folder, **fields):
             conv_kernel_size=3,
         ),
         "electra": lambda: ElectraConfig(**sizes, embedding_size=8),
+        "eurobert": lambda: EuroBertConfig(**sizes, head_dim=8, num_key_value_heads=1),
         "mpnet": lambda: MPNetConfig(**sizes),
         "rembert": lambda: RemBertConfig(**sizes, input_embedding_size=8),
         "xlm-roberta-xl": lambda: XLMRobertaXLConfig(**sizes, type_vocab_size=1),
@@ -90,7 +92,7 @@ def student(kind, folder, **fields):
     return folder / "model"
 
 
-FURTHER = ("deberta-v2", "electra", "mpnet", "rembert", "xlm-roberta-xl")
+FURTHER = ("deberta-v2", "electra", "eurobert", "mpnet", "rembert", "xlm-roberta-xl")
 
 
 @pytest.fixture(

@@ -141,9 +141,15 @@ def test_time_comes_from_the_efficiency_record_and_cached_teachers_decide_nothin
         "ratios": {"measured": {"online": 1.12, "cache": 1.3}},
     }  # fmt: skip
     (tmp_path / "efficiency-1.json").write_text(json.dumps(record))
+    record |= {"systems": {"Single": system(100, 1.0), "MBLM, rank 8": system(104, 1.1)}}
+    record |= {"ratios": {"measured": {"online": 1.07}}}
+    (tmp_path / "efficiency-0.json").write_text(json.dumps(record))
+    low = changed(configs("xnli")["MultiKD + MBLM"], {"student": {"branch_rank": 8}, "distill": {"signal": "cache"}})
+    write_run(tmp_path, low, rights(low, SHARES["MultiKD + MBLM"], 1, ("dev",)))
     tables, claims = report.make(tmp_path, draws=1000)[2:]
     table = next(table for table in tables if table.key == "table-6")
     assert [row(table, "MBLM")[x].text for x in ("Params", "Time")] == ["1.32×", "1.12×"]
+    assert [row(table, "MBLM, rank 8")[x].text for x in ("Params", "Time")] == ["1.04×", "1.07×"]
     assert "Params and Time measured in turn, teachers online, 30 rounds (a GPU)" in " ".join(table.notes)
     (time,) = [claim for claim in claims if claim.text.startswith("Time")]
     assert (time.verdict, time.n) == ("holds", "30 rounds")
