@@ -3,7 +3,7 @@
 A score x[s, i] (seed s, row i) varies with the seed, with the row, and with both. Rows are resampled, the same ones for
 all systems, with each system's mean over its seeds. What the seeds add on top of that is estimated from the seeds'
 means and drawn from Student's t with R - 1 degrees of freedom: R = 5 values hold no tails to resample. Resampling rows
-and seeds crosswise instead counts their interaction three times (docs/report.md has the coverage of both).
+and seeds crosswise instead counts their interaction three times (docs/measurements.md has the coverage of both).
 """
 
 from collections.abc import Sequence

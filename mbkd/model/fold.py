@@ -1,7 +1,7 @@
 """A student's branches averaged into one plain encoder, which costs at inference what its backbone costs.
 
 Branches start as copies and stay near each other, so the mean of their weights is an encoder again. That it answers as
-well is no claim of the paper; docs/folding.md says what was measured.
+well is no claim of the paper; docs/measurements.md has scores.
 """
 
 import copy

@@ -9,7 +9,7 @@ from pathlib import Path
 from mbkd.errors import UserError
 from mbkd.serve.requests import Limits
 
-# Rows times longest row of a batch. Larger ones carry more padding, which costs a CPU its time (docs/serving.md).
+# Rows times longest row of a batch. Larger ones carry more padding, which costs a CPU its time (docs/measurements.md).
 BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
 ENGINES = {"torch": None, "onnx": "fp32", "onnx-int8": "int8"}  # and the precision of the graph
 LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30

@@ -20,7 +20,7 @@ from mbkd.result import Result
 from mbkd.runs import finished, folder, lock
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-PAYS_FROM = 256  # rows of a batch from which several GPUs are faster than one (docs/cost.md)
+PAYS_FROM = 256  # rows of a batch from which several GPUs are faster than one (launchers/README.md)
 OFTEN: dict[int, str] = {  # why a signal kills a rank
     signal.SIGKILL: " (often the system, out of memory)",
     signal.SIGABRT: " (often NCCL, which ends a rank so when another one is gone)",
