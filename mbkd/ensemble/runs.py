@@ -62,7 +62,9 @@ def read(directories: Sequence[Path]) -> list[Member]:
             if (mine := getattr(other.result, field)) != (wanted := getattr(first.result, field)):
                 raise UserError(f"{other.run}: has another {name} ({_words(mine)}) than {first.run} ({_words(wanted)})")
         if what := _differing(first, other):
-            raise UserError(f"{other.run}: has another {', '.join(what)} than {first.run}; train one of the runs again")
+            raise UserError(
+                f"{other.run}: differs from {first.run} in its inputs ({', '.join(what)}); train one of them again"
+            )
         if (split := _other_rows(first, other)) is not None:
             raise UserError(f"{other.run}: was evaluated on other rows of {split} than {first.run}")
     return [first, *others]
