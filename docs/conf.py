@@ -1,4 +1,4 @@
-"""Sphinx: the pages of this folder, and a reference made from docstrings and from the command line itself."""
+"""Sphinx configuration: the pages of this folder, and reference pages made from docstrings and commands."""
 
 import importlib
 import inspect
@@ -34,7 +34,7 @@ autodoc_default_options = {"exclude-members": "model_config"}
 
 
 def equations() -> dict[str, str]:
-    """Where each equation of the paper is computed: the lines whose comment cites it, such as `# Eq. 10`."""
+    """Return the lines that compute each equation of the paper: their comments cite it, such as `# Eq. 10`."""
     found: dict[str, list[str]] = {}
     for file in sorted((ROOT / "mbkd").rglob("*.py")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
@@ -45,14 +45,14 @@ def equations() -> dict[str, str]:
 
 
 def modules() -> list[str]:
-    """The modules of the library without the command line, which has a page of its own."""
+    """Return the modules of the library without the command line, which has a separate page."""
     files = sorted((ROOT / "mbkd").rglob("*.py"))
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     return [name for name in names if not name.endswith(("__init__", "__main__")) and not name.startswith("mbkd.cli")]
 
 
 def commands_page() -> str:
-    """Every command with its options, by typer's own generator."""
+    """Return the page of all commands and options, by typer's generator."""
     import mbkd.cli
 
     apps = {"mbkd": mbkd.cli.app}
@@ -68,7 +68,7 @@ def commands_page() -> str:
 
 
 def configuration_page() -> str:
-    """Every field of a configuration, section by section, from the models that validate it."""
+    """Return the page of all configuration fields, by section, from the models that validate them."""
     from mbkd import config
 
     sections = {
@@ -82,7 +82,7 @@ def configuration_page() -> str:
     }
     parts = [
         "# Configuration",
-        "YAML, or `section.field=value` on the command line. `seed` (1) has no section.",
+        "The fields of a YAML file. On the command line, write `section.field=value`. `seed` (1) has no section.",
     ]
     for name, section in sections.items():
         schema = section.model_json_schema()
@@ -97,7 +97,7 @@ def configuration_page() -> str:
 
 
 def value(schema: dict[str, Any]) -> str:
-    """What a field takes, from its JSON schema, in words."""
+    """Return the values that a field accepts, in words, from its JSON schema."""
     if "$ref" in schema:
         return "a section"
     if "enum" in schema:
@@ -111,15 +111,18 @@ def value(schema: dict[str, Any]) -> str:
 
 
 def modules_page() -> str:
-    """Every module, by autodoc."""
-    parts = ["# Modules", "What the docstrings say. Shapes use the letters of [Design](../design.md)."]
+    """Return the page of all modules, by autodoc."""
+    parts = [
+        "# Modules",
+        "The docstrings of all modules. [The method](../method.md) defines the letters of the shapes.",
+    ]
     for name in modules():
         parts += [f"## `{name}`", f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```"]
     return "\n\n".join(parts)
 
 
 def write_reference() -> None:
-    """The pages that are made and not written."""
+    """Write the generated pages."""
     folder = DOCS / "reference"
     folder.mkdir(exist_ok=True)
     for name, page in {"commands": commands_page, "configuration": configuration_page, "modules": modules_page}.items():
@@ -127,7 +130,7 @@ def write_reference() -> None:
 
 
 def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text: a paragraph flows, but one in columns (`states: (N, B, n, d)`) keeps its lines."""
+    """Convert a plain docstring to reST: text is reflowed; columns such as `states: (N, B, n, d)` keep their lines."""
     paragraphs = re.split(r"\n{2,}", "\n".join(lines).strip())
     lines[:] = []
     for number, text in enumerate(paragraphs):
@@ -141,7 +144,7 @@ def as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def mathml(self: Any, node: Any) -> None:
-    """Formulas as MathML, which browsers show by themselves: the pages need no network."""
+    """Write formulas as MathML, which browsers show without scripts: the pages need no network."""
     self.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
     raise nodes.SkipNode
 
