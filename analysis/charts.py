@@ -1,6 +1,7 @@
 """Charts of scores: accuracy by language, over the branch depth (Fig 5), and against cost (Table 6)."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from analysis.context import Context
 from analysis.groups import Group
 from analysis.look import NoData
 from analysis.scores import scores
-from analysis.tables import Table
+from analysis.tables import ACROSS, Table
 
 
 def is_structure(system: str) -> bool:
@@ -36,7 +37,10 @@ def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.
     if not any(found.values()):
         raise NoData(f"no accuracy on {split}")
     first = next(iter(groups.values())).runs[0]
-    order = list(first.languages)
+    order, zero_shot = list(first.languages), first.result.zero_shot
+    if many := len(order) > ACROSS:
+        each_has = {x: [each[x].mean for each in found.values() if x in each] or [0.0] for x in order}
+        order.sort(key=lambda x: (x in zero_shot, -fmean(each_has[x])))
     figure = look.new(look.WIDTH, 1.4 + 0.3 * len(order) + 0.1 * len(groups))
     axes = figure.subplots()
     for place, (name, each) in enumerate(found.items()):
@@ -47,7 +51,9 @@ def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.
     axes.set_yticks(range(len(order)), order)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=f"accuracy x100, {split}")
     caption = f"{split}; {_mean_over(list(groups.values()))}."
-    if first.result.zero_shot:
+    if many:
+        caption += " The best language of each group stands first."
+    if zero_shot:
         axes.axhline(len(first.result.supervised) - 0.5, color=look.INK, linewidth=0.8, linestyle=":")
         caption += " Labelled languages above the dotted line, zero-shot ones below."
     look.legend(figure, *axes.get_legend_handles_labels())

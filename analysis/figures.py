@@ -16,7 +16,7 @@ from analysis.collect import Problem
 from analysis.context import TASKS, Context, block_name
 from analysis.groups import Group
 from analysis.look import Draw, NoData
-from analysis.tables import Table
+from analysis.tables import ACROSS, Table
 from mbkd.evaluate import heat_map
 
 
@@ -101,9 +101,25 @@ def _mixers(files: Sequence[Path]) -> tuple[Figure, str]:
         for row in record["rows"]:
             means.setdefault((row["language"], row["mixer"], row["branch"]), []).append(row["mean"])
     rows = [{"language": x, "mixer": y, "branch": z, "mean": float(np.mean(each))} for (x, y, z), each in means.items()]
+    rows, others = _together(rows, records[0]["branches"])
     many = "one run" if len(records) == 1 else f"{len(records)} runs"
-    caption = f"{split}; weight x100 of each branch (columns), mean over features, rows and {many}."
+    caption = f"{split}; weight x100 of each branch (columns), mean over features, rows and {many}.{others}"
     return heat_map.draw({"split": split, "branches": records[0]["branches"], "rows": rows}), caption
+
+
+def _together(rows: list[dict[str, Any]], branches: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    """The rows; of more than ACROSS languages with a mean over those without a branch. And a caption's part."""
+    others = dict.fromkeys(row["language"] for row in rows if row["language"] not in branches)
+    if len({row["language"] for row in rows}) <= ACROSS or len(others) < 2:
+        return rows, ""
+    name = f"{len(others)} others"
+    means: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["language"] in others:
+            means.setdefault((row["mixer"], row["branch"]), []).append(row["mean"])
+    mean = [{"language": name, "mixer": x, "branch": y, "mean": float(np.mean(each))} for (x, y), each in means.items()]
+    own = [row for row in rows if row["language"] not in others]
+    return [*own, *mean], " Languages without a branch stand together; mixers-*.json in the runs has each."
 
 
 def _slug(text: str) -> str:

@@ -14,7 +14,7 @@ from analysis.claims import Claim, checklist
 from analysis.collect import Collection
 from analysis.context import Context, systems_table
 from analysis.groups import Group
-from analysis.tables import Cell, Row, Table
+from analysis.tables import Cell, Row, Table, upright
 from mbkd.files import write_whole
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -63,7 +63,7 @@ def write(
             gaps=list(dict.fromkeys([*collection.problems, *without, *unread])),
             claims=claims,
             rules=checklist(claims).notes,
-            tables=[*tables, systems_table(groups)],
+            tables=[*map(upright, tables), systems_table(groups)],
             pictures=shown,
             comparisons=comparisons,
             most=errors.ITEMS,

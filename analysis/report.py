@@ -22,7 +22,7 @@ from analysis.gaps import missing
 from analysis.groups import Group, choose
 from analysis.main_tables import main_tables
 from analysis.structure_tables import structure_tables
-from analysis.tables import Table
+from analysis.tables import Table, upright
 from mbkd.errors import UserError
 from mbkd.files import write_whole
 from mbkd.terminal.console import make_console
@@ -81,7 +81,7 @@ def write(
     }
     texts = {
         "report.md": _markdown(collection, problems, systems, tables, claims),
-        "tables.tex": "% \\usepackage{booktabs,graphicx}\n" + "\n".join(map(render.latex, tables)),
+        "tables.tex": "% \\usepackage{booktabs,graphicx}\n" + "\n".join(map(render.latex, map(upright, tables))),
         "report.json": json.dumps(whole, indent=1, ensure_ascii=False) + "\n",
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _markdown(
     parts = [f"# {collection.root}: {len(collection.runs)} finished runs\n"]
     if problems:
         parts.append("## Missing from this report\n\n" + "\n".join(f"- {x.where}: {x.what}" for x in problems) + "\n")
-    parts += [render.markdown(checklist(claims)), *map(render.markdown, tables), render.markdown(systems)]
+    parts += [render.markdown(checklist(claims)), *map(render.markdown, map(upright, tables)), render.markdown(systems)]
     return "\n".join(parts)
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import groupby
 
 NOTHING = "–"
+ACROSS = 20  # languages: more of them stand below each other
 WITHIN = Decimal("0.05")  # of the best, inclusive: the caption of Table 3
 
 
@@ -76,3 +78,18 @@ def embolden(rows: Sequence[Row], lowest: bool = False) -> list[Row]:
                     cells[column] = replace(cells[column], bold=True)
                     found[i] = replace(found[i], cells=cells)
     return found
+
+
+def upright(table: Table) -> Table:
+    """The table; one of more than ACROSS languages with its columns as rows, averages first."""
+    languages = sum(count for _, count in table.spans)
+    if languages <= ACROSS:
+        return table
+    headings = [heading for heading, count in table.spans for _ in range(count)]
+    headings += [""] * (len(table.columns) - languages)
+    places = sorted(range(len(headings)), key=lambda i: headings[i] != "")
+    rows = [Row(table.columns[i], [row.cells[i] for row in table.rows], headings[i]) for i in places]
+    blocks = [(block, len(list(mine))) for block, mine in groupby(table.rows, key=lambda row: row.block)]
+    return replace(
+        table, columns=[row.label for row in table.rows], rows=rows, spans=blocks if any(x for x, _ in blocks) else []
+    )

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from analysis import confusion, curves, errors, figures, look, reliability
+from analysis import confusion, curves, errors, figures, look, reliability, report
 from analysis.collect import collect
 from analysis.context import Context
 from analysis.groups import choose
-from mbkd.config import changed, paper
+from mbkd.config import changed, paper, parse
 from tests.synthetic import write_run
 
 
@@ -68,6 +68,39 @@ def test_mixer_weights_of_two_seeds_are_averaged(context):
     cells = {text.get_text() for text in picture.figure.axes[0].texts}
     assert cells == {"30", "50", "20"}
     assert "2 runs" in picture.caption
+
+
+def test_many_languages_stand_below_each_other_sorted_within_their_group(tmp_path):
+    """Thirty languages: in the figures, on the page and in the Markdown; the labelled ones first."""
+    names = [f"l{number:02}" for number in range(30)]
+    full = config("mblm", depth=2).model_dump(exclude_defaults=True)
+    full["task"] = {"kind": "own", "files": {"train": "none.csv"}, "labels": ["a", "b"], "supervised": names[:3],
+                    "zero_shot": names[3:]}  # fmt: skip
+    full["teachers"] = {x: {"model": x} for x in names[:3]}
+    one, order = parse(full, "test"), np.random.default_rng(0).permutation(30)
+    shares = {x: np.arange(60) < 20 + order[i] for i, x in enumerate(names)}
+    weights = [
+        {"language": x, "mixer": "outer", "branch": y, "mean": 0.4 if x in names[:3] else 0.01 * i, "std": 0.1}
+        for i, x in enumerate(names)
+        for y in names[:3]
+    ]
+    folder = write_run(tmp_path, one, {"test": shares})
+    (folder / "mixers-test.json").write_text(json.dumps({"split": "test", "branches": names[:3], "rows": weights}))
+    collection, groups, tables, claims = report.make(tmp_path, draws=1000)
+    report.write(collection, groups, tables, claims, tmp_path / "report")
+    drawn = {x.key.split("-")[0]: x for x in figures.draw(Context(collection, groups), tables)[0]}
+    rows = [text.get_text() for text in drawn["languages"].figure.axes[0].get_yticklabels()]
+    assert rows == [
+        *sorted(names[:3], key=lambda x: -shares[x].sum()),
+        *sorted(names[3:], key=lambda x: -shares[x].sum()),
+    ]
+    assert "The best language of each group stands first" in drawn["languages"].caption
+    assert [text.get_text() for text in drawn["mixers"].figure.axes[0].get_yticklabels()] == [*names[:3], "27 others"]
+    assert "16" in {text.get_text() for text in drawn["mixers"].figure.axes[0].texts}  # the mean of 3 to 29
+    lines = (tmp_path / "report" / "report.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("### ") and "accuracy" in line)
+    table = [line.split(" | ")[0].strip("| *") for line in lines[start + 4 : start + 13]]
+    assert table == ["AVG(S)", "AVG(Z)", "AVG(A)", "runs", "Supervised", *names[:3], "Zero-shot"]
 
 
 def test_depth_has_two_axes_and_every_depth(tmp_path):
