@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up; the rest is for people who work on mbkd.
+# `make demo` and `make test` install what they need. The other targets are for contributors.
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
@@ -9,14 +9,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/mbkd demo
 
-# Without GPUs, so that a test says the same on every machine; `make test-gpu` has those that are about one.
+# GPUs are hidden: a test gives the same result on every machine. `make test-gpu` runs the tests of a GPU.
 test: lint
 	CUDA_VISIBLE_DEVICES= $(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: lint
 	CUDA_VISIBLE_DEVICES= $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# On a machine with one GPU, in minutes; `python -m benchmarks.gpu` measures there.
+# On a machine with one GPU; takes minutes. `python -m benchmarks.gpu` measures there.
 test-gpu: $(VENV)/installed
 	@$(BIN)/python -c "import torch; exit(None if torch.cuda.is_available() else 'no GPU here for torch ' + torch.__version__)"
 	$(BIN)/pytest tests/gpu
@@ -31,7 +31,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# docs/_build/html/index.html; a warning is an error.
+# Builds docs/_build/html/index.html. A warning is an error.
 docs: $(VENV)/installed
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 
@@ -41,7 +41,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# wheels/: what a machine without a network lacks; docs/clusters.md.
+# Collects wheels/ for a machine without a network (docs/clusters.md).
 wheels: $(VENV)/installed
 	$(BIN)/python launchers/wheels.py
 
