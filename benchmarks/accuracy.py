@@ -1,11 +1,11 @@
-"""Whether what makes a run fast changes what it learns: a toy run with every lever on against one with every lever off.
+"""Effect of the speed optimizations on accuracy: toy runs with every lever on against runs with every lever off.
 
 usage: python -m benchmarks.accuracy [--seeds 5] [--rows 1000] [--out FILE.json]
 
-MultiKD + MBLM on toy reviews, three small teachers fine-tuned first. On: the teachers' logits cached, and all of
-benchmarks/levers.py as they are; off: the teachers asked in every step, batches of any length padded to 128, a graph of
-idle branches, the whole last layer, plain AdamW, clipping by DeepSpeed, every gradient averaged. The same seeds on both
-sides; the interval of the difference is Welch's, 95 %.
+MultiKD + MBLM on toy reviews, with three small teachers that are fine-tuned first. On: cached teacher logits, and all
+levers of benchmarks/levers.py. Off: teachers run in every step, random batches padded to 128, a graph for idle
+branches, the full last layer, plain AdamW, clipping by DeepSpeed, and averaging of every gradient. Both sides use the
+same seeds. The interval of the difference is Welch's 95 % interval.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ ZERO_SHOT = ("de", "es", "ja")
 
 
 def make_world(folder: Path, rows: int) -> Config:
-    """Toy reviews, a random encoder of 2 layers x 64, and a configuration that trains teachers and students from it."""
+    """Write toy reviews and a random encoder of 2 layers x 64; return the configuration for teachers and students."""
     toy.write_reviews(folder / "data", train=rows, dev=500, test=500)
     texts = {x: [part for pair in toy.unlabelled(x, 500) for part in pair] for x in (*LANGUAGES, *ZERO_SHOT)}
     tokenizer = toy_models.unigram(texts, 400)
@@ -65,7 +65,7 @@ def make_world(folder: Path, rows: int) -> Config:
 
 
 def train(config: Config, root: Path, ranks: distributed.Ranks, off: bool) -> dict[str, float]:
-    """Test averages of one run, in percent."""
+    """Return the test averages of one run, in percent."""
     whole = Trainer.train
 
     def slowly(trainer: Trainer) -> None:
@@ -82,7 +82,7 @@ def train(config: Config, root: Path, ranks: distributed.Ranks, off: bool) -> di
 def main() -> None:
     asked = common.parser("benchmarks.accuracy", __doc__)
     asked.add_argument("--seeds", type=int, default=5)
-    asked.add_argument("--rows", type=int, default=1000, help="training rows of each of three languages, in fives")
+    asked.add_argument("--rows", type=int, default=1000, help="training rows per language, a multiple of five")
     wanted = asked.parse_args()
     distributed.quiet()
     ranks = distributed.start()

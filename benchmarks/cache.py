@@ -1,10 +1,10 @@
-"""Cached against online teacher logits: MultiKD + MBLM, a teacher of twice the student's width and depth, 3 epochs.
+"""Cached against online teacher logits: MultiKD + MBLM, 3 epochs, teachers of twice the student's width and depth.
 
 usage: python -m benchmarks.cache [--repeat 5] [--rows 1000] [--width 128] [--depth 4] [--out FILE.json]
 
-Four runs take turns: online and cached, each first without a cache (so with the cache's own pass), then again with
-another seed in the same store. What both need once, tokens and the checks of the teachers, is made before the clock
-starts; it stops when result.json is written. One process of one rank; its start is left out.
+Four runs alternate: online and cached, each first with an empty store, which includes building the cache, then again
+with another seed in the same store. Tokens and teacher checks, which both need once, are prepared before the clock
+starts. The clock stops when result.json is written. All runs share one process with one rank; its start is excluded.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ TARGETS = {"first": 1.4, "again": 1.8}
 
 
 def make_world(folder: Path, rows: int, width: int, depth: int) -> Config:
-    """Toy reviews and random models; the configuration of the online run."""
+    """Write toy reviews and random models; return the configuration of the online run."""
     toy.write_reviews(folder / "data", train=rows, dev=50, test=50)
     texts = {x: [part for pair in toy.unlabelled(x, 300) for part in pair] for x in LANGUAGES}
     tokenizer = toy_models.unigram(texts, 1000)
@@ -62,7 +62,7 @@ def make_world(folder: Path, rows: int, width: int, depth: int) -> Config:
 
 
 def seconds(config: Config, signal: str, seed: int, root: Path, ranks: distributed.Ranks) -> float:
-    """Wall time of one run, its tokens and the checks of its teachers made before."""
+    """Return the wall time of one run. Tokens and teacher checks are prepared before the clock starts."""
     distill = config.distill.model_copy(update={"signal": signal})
     config = config.model_copy(update={"distill": distill, "seed": seed})
     with (root / "output.txt").open("a") as output, contextlib.redirect_stderr(output):
@@ -75,7 +75,7 @@ def seconds(config: Config, signal: str, seed: int, root: Path, ranks: distribut
 
 
 def measure(config: Config, folder: Path, repeat: int, ranks: distributed.Ranks) -> dict[str, list[float]]:
-    """Seconds of each kind of run, one for each repetition; which signal goes first alternates."""
+    """Return the seconds of each kind of run, one per repetition. The order of the signals alternates."""
     found: dict[str, list[float]] = {f"{s} {w}": [] for s in ("online", "cache") for w in ("first", "again")}
     for number in range(repeat):
         for signal in ("online", "cache") if number % 2 == 0 else ("cache", "online"):
@@ -90,9 +90,9 @@ def measure(config: Config, folder: Path, repeat: int, ranks: distributed.Ranks)
 def main() -> None:
     parser = common.parser("benchmarks.cache", __doc__)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=1000, help="training rows of each of three languages, in fives")
-    parser.add_argument("--width", type=int, default=128, help="of the student, a multiple of 32")
-    parser.add_argument("--depth", type=int, default=4, help="of the student, two at least")
+    parser.add_argument("--rows", type=int, default=1000, help="training rows per language, a multiple of five")
+    parser.add_argument("--width", type=int, default=128, help="width of the student, a multiple of 32")
+    parser.add_argument("--depth", type=int, default=4, help="layers of the student, at least two")
     asked = parser.parse_args()
     distributed.quiet()
     ranks = distributed.start()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: variants that take turns, medians with their spread, one record of a measurement."""
+"""Shared functions of the benchmarks: alternating variants, medians with their range, and the record."""
 
 import argparse
 import json
@@ -17,25 +17,25 @@ from mbkd.terminal.console import make_console
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A command line with the option that all benchmarks have."""
+    """Return an argument parser with the option of all benchmarks."""
     made = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--out", type=Path, help="where the numbers go, as JSON; printed if not given")
+    made.add_argument("--out", type=Path, help="the JSON file for the numbers; default: print them")
     return made
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def take_turns(variants: Mapping[str, Callable[[int], float]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """What each variant says in each round, such as its seconds; the first `warm` rounds do not count.
+    """Return the value of each variant in each round, such as its seconds; `warm` rounds before are discarded.
 
-    Every second round goes backwards, so that no variant always finds what another one left in the caches.
+    The order is reversed in every second round, because a variant affects the processor caches for the next one.
     """
     found: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(-warm, rounds):
@@ -47,12 +47,12 @@ def take_turns(variants: Mapping[str, Callable[[int], float]], rounds: int, warm
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Median and range, for a table."""
+    """Format the median and the range for a table."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Show rows of numbers."""
+    """Print rows of numbers as a table."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
@@ -60,7 +60,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
 
 
 def record(module: str, out: Path | None, found: dict[str, Any]) -> None:
-    """Write what was found with the command, the machine and the versions."""
+    """Write the results with the command, the machine and the versions."""
     kept = {
         "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
         "machine": machine(),
@@ -75,7 +75,7 @@ def record(module: str, out: Path | None, found: dict[str, Any]) -> None:
 
 
 def random_encoder(folder: Path, width: int, layers: int, tokens: int) -> Any:
-    """Write an XLM-R with random weights that takes so many tokens; returns a tokenizer of the toy's text for it."""
+    """Write an XLM-R with random weights for up to `tokens` tokens; return a tokenizer of the toy text for it."""
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
@@ -98,7 +98,7 @@ def random_encoder(folder: Path, width: int, layers: int, tokens: int) -> Any:
 
 
 def machine() -> str:
-    """The processor's name and the cores that may be used."""
+    """Return the processor's name and the number of available cores."""
     info = Path("/proc/cpuinfo")
     names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.is_file() else []
     return f"{names[0].partition(':')[2].strip() if names else 'CPU'}, {len(os.sched_getaffinity(0))} cores"

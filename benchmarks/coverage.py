@@ -1,4 +1,4 @@
-"""How often the report's 95 % intervals hold the truth, beside resampling rows and seeds crosswise.
+"""Coverage of the report's 95 % intervals, compared with crosswise resampling of rows and seeds.
 
 usage: python -m benchmarks.coverage [--trials 1000] [--seeds 5] [--rows 500]
 """
@@ -19,21 +19,21 @@ SPREADS = ((0.0, 1.0, 1.0), (0.0, 0.2, 1.0), (0.05, 0.5, 1.0), (0.1, 0.5, 1.0), 
 
 
 def ours(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS,) of the mean of x (seeds, rows), as the report draws it."""
+    """Draw the mean of x (seeds, rows) as the report does. Returns (DRAWS,)."""
     moves = bootstrap.row_draws([x.mean(axis=0)[:, None]], DRAWS, rng)[:, 0]
     found: np.ndarray = x.mean() + moves + bootstrap.seed_draws(bootstrap.seed_error([x]), len(x), DRAWS, rng)
     return found
 
 
 def crosswise(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS,) of the mean of x (seeds, rows), rows and seeds both resampled."""
+    """Draw the mean of x (seeds, rows) with rows and seeds both resampled. Returns (DRAWS,)."""
     seeds, rows = (_shares(n, rng) for n in x.shape)
     found: np.ndarray = np.einsum("ds,ds->d", seeds, rows @ x.T)
     return found
 
 
 def _shares(n: int, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS, n): how often each of n is drawn in n draws, as a share."""
+    """Return (DRAWS, n): the share of each of n items in n draws."""
     drawn = rng.integers(0, n, (DRAWS, n)) + n * np.arange(DRAWS)[:, None]
     found: np.ndarray = np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n) / n
     return found

@@ -1,11 +1,11 @@
-"""One GPU: steps, memory, exactness, answers and requests, each at 32 rows of 40 and 256 rows of 128 tokens.
+"""One GPU: training steps, memory, exactness, predictions and requests, at 32 x 40 and 256 x 128 rows x tokens.
 
 usage: python -m benchmarks.gpu [--rounds 7] [--steps 10] [--tiny] [--out FILE.json]
 
-One process and one table, in less than 8 minutes: what there is no time for is left out and said. MBLM of mBERT's shape
-(K = 4, three branches) and the same student without branches, teachers of 24 layers x 1024, random weights. The plain
-loop (benchmarks/reference.py's model) is torch alone: autocast, torch's fused AdamW, its clipping, cached logits.
-Variants take turns. --tiny rehearses all of it with small shapes, also on a CPU.
+One process prints one table in less than 8 minutes, and marks variants that are left out for lack of time. The models
+are an MBLM of mBERT's shape (K = 4, three branches), the same student without branches, and teachers of 24 layers x
+1024, all with random weights. The plain loop (the model of benchmarks/reference.py) uses torch only: autocast, fused
+AdamW, gradient clipping, cached logits. Variants alternate. --tiny tries everything with small shapes, also on a CPU.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from mbkd.demo import toy
 from mbkd.estimate import cost, dry_run
 
 SHAPES = ((32, 40), (256, 128))  # rows and tokens
-SECONDS = 420.0  # what begins later is left out
+SECONDS = 420.0  # variants that would start later are left out
 MBERT = BertConfig(vocab_size=119_547)
 TINY = BertConfig(vocab_size=2000, hidden_size=64, num_hidden_layers=6, num_attention_heads=2, intermediate_size=128)
 TINY_TEACHER = RobertaConfig(
@@ -40,7 +40,7 @@ Step = Callable[[int], Any]
 
 
 class Plain:
-    """The plain loop: torch's own modules, optimizer, autocast and clipping."""
+    """The plain loop: modules, optimizer, autocast and clipping of torch."""
 
     def __init__(self, shape: BertConfig, rows: int, tokens: int, device: torch.device):
         self.device, self.kind = device, precision.choose("auto", device)
@@ -51,7 +51,7 @@ class Plain:
         self.soft = torch.full((rows, 3), 1 / 3, device=device)
 
     def step(self, number: int) -> None:
-        """One iteration, in each language in turn."""
+        """Run one iteration; the language changes with every step."""
         with precision.autocast(self.kind, self.device):
             logits = self.model(self.batch, number % 3)
         loss = -(self.soft * F.log_softmax(logits.float() / 8, dim=-1)).sum(dim=-1).mean()
@@ -62,7 +62,7 @@ class Plain:
 
 
 def variants(config: Config, shape: BertConfig, rows: int, tokens: int, ranks: distributed.Ranks) -> dict[str, Any]:
-    """What builds each variant's step, by its name; and the configuration that it trains."""
+    """Return each variant's configuration and the function that builds its step, by name."""
     config = changed(config, {"train": {"batch_size": rows}})
     lengths = {language: np.full(max(1000, 2 * rows), tokens) for language in config.languages}
 
@@ -73,7 +73,7 @@ def variants(config: Config, shape: BertConfig, rows: int, tokens: int, ranks: d
 
             def step(number: int) -> None:
                 trainer.step(number)
-                trainer.finite.clear()  # what the run itself looks at, and empties, every few steps
+                trainer.finite.clear()  # the training loop checks and clears it every few steps
 
             return step
 
@@ -103,7 +103,7 @@ def steps(
     ranks: distributed.Ranks,
     until: float,
 ) -> dict[str, dict[str, Any]]:
-    """Milliseconds, TFLOP/s and memory of each variant's step."""
+    """Measure seconds and memory of each variant's step, and count its FLOPs."""
     rows, tokens = size
     built: dict[str, Step] = {}
     found: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,9 @@ def steps(
             step = build()
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
-            for number in range(10):  # every language, its moments, and what cuBLAS and the allocator do once
+            for number in range(
+                10
+            ):  # every language, its optimizer state, and one-time work of cuBLAS and the allocator
                 step(number)
             distributed.synchronize()
         except torch.OutOfMemoryError:
@@ -152,7 +154,7 @@ def steps(
 
 
 def exactness(config: Config, ranks: distributed.Ranks) -> dict[str, float]:
-    """The largest difference of the logits on this device from those of a CPU in fp32, by precision."""
+    """Return the largest difference between logits on this device and on a CPU in fp32, by precision."""
     torch.manual_seed(0)
     model = cost.empty_student(config).eval()
     there = copy.deepcopy(model).to(ranks.device)
@@ -166,7 +168,7 @@ def exactness(config: Config, ranks: distributed.Ranks) -> dict[str, float]:
         for kind in precision.DTYPES:
             try:
                 precision.choose(kind, ranks.device)
-            except Exception:  # this device has it not
+            except Exception:  # the device does not support it
                 continue
             with precision.autocast(kind, ranks.device):
                 logits = there(**moved, language=language).logits
@@ -175,7 +177,7 @@ def exactness(config: Config, ranks: distributed.Ranks) -> dict[str, float]:
 
 
 def answers(folder: Path, wanted: argparse.Namespace) -> dict[tuple[int, int], float]:
-    """Rows a second that `mbkd predict` classifies, tokenising left out, in batches of each shape."""
+    """Return rows per second of `mbkd predict` without tokenising, for batches of each shape."""
     from mbkd.predict.classifier import Classifier
 
     classifier = Classifier(folder)
@@ -191,11 +193,11 @@ def answers(folder: Path, wanted: argparse.Namespace) -> dict[tuple[int, int], f
 def main() -> None:
     asked = common.parser("benchmarks.gpu", __doc__)
     asked.add_argument("--rounds", type=int, default=7)
-    asked.add_argument("--steps", type=int, default=10, help="of a round")
-    asked.add_argument("--tiny", action="store_true", help="a rehearsal with small shapes, on any device")
+    asked.add_argument("--steps", type=int, default=10, help="steps per round")
+    asked.add_argument("--tiny", action="store_true", help="a trial run with small shapes, on any device")
     wanted = asked.parse_args()
     if not (torch.cuda.is_available() or wanted.tiny):
-        sys.exit(f"error: no GPU here: torch {torch.__version__} sees none; --tiny rehearses on the CPU")
+        sys.exit(f"error: torch {torch.__version__} finds no GPU; --tiny runs small shapes on the CPU")
     until = time.monotonic() + SECONDS
     distributed.quiet()
     ranks = distributed.start()
@@ -238,7 +240,7 @@ def show(
     sizes: tuple[tuple[int, int], ...],
     ranks: distributed.Ranks,
 ) -> None:
-    """The one table."""
+    """Print the table."""
     lines: list[tuple[str, ...]] = []
     plain = "plain autocast loop, MBLM, cached"
     for name in measured[0]:

@@ -1,10 +1,10 @@
-"""Rows a second of a student in every form it is used in, against transformers' `pipeline` on the plain encoder.
+"""Rows per second of a student in each of its forms, against transformers' `pipeline` on the plain encoder.
 
 usage: python -m benchmarks.inference [--width 384] [--layers 6] [--depth 2] [--rows 400] [--repeat 3] [--out FILE.json]
 
-All models have random weights of the given shape and answer the same rows in one process and in turn: toy reviews of
-mixed lengths in six languages. What is ours reads text as `mbkd predict` does: rows are tokenised, sorted by length and
-cut into batches of --batch-tokens. `pipeline(batch_size=32)` takes the same rows in their order.
+All models have random weights of the given shape. They classify the same rows alternately in one process: toy reviews
+of mixed lengths in six languages. Our forms read text as `mbkd predict` does: rows are tokenised, sorted by length and
+cut into batches of --batch-tokens. `pipeline(batch_size=32)` reads the same rows in their original order.
 """
 
 import statistics
@@ -24,7 +24,7 @@ PLAIN, PIPELINE = "plain encoder", "transformers pipeline, plain encoder"
 
 
 def make_models(folder: Path, width: int, layers: int, depth: int) -> dict[str, Callable[[], Any]]:
-    """Write the students' folders; returns what loads a classifier, by its name on the table."""
+    """Write the students' folders; return the functions that load each classifier, by name in the table."""
     from transformers import AutoModelForSequenceClassification
 
     from mbkd.model.fold import fold
@@ -65,14 +65,14 @@ def make_models(folder: Path, width: int, layers: int, depth: int) -> dict[str, 
 
 
 def mixed_rows(count: int) -> list[str]:
-    """Toy reviews in six languages, one to eight of them strung together, in no order."""
+    """Return random concatenations of one to eight toy reviews in six languages."""
     draw = np.random.default_rng(0)
     reviews = [text for x in toy.LANGUAGES for text, _ in toy.unlabelled(x, 200)]
     return [" ".join(draw.choice(reviews, min(8, 1 + draw.geometric(0.4)))) for _ in range(count)]
 
 
 def answer(classifier: Any, rows: list[str], budget: int) -> None:
-    """All rows, as `mbkd predict` has them answered."""
+    """Classify all rows as `mbkd predict` does."""
     from mbkd.data.batches import evaluation_batches
     from mbkd.predict.classifier import length_of
 
@@ -83,11 +83,11 @@ def answer(classifier: Any, rows: list[str], budget: int) -> None:
 
 def main() -> None:
     parser = common.parser("benchmarks.inference", __doc__)
-    parser.add_argument("--width", type=int, default=384, help="of the encoder, a multiple of 32")
+    parser.add_argument("--width", type=int, default=384, help="width of the encoder, a multiple of 32")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--depth", type=int, default=2, help="layers with branches")
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="rows times longest row of a batch")
+    parser.add_argument("--batch-tokens", type=int, default=2048, help="maximum rows x longest row of a batch")
     parser.add_argument("--repeat", type=int, default=3)
     asked = parser.parse_args()
     import torch

@@ -1,4 +1,4 @@
-"""What makes a step of ours cheap, each as something that can be turned off: context managers around a Trainer."""
+"""Levers: context managers around a Trainer, each of which turns off one speed optimization."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +15,7 @@ from mbkd.train.trainer import Trainer
 
 @contextmanager
 def padded(trainer: Trainer) -> Iterator[None]:
-    """Every batch as wide as the longest row may be, instead of as its own longest row."""
+    """Pad every batch to the maximum length instead of its longest row."""
     store: Any = type(next(iter(trainer.inputs.train.values())))
     with patch.object(store, "batch", partialmethod(_wide, store.batch, trainer.config.train.max_length)):
         yield
@@ -28,7 +28,7 @@ def _wide(store: Any, batch: Callable[..., dict[str, np.ndarray]], width: int, r
 
 @contextmanager
 def random_batches(trainer: Trainer) -> Iterator[None]:
-    """Rows of any length together, each batch padded to its longest."""
+    """Mix rows of any length in a batch; pad each batch to its longest row."""
     lengths = {language: store.lengths for language, store in trainer.inputs.train.items()}
     with patch.object(trainer, "plan", plan(changed(trainer.config, {"train": {"group_by_length": False}}), lengths)):
         yield
@@ -36,7 +36,7 @@ def random_batches(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def graph_of_idle_branches(trainer: Trainer) -> Iterator[None]:
-    """A graph is built for branches that do not learn, and cut by `.detach()` at their outputs."""
+    """Build a graph for idle branches, and detach their outputs with `.detach()`."""
     model = trainer.engine.module
     own: list[int] = []
 
@@ -60,7 +60,7 @@ def graph_of_idle_branches(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def whole_last_layer(trainer: Trainer) -> Iterator[None]:
-    """The last layer computed for all positions."""
+    """Compute the last layer for all positions."""
     layer = trainer.engine.module.shared[-1]
     narrow = vars(layer).pop("forward")
     try:
@@ -71,16 +71,16 @@ def whole_last_layer(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def every_word(trainer: Trainer) -> Iterator[None]:
-    """A gradient of all word vectors, zeros for the words that a batch has not."""
+    """Compute a dense gradient of all word vectors, with zeros for words outside the batch."""
     with patch.object(trainer.engine.module.get_input_embeddings(), "sparse", False):
         yield
 
 
 @contextmanager
 def deepspeed_clips(trainer: Trainer) -> Iterator[None]:
-    """DeepSpeed's norm of the gradients and its pass that scales them, before the optimizer looks at them again.
+    """Let DeepSpeed compute the gradient norm and scale the gradients, in passes before the optimizer's.
 
-    It knows no sparse gradients.
+    DeepSpeed's clipping does not support sparse gradients.
     """
     clip = trainer.config.train.clip
     with (
@@ -93,7 +93,7 @@ def deepspeed_clips(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def plain_adamw(trainer: Trainer) -> Iterator[None]:
-    """AdamW as torch runs it on a CPU by default: parameter by parameter, operation by operation. It cannot scale."""
+    """Use torch's default AdamW on a CPU: one operation at a time per parameter, without gradient scaling."""
     groups = trainer.optimizer.param_groups
     for group in groups:
         group["fused"] = False
@@ -107,13 +107,13 @@ def plain_adamw(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def every_gradient(trainer: Trainer) -> Iterator[None]:
-    """DeepSpeed fills zeros in for what is idle, and copies all gradients to average them over the ranks."""
+    """Let DeepSpeed fill missing gradients with zeros, and copy all gradients to average them over ranks."""
     optimizer, engine = trainer.optimizer, trainer.engine
-    optimizer.begin(None, trainer.config.train.lr)  # all ask for gradients
+    optimizer.begin(None, trainer.config.train.lr)  # all parameters require gradients
     before = engine.enable_backward_allreduce
     engine.enable_backward_allreduce = True
     try:
-        with patch.object(optimizer, "_parameters", []):  # and go on asking
+        with patch.object(optimizer, "_parameters", []):  # and keep requiring them
             yield
     finally:
         engine.enable_backward_allreduce = before
@@ -136,6 +136,6 @@ LEVERS = PADDING | OTHERS
 
 
 def lengths(trainer: Trainer, step: int) -> np.ndarray:
-    """(B,) the lengths of a step's rows."""
+    """Return the lengths of a step's rows, (B,)."""
     found: np.ndarray = trainer.inputs.train[trainer.plan.language(step)].lengths[trainer.plan.rows(step)]
     return found

@@ -1,11 +1,11 @@
-"""How many operations a training step dispatches, and how often the host reads the device in it.
+"""Number of operations that a training step dispatches, and of host reads from the device.
 
 usage: python -m benchmarks.operations [--layers 12] [--depth 4] [--names] [--out FILE.json]
 
-On a GPU nearly every operation is the launch of a kernel, and a read makes the host wait for all that were launched:
-a step of 32 short rows is bound by both. They are counted on a CPU, where the same code dispatches the same operations.
-MBLM with three branches, narrow layers (the count does not depend on the width), cached logits, one rank. Views launch
-nothing and are left out. A step is counted after one in each language.
+On a GPU, nearly every operation launches a kernel, and a read makes the host wait for all launched kernels. Both limit
+a step of 32 short rows. The operations are counted on a CPU, where the same code dispatches the same operations. The
+model is an MBLM with three branches, cached logits and one rank. Its layers are narrow, because the count does not
+depend on the width. Views launch no kernel and are excluded. The counted step follows one step in each language.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ WAYS = (("fp32", 0), ("bf16", 0), ("bf16", 1))  # precision, ZeRO stage
 
 
 def count(config: Config, ranks: distributed.Ranks) -> dict[str, Operations]:
-    """What a step dispatches: `all`, and of these what `backward` and the optimizer's `step` do."""
+    """Count the operations of a step: `all`, and the parts of `backward` and the optimizer's `step`."""
     lengths = {language: np.full(64, 24) for language in config.languages}
     trainer = dry_run.trainer(config, lengths, ranks)
     dry_run.warm_up(trainer, dry_run.sources(config, lengths, ranks)["cache"])
@@ -52,7 +52,7 @@ def main() -> None:
     asked = common.parser("benchmarks.operations", __doc__)
     asked.add_argument("--layers", type=int, default=12)
     asked.add_argument("--depth", type=int, default=4)
-    asked.add_argument("--names", action="store_true", help="which operations they are")
+    asked.add_argument("--names", action="store_true", help="record the names of the operations")
     wanted = asked.parse_args()
     distributed.quiet()
     ranks = distributed.start()
@@ -83,7 +83,7 @@ def main() -> None:
     distributed.stop()
     columns = ("forward", "backward", "step", "total", "reads")
     common.print_table(
-        f"operations of a step: MBLM, {wanted.layers} layers, K = {wanted.depth}, three branches, one rank",
+        f"operations per step: MBLM, {wanted.layers} layers, K = {wanted.depth}, three branches, one rank",
         ("precision", *columns[:-1], "reads of the device by the host"),
         ((way, *(f"{each[name]:,}" for name in columns)) for way, each in found.items()),
     )

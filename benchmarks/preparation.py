@@ -1,15 +1,15 @@
-"""Tokenising a corpus of XNLI's size against the tokenizer library's own batch call on the same cores, and its memory.
+"""Time and memory of tokenising a corpus of XNLI's size, against the tokenizer library's batch call on the same cores.
 
 usage: python -m benchmarks.preparation [--pairs 98000] [--repeat 3] [--out FILE.json]
 
-XNLI has 392,702 pairs in each of three languages: 1,178,106. Each is tokenised twice, by the student's tokenizer and by
-its teacher's. --pairs is how many of each language are made: the real rows (or toy text of their length) over and over,
-each time with other words in between, so that no row comes twice. Sizes of a quarter and a half come first, to show
-how time grows. Each measurement is a process of its own; the two sides take turns.
+XNLI has 392,702 pairs in each of three languages, in total 1,178,106. Each pair is tokenised twice, by the student's
+and the teacher's tokenizer. --pairs is the number of pairs per language. They repeat the real rows (or toy text of the
+same length) with an exchanged word, so all rows differ. A quarter and a half of the size are measured first, to show
+the growth. Each measurement runs in a separate process, and the two sides alternate.
 
 ours      mbkd's stores (mbkd/data/tokens.py) from the text files: read, checked, tokenised, truncated, written, hashed
-library   `tokenizers.Tokenizer.encode_batch` over the same pairs, in memory already, in chunks of as many rows;
-          what it returns is thrown away
+library   `tokenizers.Tokenizer.encode_batch` over the same pairs in memory, in chunks of the same size; the output is
+          discarded
 """
 
 import itertools
@@ -33,7 +33,7 @@ XNLI_PAIRS = 392_702
 
 
 def make_text(folder: Path, source: Task, pairs: int) -> None:
-    """Files of so many pairs in XNLI's layout: the source's rows, from the second time on with a word exchanged."""
+    """Write files of `pairs` pairs in XNLI's layout: the source's rows, with one exchanged word in each repetition."""
     from mbkd.data import tasks
 
     folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def make_text(folder: Path, source: Task, pairs: int) -> None:
 
 
 def ours(folder: Path, tokenizers: Path) -> dict[str, float]:
-    """Seconds and the largest memory of building all stores."""
+    """Return seconds and peak memory of building all stores."""
     from mbkd.data.tokens import open_store
 
     task = Task(kind="xnli", path=str(folder))
@@ -67,7 +67,7 @@ def ours(folder: Path, tokenizers: Path) -> dict[str, float]:
 
 
 def library(folder: Path, tokenizers: Path) -> dict[str, float]:
-    """Seconds of the library's call alone."""
+    """Return seconds of the library's calls alone, and peak memory."""
     from tokenizers import Tokenizer
 
     from mbkd.data import tasks
@@ -94,7 +94,7 @@ def _largest_memory() -> float:
 
 
 def apart(side: str, folder: Path, tokenizers: Path) -> dict[str, float]:
-    """One side in a process of its own."""
+    """Measure one side in a separate process."""
     command = [sys.executable, "-m", "benchmarks.preparation", "--side", side, str(folder), str(tokenizers)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
@@ -102,7 +102,7 @@ def apart(side: str, folder: Path, tokenizers: Path) -> dict[str, float]:
 
 def main() -> None:
     asked = common.parser("benchmarks.preparation", __doc__)
-    asked.add_argument("--pairs", type=int, default=98_000, help="of each language")
+    asked.add_argument("--pairs", type=int, default=98_000, help="pairs per language")
     asked.add_argument("--repeat", type=int, default=3)
     asked.add_argument("--side", nargs=3, help="for the benchmark itself")
     wanted = asked.parse_args()
@@ -134,7 +134,7 @@ def main() -> None:
         cells = (common.spread(seconds[side], 1) for side in sides)
         rows.append((f"{encoded:,}", *cells, common.spread(ratio, 2), f"{speed:,.0f}", f"{memory:.2f}"))
     title = f"XNLI is {XNLI_PAIRS * len(text.LANGUAGES) * len(TOKENIZERS):,} encodings"
-    columns = ("encodings", "ours s", "library s", "ours / library", "encodings a second", "most memory, GB")
+    columns = ("encodings", "ours s", "library s", "ours / library", "encodings/s", "peak memory, GB")
     common.print_table(title, columns, rows)
     common.record("benchmarks.preparation", wanted.out, {"sizes": found})
 

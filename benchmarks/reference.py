@@ -1,8 +1,8 @@
-"""The loop that others are measured against: MultiKD + MBLM written down plainly with transformers and torch alone.
+"""The reference loop: a plain implementation of MultiKD + MBLM with transformers and torch only.
 
-Batches padded to 128, the teacher asked in every step in fp32, idle branches detached by `.detach()` and run with a
-graph all the same, torch's AdamW over all parameters. Its parameters have the names of mbkd's model, whose weights it
-can load: with dropout off both give the same logits.
+Batches are padded to 128, and the teacher runs in every step in fp32. Idle branches are detached with `.detach()` but
+still build a graph. AdamW updates all parameters. The parameters have the names of mbkd's model, so the reference can
+load its weights. With dropout off, both models give the same logits.
 """
 
 import copy
@@ -35,7 +35,7 @@ class PlainMBLM(nn.Module):
         self.head = nn.Linear(config.hidden_size, classes)
 
     def forward(self, batch: dict[str, Tensor], own: int) -> Tensor:
-        """Logits (B, C) of a batch of the language with branch `own`."""
+        """Compute logits (B, C) of a batch in the language with branch `own`."""
         mask = batch["attention_mask"]
         visible = mask[:, None, None, :].bool()  # (B, 1, 1, n)
         hidden = self.encoder.embeddings(batch["input_ids"])
@@ -52,20 +52,20 @@ class PlainMBLM(nn.Module):
 
 
 def mix(states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 10-12: states (N, B, n, d) to (B, n, d)."""
+    """Mix states (N, B, n, d) to (B, n, d) (Eq. 10-12)."""
     scores = torch.einsum("bn,Nbnd->Nbd", v[: mask.shape[1]] * mask, states)
     return (scores.softmax(dim=0).unsqueeze(2) * states).sum(dim=0)
 
 
 class Reference:
-    """The student with its optimizer, and its teacher."""
+    """The student with its optimizer and teacher."""
 
     def __init__(self, student: PlainMBLM, teacher: Any, lr: float, temperature: float):
         self.student, self.teacher, self.temperature = student.train(), teacher.eval(), temperature
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.01)
 
     def step(self, columns: dict[str, np.ndarray], own: int) -> None:
-        """One iteration on ids and mask (B, n), in the language with branch `own`."""
+        """Run one iteration on ids and mask (B, n), in the language with branch `own`."""
         batch = padded(columns)
         with torch.no_grad():
             soft = (self.teacher(**batch).logits / self.temperature).softmax(dim=-1)
@@ -77,6 +77,6 @@ class Reference:
 
 
 def padded(columns: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Ids and mask padded to 128."""
+    """Pad ids and mask to 128 tokens."""
     wide = {name: np.pad(values, ((0, 0), (0, LENGTH - values.shape[1]))) for name, values in columns.items()}
     return {name: torch.from_numpy(values) for name, values in wide.items()}

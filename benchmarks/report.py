@@ -1,9 +1,9 @@
-"""How long the report of a thousand runs takes, and how much memory: 15 languages x 5,010 rows each.
+"""Time and memory of the report of a thousand runs, each with 15 languages x 5,010 rows.
 
 usage: python -m benchmarks.report [--runs 1000] [--rows 5010] [--repeat 3] [--out FILE]
 
-Runs are made up in a temporary folder (1.6 GB at the default size): four systems on two backbones, every run with a
-seed of its own, so that all of them take part in the intervals. The report runs in a process of its own.
+The benchmark writes synthetic runs to a temporary folder (1.6 GB at the default size): four systems on two backbones.
+Every run of a system has another seed, so all runs enter the intervals. The report runs in a separate process.
 """
 
 import resource
@@ -25,7 +25,7 @@ TARGET_SECONDS, TARGET_GB = 120, 2
 
 
 def make_runs(root: Path, count: int, rows: int) -> None:
-    """Write run directories with random logits, right in about four rows of five."""
+    """Write run directories with random logits that are correct in about four of five rows."""
     full = [paper.base(paper.xnli(), backbone) for backbone in paper.BACKBONES.values()]
     systems = [paper.system(each, name) for each in full for name in paper.SYSTEMS]
     labels = np.arange(rows) % 3
@@ -71,7 +71,7 @@ def _make_run(root: Path, config: Config, labels: np.ndarray) -> None:
 
 
 def measure(root: Path, out: Path) -> tuple[float, float, float]:
-    """Seconds of one report, processor seconds of it, and the most memory that any child held so far, in GB."""
+    """Return seconds and processor seconds of one report, and the peak memory of all child processes so far in GB."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "analysis.report", str(root), "--out", str(out), "--reference", "paper"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

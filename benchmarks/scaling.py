@@ -1,9 +1,9 @@
-"""Weak scaling: a training step of one rank against the same step of two, a thread each, through the launcher.
+"""Weak scaling: a training step of one rank against a step of two ranks, one thread per rank, with the launcher.
 
 usage: python -m benchmarks.scaling [--rounds 3] [--out FILE.json]
 
 The student is an MBLM of 12 layers x 384 with three branches of four layers; each rank has 64 rows of 32 tokens. The
-two sides run in turn, so that a noisy machine does not decide. Efficiency = seconds of one rank / seconds of two.
+two sides alternate, to average out noise of the machine. Efficiency = seconds of one rank / seconds of two ranks.
 """
 
 import json
@@ -20,7 +20,7 @@ ROWS, LENGTH, STEPS, WARM = 64, 32, 8, 2
 
 
 def job(out: Path) -> None:
-    """One rank: the seconds of its warm steps, written by the first rank."""
+    """Run one rank. The first rank writes the seconds of its steps after the warm-up."""
     import time
 
     import torch
@@ -65,7 +65,7 @@ def job(out: Path) -> None:
 
 
 def measure(world: int) -> dict:
-    """Warm step seconds of a world size, through the launcher."""
+    """Measure the step seconds of a world size after the warm-up, with the launcher."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "seconds.json"
         command = ["deepspeed", "--num_gpus", str(world), "--no_local_rank", "--log_level", "critical"]
@@ -79,10 +79,10 @@ def measure(world: int) -> dict:
 
 
 def main() -> None:
-    """Measure both sides in turn; print a table and write JSON."""
+    """Measure both sides alternately; print a table and write JSON."""
     parser = common.parser("benchmarks.scaling", __doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--job", type=Path, help="for the benchmark itself")
+    parser.add_argument("--job", type=Path, help="internal: run one rank")
     asked = parser.parse_args()
     if asked.job:
         job(asked.job)
@@ -92,7 +92,7 @@ def main() -> None:
     each = [one / two for one, two in zip(medians[1], medians[2], strict=True)]
     rows = [(w, ROWS * w, common.spread(values)) for w, values in medians.items()]
     title = f"weak scaling, 12 x 384, K = 4, N = 3; efficiency {common.spread(each)}"
-    common.print_table(title, ("ranks", "rows a step", "seconds a step"), rows)
+    common.print_table(title, ("ranks", "rows per step", "seconds per step"), rows)
     found = {"efficiency": each, "seconds": medians, "device": rounds[0][1]["device"]}
     common.record("benchmarks.scaling", asked.out, found)
 

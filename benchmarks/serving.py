@@ -1,13 +1,13 @@
-"""`mbkd serve` against handlers that run the model once per request, under many clients on this machine.
+"""`mbkd serve` against handlers that run the model once per request, with many clients on this machine.
 
 usage: python -m benchmarks.serving [--width 96] [--depth 4] [--clients 64] [--repeat 3] [--out FILE.json]
 
-These servers take turns, each a process of its own with the same model, web server and number of threads:
-  one by one   a FastAPI handler (`async def`) that tokenises and runs the model for its request; the next one waits
-  thread pool  the same as a plain `def`, which FastAPI runs in its pool of threads
-  mbkd serve   rows of all requests in batches; by torch, and by the ONNX graphs (--engine onnx, onnx-int8)
-Clients share an event loop; each sends one text, waits for the answer, and sends the next. Every round starts after 200
-requests that are not counted, and ends after `--requests`, or after `--seconds`.
+The servers alternate. Each is a separate process with the same model, web server and number of threads:
+  one by one   a FastAPI handler (`async def`) that tokenises and runs the model for one request at a time
+  thread pool  the same handler as a plain `def`, which FastAPI runs in its thread pool
+  mbkd serve   rows of all requests in batches, with torch and with the ONNX graphs (--engine onnx, onnx-int8)
+Clients share an event loop. Each sends one text, waits for the answer, and sends the next text. Every round starts
+after 200 uncounted requests, and ends after `--requests` or after `--seconds`.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SERVERS = {
 
 
 def make_model(folder: Path, width: int, depth: int) -> None:
-    """MBLM with K = 2 and three branches on a random encoder, and its tokenizer."""
+    """Write an MBLM with K = 2 and three branches on a random encoder, and its tokenizer."""
     from mbkd.model.mblm import MBLMForSequenceClassification
     from mbkd.predict.export import export
 
@@ -54,7 +54,7 @@ def make_model(folder: Path, width: int, depth: int) -> None:
 
 
 def serve_naively(folder: Path, kind: str) -> None:
-    """A server as one writes it first: the model is run in the handler."""
+    """Run a naive server, whose handler runs the model."""
     import torch
     import uvicorn
     from fastapi import FastAPI
@@ -86,14 +86,14 @@ def serve_naively(folder: Path, kind: str) -> None:
 
 
 class Clients:
-    """Clients that ask in turns until enough was asked or the time is over; latencies in seconds."""
+    """Clients that send requests until the number of requests or the time is reached; latencies in seconds."""
 
     def __init__(self, port: int, texts: list[str], requests: int, seconds: float) -> None:
         self.port, self.texts, self.requests, self.end = port, texts, requests, time.perf_counter() + seconds
         self.sent, self.failed, self.latencies = 0, 0, list[float]()
 
     async def ask(self) -> None:
-        """One client."""
+        """Run one client."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         while self.sent < self.requests and time.perf_counter() < self.end:
             body = json.dumps({"text": self.texts[self.sent % len(self.texts)]}).encode()
@@ -115,16 +115,16 @@ class Clients:
         writer.close()
 
     async def all(self, clients: int) -> None:
-        """All of them at once."""
+        """Run all clients concurrently."""
         await asyncio.gather(*(self.ask() for _ in range(clients)))
 
 
 def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace) -> dict[str, float]:
-    """Start a server, ask it, stop it: requests a second, latencies in ms, processor time, requests that failed."""
+    """Measure a server: requests per second, latencies in ms, processor time, failed requests."""
     import psutil
     import uvloop
 
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as `mbkd` sets it for itself
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as the `mbkd` command sets it
     environment |= {"OMP_NUM_THREADS": str(asked.threads)} if asked.threads else {}
     command = [sys.executable, *SERVERS[kind], str(folder / "model")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -149,7 +149,7 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
         "requests_per_second": len(clients.latencies) / seconds,
         "p50_ms": 1e3 * cuts[49],
         "p99_ms": 1e3 * cuts[98],
-        "server_cpu_ms": 1e3 * used / len(clients.latencies),  # of one request; less moved by what else runs here
+        "server_cpu_ms": 1e3 * used / len(clients.latencies),  # per request; less affected by other processes
         "requests": float(clients.sent),
         "failed": float(clients.failed),
     }
@@ -163,12 +163,12 @@ def measure(kind: str, folder: Path, texts: list[str], asked: argparse.Namespace
 
 def main() -> None:
     parser = common.parser("benchmarks.serving", __doc__)
-    parser.add_argument("--width", type=int, default=96, help="of the encoder, a multiple of 32; the toy's is 96")
-    parser.add_argument("--depth", type=int, default=4, help="layers of the encoder, two at least; the toy has 4")
+    parser.add_argument("--width", type=int, default=96, help="width of the encoder, a multiple of 32; 96 in the toy")
+    parser.add_argument("--depth", type=int, default=4, help="layers of the encoder, at least two; 4 in the toy")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=2000, help="of each round")
-    parser.add_argument("--seconds", type=float, default=20.0, help="a round takes no longer")
-    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of each server; else torch's own: all cores")
+    parser.add_argument("--requests", type=int, default=2000, help="requests per round")
+    parser.add_argument("--seconds", type=float, default=20.0, help="maximum seconds per round")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of each server; default: all cores")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--serve", choices=["one by one", "thread pool"], help=argparse.SUPPRESS)
     parser.add_argument("model", nargs="?", type=Path, help=argparse.SUPPRESS)
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def _cpu(process: Any) -> float:
-    """Processor seconds that a process has used."""
+    """Return the processor seconds of a process."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -1,10 +1,10 @@
-"""From `mbkd train` to the first step: a tiny model, one rank, token stores and checks there already.
+"""Time from `mbkd train` to the first step: a tiny model, one rank, existing token stores and checks.
 
 usage: python -m benchmarks.startup [--repeat 7] [--ranks 1] [--out FILE.json]
 
-The clock starts before the command's process and stops when it says that training has started, right before the first
-step. Then where the time goes: the packages that each of the two processes imports (their own seconds, as
-`python -X importtime` counts them), and the rank's work between imports and first step, each measured on its own.
+The clock starts before the command's process. It stops when the command reports the start of training, right before
+the first step. Two breakdowns follow: the imported packages of both processes (self time of `python -X importtime`),
+and the rank's work between imports and first step, measured separately.
 """
 
 import os
@@ -54,7 +54,7 @@ print(json.dumps(found))
 
 
 def make_world(folder: Path) -> Path:
-    """Toy reviews, a tiny encoder, a teacher that is trained in the first run; returns the configuration's file."""
+    """Write toy reviews, and a tiny encoder that is also the teacher; return the configuration file."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -95,7 +95,7 @@ def command(file: Path, seed: int, ranks: int) -> list[str]:
 
 
 def start(file: Path, seed: int, ranks: int) -> float:
-    """Seconds from the command to its word that training has started; the run then goes to its end."""
+    """Return the seconds from the command to its report of the start of training. The run then finishes."""
     began = time.perf_counter()
     with subprocess.Popen(
         command(file, seed, ranks), text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -112,7 +112,7 @@ def start(file: Path, seed: int, ranks: int) -> float:
 
 
 def imports(file: Path, seed: int) -> dict[str, dict[str, float]]:
-    """Seconds that each package's own modules take to import, in the command's process and in the rank's."""
+    """Return the import seconds of each package's own modules, in the command's and the rank's process."""
     done = subprocess.run(
         command(file, seed, 1),
         check=True,
@@ -124,8 +124,8 @@ def imports(file: Path, seed: int) -> dict[str, dict[str, float]]:
     process = ""
     for line in done.stderr.splitlines():
         if not line.startswith("import time:"):
-            process = "" if "started" in line else process  # what is imported later is not waited for
-        elif "[us]" in line:  # the header: a process begins
+            process = "" if "started" in line else process  # later imports do not count
+        elif "[us]" in line:  # the header of a new process
             process = "rank" if process else "command"
         elif process:
             microseconds, _, name = line.removeprefix("import time:").split("|")
@@ -134,7 +134,7 @@ def imports(file: Path, seed: int) -> dict[str, dict[str, float]]:
 
 
 def inside(file: Path) -> dict[str, float]:
-    """Seconds of the rank's own steps, in a process of its own."""
+    """Return the seconds of the rank's work, measured in a separate process."""
     import json
 
     done = subprocess.run(
@@ -151,7 +151,7 @@ def main() -> None:
     wanted = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = make_world(Path(folder))
-        start(file, 1, wanted.ranks)  # tokenises, and examines the teachers
+        start(file, 1, wanted.ranks)  # tokenises, and checks the teachers
         took = [start(file, seed, wanted.ranks) for seed in range(2, 2 + wanted.repeat)]
         packages = imports(file, 100)
         laps = [inside(file) for _ in range(3)]

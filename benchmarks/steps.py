@@ -2,19 +2,20 @@
 
 usage: python -m benchmarks.steps [--tables mix levers fixed measuring] [--rounds 9] [--batch 8] [--tiny] [--out FILE]
 
-One process; the variants take turns on the same steps, spread over three epochs of XNLI's text (or of toy text of its
-length). Student: mBERT's shape, K = 4, three branches; teachers: 24 layers x 1024; random weights and token ids, which
-change no time; fp32 on a CPU. FLOPs are counted (mbkd/estimate/cost.py).
+The variants alternate in one process on the same steps, spread over three epochs of XNLI's text (or toy text of the
+same length). The student has mBERT's shape, K = 4 and three branches; the teachers have 24 layers x 1024. Weights and
+token ids are random, which does not affect the time. Training is fp32 on a CPU. FLOPs are counted
+(mbkd/estimate/cost.py).
 
-mix        the reference (benchmarks/reference.py), our loop with the teacher online and with its logits cached. The
-           bound is what text and FLOPs allow: padding (all rows at 128 against no padding at all) x cache (student and
-           teacher against student). A graph of idle branches costs no FLOPs, so its factor is 1. The last
-           layer's one position is no part of it.
-levers     our loop with cached logits, and with each lever (benchmarks/levers.py) turned off alone: those of padding on
-           the text, the others, whose effect does not depend on lengths, on 8 rows of 40 tokens.
+mix        the reference (benchmarks/reference.py), and our loop with the teacher online and with cached logits. The
+           bound follows from text and FLOPs: padding (all rows at 128 against no padding) x cache (student and teacher
+           against student). A graph of idle branches costs no FLOPs, so its factor is 1. The bound does not include
+           the reduction of the last layer to one position.
+levers     our loop with cached logits, with each lever (benchmarks/levers.py) turned off alone. Padding levers run on
+           the text; the others do not depend on lengths and run on 8 rows of 40 tokens.
 fixed      8 rows of 40 tokens, MBLM against the same student without branches: the share of the matrix product's speed,
-           which takes its turn in every round, and the ratio of the two against the ratio of their FLOPs.
-measuring  some batches, evenly out of the evaluation of 15 languages, against the FLOPs of their tokens at the share of
+           which is measured in every round, and the ratio of their times against the ratio of their FLOPs.
+measuring  batches drawn evenly from the evaluation of 15 languages, against the time of their FLOPs at the share of
            `fixed`.
 """
 
@@ -42,7 +43,7 @@ from mbkd.train.trainer import Trainer
 
 TABLES = ("mix", "levers", "fixed", "measuring")
 FIXED = (8, 40)  # rows and tokens
-EVALUATED = 8  # batches, two times
+EVALUATED = 8  # batches, measured twice
 SMALL = {"vocab_size": 20_000, "num_attention_heads": 4}
 TINY = BertConfig(**SMALL, hidden_size=128, num_hidden_layers=6, intermediate_size=512)
 TINY_TEACHER = RobertaConfig(**SMALL, hidden_size=256, num_hidden_layers=12, intermediate_size=1024)
@@ -51,7 +52,7 @@ Lengths = dict[str, np.ndarray]
 
 
 def make_world(folder: Path, rows: int, batch: int, tiny: bool) -> tuple[Config, Lengths, Lengths]:
-    """The configuration, and the lengths of the training rows and of those that are measured, by language."""
+    """Return the configuration, and the lengths of training and evaluation rows by language."""
     task = text.xnli(folder, rows, ZERO_SHOT)
     text.tokenizer(folder / "tokenizer", task)
     config = paper.base(task, paper.BACKBONES["mbert"])
@@ -76,17 +77,17 @@ def make_world(folder: Path, rows: int, batch: int, tiny: bool) -> tuple[Config,
 
 
 class Variants:
-    """The reference and our loop, each taking one step a round, of those spread over the whole run."""
+    """The reference and our loop. Each takes one step per round; the steps are spread over the whole run."""
 
     def __init__(self, config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks):
         self.trainer = dry_run.trainer(config, lengths, ranks)
         self.sources = dry_run.sources(config, lengths, ranks)
-        self.steps = np.linspace(0, self.trainer.plan.steps - 1, rounds + 1).astype(int)  # the last one warms up
+        self.steps = np.linspace(0, self.trainer.plan.steps - 1, rounds + 1).astype(int)  # the last step is the warm-up
         self.B = config.train.batch_size
         dry_run.warm_up(self.trainer, self.sources["cache"])
 
     def theirs(self, reference: Reference) -> Callable[[int], float]:
-        """Seconds per example of the reference."""
+        """Return a function that measures seconds per example of the reference."""
 
         def run(number: int) -> float:
             columns, own = batch(self.trainer, int(self.steps[number]))
@@ -95,7 +96,7 @@ class Variants:
         return run
 
     def ours(self, source: str, off: str | None = None) -> Callable[[int], float]:
-        """Seconds per example of our loop; off: a lever that is turned off."""
+        """Return a function that measures seconds per example of our loop; off: a lever to turn off."""
 
         def run(number: int) -> float:
             with ExitStack() as turned_off:
@@ -108,7 +109,7 @@ class Variants:
 
 
 def mix(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
-    """The first table."""
+    """Measure and print the table `mix`."""
     variants = Variants(config, lengths, rounds, ranks)
     trainer, steps, B = variants.trainer, variants.steps, variants.B
     reference = make_reference(config, trainer)
@@ -159,7 +160,7 @@ def mix(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks)
 
 
 def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
-    """The second table."""
+    """Measure and print the table `levers`."""
     B, n = FIXED
     found = {}
     for title, mine, rows, names in (
@@ -181,13 +182,13 @@ def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: distributed
 
 
 def even(config: Config) -> Lengths:
-    """Rows of one length for some hundred steps."""
+    """Return rows of one length for a few hundred steps."""
     B, n = FIXED
     return {language: np.full(100 * B, n) for language in config.languages}
 
 
 def make_reference(config: Config, trainer: Trainer) -> Reference:
-    """The plain loop, with the trainer's weights."""
+    """Return the reference loop with the trainer's weights."""
     encoder = trainer.engine.module.encoder.config
     classes = trainer.engine.module.config.num_labels
     student = PlainMBLM(encoder, len(config.languages), config.student.branch_depth, classes)
@@ -199,14 +200,14 @@ def make_reference(config: Config, trainer: Trainer) -> Reference:
 
 
 def batch(trainer: Trainer, step: int) -> tuple[dict[str, np.ndarray], int]:
-    """A step's ids and mask, padded to its longest row, and the number of its language's branch."""
+    """Return a step's ids and mask, padded to the longest row, and the index of its language's branch."""
     language = trainer.plan.language(step)
     columns = trainer.inputs.train[language].batch(trainer.plan.rows(step))
     return columns, trainer.plan.languages.index(language)
 
 
 def same_logits(reference: Reference, trainer: Trainer) -> float:
-    """The largest difference of the reference's logits, padded to 128, and ours, with dropout off."""
+    """Return the largest difference between the logits of the reference, padded to 128, and ours without dropout."""
     ours, theirs = trainer.engine.module.eval(), reference.student.eval()
     columns, own = batch(trainer, 0)
     with torch.no_grad():
@@ -218,7 +219,7 @@ def same_logits(reference: Reference, trainer: Trainer) -> float:
 
 
 def fixed(config: Config, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
-    """The third table."""
+    """Measure and print the table `fixed`."""
     B, n = FIXED
     full = changed(config, {"train": {"batch_size": B}})
     lengths = even(full)
@@ -273,7 +274,7 @@ def fixed(config: Config, rounds: int, ranks: distributed.Ranks) -> dict[str, An
 def measuring(
     config: Config, lengths: Lengths, fixed_found: dict[str, Any], ranks: distributed.Ranks
 ) -> dict[str, Any]:
-    """The last table."""
+    """Measure and print the table `measuring`."""
     model = cost.empty_student(config).eval()
     rows = {language: dry_run.MadeUp(each, 3) for language, each in lengths.items()}
     batches = [
@@ -293,16 +294,16 @@ def measuring(
     expected = flops / 1e9 / speed
     ratio = [second / expected for second in took]
     common.print_table(
-        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, {TOKENS_PER_BATCH}"
-        " tokens each at most",
-        ("seconds", "of its FLOPs at the training step's share", "ratio"),
+        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, at most {TOKENS_PER_BATCH}"
+        " tokens each",
+        ("seconds", "seconds of the FLOPs at the training step's share", "ratio"),
         [(common.spread(took), f"{expected:.3f}", common.spread(ratio))],
     )
     return {"seconds": took, "expected": expected, "ratio": ratio, "batches": len(chosen), "of": len(batches)}
 
 
 def product(rows: int, config: Config) -> float:
-    """GFLOP/s of the machine's matrix product in fp32: the better of a large square one and a layer's own."""
+    """Return GFLOP/s of the machine's fp32 matrix product: the maximum of a large square and a layer's shape."""
     d = cost.student_size(config).width
     return max(_product(2048, 2048, 2048), _product(rows, d, 4 * d))
 
@@ -318,10 +319,10 @@ def main() -> None:
     asked = common.parser("benchmarks.steps", __doc__)
     asked.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     asked.add_argument("--rounds", type=int, default=9)
-    asked.add_argument("--batch", type=int, default=8, help="rows of a step of `mix` and `levers`")
-    asked.add_argument("--rows", type=int, default=15_000, help="training rows of each language")
-    asked.add_argument("--tiny", action="store_true", help="6 layers x 128 instead of mBERT's shape, teachers likewise")
-    asked.add_argument("--give-back", action="store_true", help="freed memory goes to the system, as without mbkd")
+    asked.add_argument("--batch", type=int, default=8, help="rows per step of `mix` and `levers`")
+    asked.add_argument("--rows", type=int, default=15_000, help="training rows per language")
+    asked.add_argument("--tiny", action="store_true", help="a student of 6 layers x 128, and small teachers")
+    asked.add_argument("--give-back", action="store_true", help="return freed memory to the system, as without mbkd")
     wanted = asked.parse_args()
     distributed.quiet()
     with patch.object(distributed, "_keep_memory", lambda: None) if wanted.give_back else nullcontext():

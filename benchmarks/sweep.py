@@ -1,10 +1,10 @@
-"""What a sweep adds: its wall time against the optimizer steps of its runs, one trial at a time.
+"""Overhead of a sweep: its wall time against the optimizer steps of its runs, one trial at a time.
 
 usage: python -m benchmarks.sweep [--seeds 2] [--rows 5000] [--out FILE.json]
 
-A plain student (random weights, 4 layers x 128) learns toy reviews with hard labels, once for each seed, all cores to
-each. The sweep starts with nothing: Ray, tokens and every start of a process are counted. The rest of the wall time is
-what is not a step: starts, measurements of dev and test, checkpoints, saving.
+A plain student (random weights, 4 layers x 128) learns toy reviews with hard labels, once per seed, with all cores per
+trial. The sweep starts in an empty folder, so Ray, tokenisation and process starts count. The overhead consists of
+starts, evaluation of dev and test, checkpoints and saving.
 """
 
 import os
@@ -25,7 +25,7 @@ TARGET = 1.15
 def main() -> None:
     parser = common.parser("benchmarks.sweep", __doc__)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=5000, help="training rows of each of three languages, in fives")
+    parser.add_argument("--rows", type=int, default=5000, help="training rows per language, a multiple of five")
     asked = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def main() -> None:
         wall = time.perf_counter() - began
         steps = [Result.read(file.parent).train_seconds for file in sorted(root.glob("*/result.json"))]
     ratio, outside = wall / sum(steps), (wall - sum(steps)) / len(steps)
-    columns = ("runs", "steps of each, s", "wall, s", "outside of steps, s a run", "wall / steps", "target")
+    columns = ("runs", "steps of each, s", "wall, s", "outside of steps, s/run", "wall / steps", "target")
     each = ", ".join(f"{x:.1f}" for x in steps)
     row = (len(steps), each, f"{wall:.1f}", f"{outside:.1f}", f"{ratio:.3f}", f"at most {TARGET}")
     common.print_table("one trial at a time", columns, [row])

@@ -1,4 +1,4 @@
-"""The text that benchmarks read: XNLI where it lies beside the checkout, else toy text as long as XNLI's."""
+"""Text for the benchmarks: XNLI if it is next to the checkout, otherwise toy text with XNLI's lengths."""
 
 from itertools import cycle
 from pathlib import Path
@@ -10,24 +10,24 @@ from mbkd.demo import toy, toy_models
 
 LANGUAGES = ("en", "fr", "zh")
 XNLI = Path(__file__).parents[2] / "shared" / "data" / "xnli"
-PIECES = 6_000  # of each language: about 16,000 together
+PIECES = 6_000  # per language; about 16,000 in total
 # Median and spread (of the logarithm) of the tokens of an XNLI pair under a vocabulary of 16,000 pieces.
 LENGTHS = {"en": (54, 0.42), "fr": (61, 0.42), "zh": (69, 0.42)}
 
 
 def xnli(folder: Path, rows: int, zero_shot: tuple[str, ...] = ()) -> Task:
-    """A task of so many training pairs in each of three languages."""
+    """Return a task with `rows` training pairs in each of three languages."""
     path = XNLI if XNLI.is_dir() else _as_long(folder / "text", rows)
     return Task(kind="xnli", path=str(path), zero_shot=zero_shot if XNLI.is_dir() else (), limit=rows)
 
 
 def tokenizer(folder: Path, task: Task) -> None:
-    """A multilingual tokenizer of XLM-R's kind with about 16,000 pieces, made from the task's text, in a folder."""
+    """Write a unigram tokenizer, as in XLM-R, with about 16,000 pieces from the task's text to a folder."""
     toy_models.unigram(_texts(task), PIECES).save_pretrained(folder)
 
 
 def word_pieces(folder: Path, task: Task) -> None:
-    """One of BERT's kind, likewise."""
+    """Write a WordPiece tokenizer, as in BERT, from the task's text to a folder."""
     lines = [line for texts in _texts(task).values() for line in texts]
     toy_models.word_piece(lines, PIECES * len(task.supervised)).save_pretrained(folder)
 
@@ -43,7 +43,7 @@ def _texts(task: Task) -> dict[str, list[str]]:
 
 
 def _as_long(folder: Path, rows: int) -> Path:
-    """Toy sentences, strung together to pairs with XNLI's lengths, in the layout of XNLI's machine translations."""
+    """Write pairs of concatenated toy sentences with XNLI's lengths, in the layout of XNLI's translations."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for language, (median, spread) in LENGTHS.items():
@@ -60,6 +60,6 @@ def _as_long(folder: Path, rows: int) -> Path:
 
 
 def _words(language: str, parts: list[list[str]]) -> int:
-    """About how many tokens the sentences have: words and marks, or in Chinese half the characters."""
+    """Estimate the tokens of the sentences: words and punctuation marks, or half the characters in Chinese."""
     text = " ".join(sentence for part in parts for sentence in part)
     return len(text) // 2 if language == "zh" else len(text.split()) + sum(map(text.count, ".,!?"))
