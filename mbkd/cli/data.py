@@ -111,7 +111,7 @@ def plan(
 
 
 def recipes(json: Json = False) -> None:
-    """List the paper's experiments by name."""
+    """List the configurations that have a name: the paper's experiments, and a small one on real text."""
     from rich.table import Column, Table
 
     from mbkd.config import paper

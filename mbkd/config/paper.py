@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mbkd import config as configuration
-from mbkd.config import Config, Student, Task, Teacher, Training
+from mbkd.config import Config, Student, Task, Teacher, Training, sib200
 from mbkd.errors import UserError
 
 BACKBONES = {"mbert": "google-bert/bert-base-multilingual-cased", "xlmr": "FacebookAI/xlm-roberta-base"}
@@ -91,13 +91,14 @@ def toy(world: Path) -> Config:
 
 
 def recipes() -> dict[str, Config]:
-    """Return all named experiments, such as xnli-mbert-mblm."""
+    """Return all named configurations: the paper's experiments, such as xnli-mbert-mblm, and sib200-e5."""
     found: dict[str, Config] = {}
     for (task, make), (backbone, path) in product(TASKS.items(), BACKBONES.items()):
         full = base(make(), path)
         found |= {f"{task}-{backbone}-{name}": system(full, name) for name in SYSTEMS}
     full = base(xnli(), BACKBONES["mbert"])
-    return found | {f"xnli-mbert-mblm-{name}": ablation(full, name) for name in ABLATIONS}
+    found |= {f"xnli-mbert-mblm-{name}": ablation(full, name) for name in ABLATIONS}
+    return found | {"sib200-e5": sib200.e5()}
 
 
 def find(name: str, overrides: list[str]) -> Config:

@@ -1,0 +1,202 @@
+"""Accuracy per minute: sentence embeddings as people use them, against what mbkd makes of the same encoder and rows.
+
+usage: python -m benchmarks.peers.embeddings --student FOLDER [--config study.yaml] [--out FILE] [key=value ...]
+
+Without --config it is SIB-200 where that lies beside the checkout, labelled in English, French and Chinese, measured in
+ten languages; else toy reviews. Each way is a command of its own, from its start to its result:
+
+mbkd baseline        the frozen encoder's mean states and a logistic regression
+mbkd train           hard labels, a plain student
+SentenceTransformer  the same frozen states by sentence-transformers' `encode`, and scikit-learn's logistic regression
+SetFit               contrastive fine-tuning on --shots rows of each class and language, then its own head
+
+A text pair is read as one text, for neither library takes pairs.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks import common
+from benchmarks.peers import setting
+from mbkd.config import Config, paper, parse
+from mbkd.data import tasks
+from mbkd.demo import toy
+from mbkd.evaluate import measure
+
+MODULE = "benchmarks.peers.embeddings"
+SIB = Path(__file__).parents[3] / "shared" / "data" / "sib200"
+LABELS = ("science/technology", "travel", "politics", "sports", "health", "entertainment", "geography")
+ZERO_SHOT = ("deu_Latn", "spa_Latn", "rus_Cyrl", "jpn_Jpan", "tur_Latn", "swh_Latn", "tha_Thai")
+BASELINE, TRAIN, SENTENCE, SETFIT = "mbkd baseline", "mbkd train", "SentenceTransformer", "SetFit"
+
+
+def make_config(folder: Path, student: str, epochs: float) -> Config:
+    """SIB-200, or toy reviews."""
+    if SIB.is_dir():
+        task: dict[str, Any] = {
+            "kind": "own",
+            "files": {split: str(SIB / "{language}" / f"{split}.tsv") for split in ("train", "dev", "test")},
+            "columns": {"text": "text", "label": "category", "id": "index_id", "language": None},
+            "labels": LABELS,
+            "supervised": ("eng_Latn", "fra_Latn", "zho_Hans"),
+            "zero_shot": ZERO_SHOT,
+        }
+    else:
+        toy.write_reviews(folder / "data", train=500, dev=100, test=200)
+        task = {"kind": "marc", "path": str(folder / "data"), "zero_shot": ("de", "es", "ja")}
+    values = {
+        "task": task,
+        "student": {"backbone": student},
+        "distill": {"signal": "labels"},
+        "train": {"lr": 1e-4, "epochs": epochs},
+    }
+    return parse(values, MODULE)
+
+
+def rows(config: Config, split: str, language: str) -> tuple[list[str], np.ndarray]:
+    """Texts and classes."""
+    loaded = tasks.load(config.task, split, language)
+    second = loaded["text_b"] if config.task.pairs else [""] * len(loaded)
+    return [" ".join(x for x in both if x) for both in zip(loaded["text_a"], second, strict=True)], np.array(
+        loaded["label"]
+    )
+
+
+def embedder(config: Config) -> Any:
+    """The backbone as sentence-transformers has it: mean pooling."""
+    from sentence_transformers import SentenceTransformer
+
+    made = SentenceTransformer(config.student.backbone)  # a plain folder gets mean pooling
+    made.max_seq_length = config.train.max_length
+    return made
+
+
+def sentence(config: Config, shots: int) -> Any:
+    """Frozen embeddings and a logistic regression; returns what answers texts with classes."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = embedder(config)
+    pairs = [rows(config, "train", x) for x in config.languages]
+    states = model.encode([text for texts, _ in pairs for text in texts], batch_size=64)
+    head = LogisticRegression(max_iter=1000).fit(states, np.concatenate([each for _, each in pairs]))
+    return lambda texts: head.predict(model.encode(texts, batch_size=64))
+
+
+def setfit(config: Config, shots: int) -> Any:
+    """SetFit on a few rows; returns the same."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(config.seed)
+    texts: list[str] = []
+    labels: list[int] = []
+    for language in config.languages:
+        mine, classes = rows(config, "train", language)
+        for each in np.unique(classes):
+            where = np.flatnonzero(classes == each)
+            for row in draw.choice(where, min(shots, len(where)), replace=False):
+                texts.append(mine[row])
+                labels.append(int(each))
+    model = SetFitModel(model_body=embedder(config), model_head=LogisticRegression(max_iter=1000))
+    with tempfile.TemporaryDirectory() as scratch:
+        given = TrainingArguments(
+            output_dir=scratch, batch_size=32, num_iterations=5, num_epochs=1, save_strategy="no", report_to="none",
+            seed=config.seed,
+        )  # fmt: skip
+        Trainer(model, given, train_dataset=Dataset.from_dict({"text": texts, "label": labels})).train()
+    return lambda some: np.asarray(model.predict(some, batch_size=64, show_progress_bar=False))
+
+
+def one(name: str, config: Config, shots: int, out: Path) -> None:
+    """One way of another library, in a process of its own: its averages on the last split."""
+    answer = {SENTENCE: sentence, SETFIT: setfit}[name](config, shots)
+    split = tasks.splits(config.task)[-1]
+    found, labels = {}, {}
+    for language in tasks.languages(config.task, split):
+        texts, labels[language] = rows(config, split, language)
+        found[language] = np.eye(len(tasks.label_names(config.task)))[answer(texts)]
+    scores = measure.scores(found, labels, config.task, False)
+    out.write_text(json.dumps({"split": split, **scores}), encoding="utf-8")
+
+
+def show(config: Config, found: dict[str, list[float]], averages: dict[str, Any]) -> dict[str, Any]:
+    """Print a line a way, and return what is recorded."""
+    chance = 1 / len(tasks.label_names(config.task))
+    lines, kept = [], {}
+    for way, took in found.items():
+        minutes = float(np.median(took)) / 60
+        gain = 100 * (averages[way]["A"] - chance) / minutes
+        scores = [f"{100 * x:.1f}" if (x := averages[way][name]) is not None else "-" for name in ("S", "Z", "A")]
+        lines.append((way, f"{minutes:.2f}", *scores, f"{gain:.1f}"))
+        kept[way] = {"seconds": took, "averages": averages[way], "points_above_chance_per_minute": gain}
+    columns = ("", "minutes", "AVG(S)", "AVG(Z)", "AVG(A)", "points above chance a minute")
+    common.print_table(f"{len(config.task.languages)} languages, chance {100 * chance:.1f}", columns, lines)
+    return kept
+
+
+def main() -> None:
+    asked = common.parser(MODULE, __doc__)
+    asked.add_argument("--student", help="an encoder's folder; needed without --config")
+    asked.add_argument("--config", help="a study's configuration")
+    asked.add_argument("--epochs", type=float, default=3, help="of `mbkd train`, without --config")
+    asked.add_argument("--shots", type=int, default=16, help="rows of each class and language that SetFit learns from")
+    asked.add_argument("--rounds", type=int, default=1)
+    asked.add_argument("--one", nargs=2, help="for the benchmark itself")
+    asked.add_argument("overrides", nargs="*", help="key=value")
+    wanted = asked.parse_args()
+    if wanted.one:
+        one(wanted.one[0], paper.find(wanted.config, wanted.overrides), wanted.shots, Path(wanted.one[1]))
+        return
+    if not wanted.config and not wanted.student:
+        asked.error("--student FOLDER or --config FILE is needed: what is not pre-trained transfers nothing")
+    with tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name), Path(name) / "output.txt"
+        made = paper.find(wanted.config, []) if wanted.config else make_config(folder, wanted.student, wanted.epochs)
+        file = folder / "config.yaml"
+        file.write_text(made.dump(), encoding="utf-8")
+        config = paper.find(str(file), wanted.overrides)
+        file.write_text(config.dump(), encoding="utf-8")
+        plain = ["student.branch_depth=0", "distill.signal=labels"]
+        averages: dict[str, dict[str, float]] = {}
+
+        def ours(way: str, words: list[str]) -> Any:
+            def run(number: int) -> float:
+                root = folder / f"runs-{number}-{way.replace(' ', '-')}"
+                took = setting.command(["mbkd", *words, "--runs", str(root)], log)
+                result = json.loads(next(root.glob("*/result.json")).read_text(encoding="utf-8"))
+                averages[way] = list(result["averages"].values())[-1]
+                return took
+
+            return run
+
+        def theirs(way: str) -> Any:
+            def run(number: int) -> float:
+                out = folder / "one.json"
+                shots = ["--shots", str(wanted.shots), "--one", way, str(out)]
+                took = setting.command([MODULE, "--config", str(file), *shots], log)
+                averages[way] = json.loads(out.read_text(encoding="utf-8"))["accuracy_averages"]
+                return took
+
+            return run
+
+        ways = {BASELINE: ours(BASELINE, ["baseline", str(file)])}
+        ways[TRAIN] = ours(TRAIN, ["train", str(file), *plain, "--ranks", "1"])
+        peers = {SENTENCE: "sentence_transformers", SETFIT: "setfit"}
+        there = [way for way, package in peers.items() if not setting.missing(package, MODULE, None)]
+        ways |= {way: theirs(way) for way in there}
+        found = common.take_turns(ways, wanted.rounds, warm=0)
+    kept = show(config, found, averages)
+    installed = setting.versions(*(peers[way] for way in there))
+    record = {"peers": installed, "config": yaml.safe_load(config.dump()), "ways": kept}
+    common.record(MODULE, wanted.out, record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""A grid of runs by `tuning.sweep` against a plain shell loop over Trainer runs on the same grid: time of the whole.
+
+usage: python -m benchmarks.peers.sweep [--lr 5e-5 1e-4] [--seeds 2] [--rows 320] [--out FILE]
+
+Hard labels, a plain student, one epoch, one run at a time on all cores. Both start with nothing. The loop starts a
+process for each point of the grid, as `for lr in ...; do python train.py --lr $lr; done` does (its script is
+benchmarks.peers.trainer, with group_by_length); the sweep is one command, and its runs share tokens.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+from benchmarks.peers import setting
+from mbkd.config import changed
+
+MODULE = "benchmarks.peers.sweep"
+SWEEP, LOOP = "tuning.sweep", "loop over Trainer"
+
+
+def main() -> None:
+    asked = setting.parser(MODULE, __doc__)
+    asked.set_defaults(rows=320)
+    asked.add_argument("--lr", nargs="+", default=["5e-5", "1e-4"])
+    asked.add_argument("--seeds", type=int, default=2)
+    asked.add_argument("--rounds", type=int, default=1)
+    wanted = asked.parse_args()
+    if setting.missing("accelerate", MODULE, wanted.out):  # Trainer's own condition
+        return
+    cores = len(os.sched_getaffinity(0))
+    points = [(lr, seed) for lr in wanted.lr for seed in range(1, wanted.seeds + 1)]
+    with tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name), Path(name) / "output.txt"
+        config = changed(setting.make_world(folder, wanted), {"distill": {"signal": "labels"}})
+        file = folder / "grid.yaml"
+        file.write_text(config.dump(), encoding="utf-8")
+
+        def sweep(number: int) -> float:
+            words = ["tuning.sweep", "grid", str(file), f"train.lr=[{','.join(wanted.lr)}]", "--protocol", "full"]
+            words += ["--seeds", str(wanted.seeds), "--runs", str(folder / f"sweep-{number}")]
+            return setting.command([*words, "--cpus-per-trial", str(cores)], log)
+
+        def loop(number: int) -> float:
+            train = [sys.executable, "-m", "benchmarks.peers.trainer", "--grouped", "--config", str(file)]
+            train += ["--runs", str(folder / f"loop-{number}")]
+            lines = [shlex.join([*train, f"train.lr={lr}", f"seed={seed}"]) for lr, seed in points]
+            with log.open("ab") as output:
+                script = "set -e\n" + "\n".join(lines)
+                return common.seconds(
+                    lambda: subprocess.run(["bash", "-c", script], check=True, stdout=output, stderr=output)
+                )
+
+        variants: dict[str, Callable[[int], float]] = {SWEEP: sweep, LOOP: loop}
+        found = common.take_turns(variants, wanted.rounds, warm=0)
+        made = {x: len(list(folder.glob(f"{x}-*/*/result.json"))) for x in ("sweep", "loop")}
+    assert set(made.values()) == {len(points) * wanted.rounds}, made
+    title = f"{len(points)} runs: {len(wanted.lr)} rates, {wanted.seeds} seeds, {wanted.rows} rows a language"
+    setting.print_times(title, "seconds", found, [SWEEP])
+    kept: dict[str, Any] = {"seconds": found, "ratio": setting.ratios(found, SWEEP), "runs": len(points)}
+    common.record(MODULE, wanted.out, {"peers": setting.versions("transformers", "accelerate"), **kept})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

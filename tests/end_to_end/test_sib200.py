@@ -1,0 +1,68 @@
+"""The recipe `sib200-e5` by its name, on folders that lie where the hub's ids lead, in the hub's layout."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbkd.config import paper, sib200
+from mbkd.demo import toy
+from tests.conftest import run
+
+LANGUAGES = {"eng_Latn": "en", "fra_Latn": "fr", "zho_Hans": "zh", "deu_Latn": "de"}
+ROWS = {"train": 21, "dev": 14, "test": 14}
+FEW = "task.zero_shot=[deu_Latn]"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
+    """A folder with Davlan/sib200 and the two encoders, tiny ones."""
+    folder = tmp_path_factory.mktemp("hub")
+    repository = folder / "Davlan" / "sib200"
+    lines = ["---", "configs:"]
+    for code, language in LANGUAGES.items():
+        lines += [f"- config_name: {code}", "  data_files:"]
+        (repository / "data" / code).mkdir(parents=True)
+        texts = iter(toy.unlabelled(language, sum(ROWS.values())))
+        for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+            file = repository / "data" / code / f"{name}.tsv"
+            rows = [f"{i}\t{sib200.LABELS[i % 7]}\t{next(texts)[0]}" for i in range(ROWS[name])]
+            file.write_text("\n".join(["index_id\tcategory\ttext", *rows, ""]), encoding="utf-8")
+            lines += [f"  - split: {split}", f"    path: data/{code}/{name}.tsv"]
+    (repository / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+    (folder / "intfloat").mkdir()
+    for name in ("multilingual-e5-small", "multilingual-e5-base"):
+        (folder / "intfloat" / name).symlink_to(world / "models" / "student")
+    return folder
+
+
+def test_the_recipe_has_every_language_of_the_data_set_once():
+    task = paper.recipes()["sib200-e5"].task
+    assert len(task.languages) == len(set(sib200.LANGUAGES)) == 205
+    assert task.supervised == sib200.SUPERVISED
+
+
+def test_the_recipe_trains_teachers_and_student_by_its_name(hub: Path):
+    """The encoders here have two layers, so K is 1."""
+    small = [FEW, "student.branch_depth=1", "train.epochs=1", "teaching.epochs=1", "train.batch_size=7"]
+    small += ["teaching.batch_size=7", "distill.allow_chance_teachers=true"]
+
+    def mbkd(command: str, *words: str):
+        done = run(sys.executable, "-m", "mbkd", command, "sib200-e5", *small, *words, cwd=hub)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    found = json.loads(mbkd("data", "--json").stdout)
+    assert not found["problems"]
+    assert {(x["split"], x["language"], x["rows"]) for x in found["splits"]} == {
+        (split, code, count)
+        for split, count in ROWS.items()
+        for code in LANGUAGES
+        if (split, code) != ("train", "deu_Latn")
+    }
+    mbkd("teach", "--ranks", "1")
+    (result,) = (json.loads(mbkd("train", "--ranks", "1", "--json").stdout),)
+    assert result["system"] == "MultiKD + MBLM"
+    assert result["step_seconds"]["teacher"] == "cache"
+    assert set(result["accuracy"]["test"]) == set(LANGUAGES)
