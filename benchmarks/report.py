@@ -32,11 +32,12 @@ def make_runs(root: Path, count: int, rows: int) -> None:
     with ProgressBar("making runs", count) as progress:
         for number in range(count):
             config = systems[number % len(systems)]
-            _make_run(root, changed(config, {"seed": number // len(systems) + 1}), labels)
+            make_run(root, changed(config, {"seed": number // len(systems) + 1}), labels)
             progress.advance()
 
 
-def _make_run(root: Path, config: Config, labels: np.ndarray) -> None:
+def make_run(root: Path, config: Config, labels: np.ndarray) -> None:
+    """Write the directory of one run with these labels in every language."""
     rng = np.random.default_rng(config.seed)
     folder, accuracy = root / config.run_name, {}
     for kind in ("logits", "labels"):

@@ -1,0 +1,158 @@
+"""What a sweep's driver costs: trials that sleep instead of train, on a simulated Ray cluster on this machine.
+
+usage: python -m benchmarks.cluster [--nodes 10] [--per-node 1] [--trials 60] [--sleep 10] [--out FILE]
+
+Every node is a process of Ray's with so many places for trials (ray.cluster_utils.Cluster). All is that of a real
+sweep, but for what a trial does: a grid of rates and five seeds, the record after each trial, the choice at the end. A
+trial reports two epochs, sleeps, and writes a result. The nodes share this machine's cores and memory, so the wall time
+says little; what the driver itself takes is the processor time and the memory of this process.
+"""
+
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks import common
+from mbkd import distributed
+from mbkd.config import Config, parse
+from mbkd.result import Result
+from tuning import pool, protocols
+from tuning.experiments import System
+from tuning.stages import Stages, carry_out
+from tuning.study import Sweep
+from tuning.trial import Conditions
+
+MODULE = "benchmarks.cluster"
+SEEDS = [1, 2, 3, 4, 5]
+
+
+def make_study(root: Path, trials: int) -> Sweep:
+    """A grid of so many runs."""
+    values = {
+        "task": {"kind": "xnli", "path": str(root), "zero_shot": ["de"]},
+        "student": {"backbone": "none"},
+        "distill": {"signal": "labels"},
+    }
+    system = System(parse(values, MODULE))
+    rates = [{"train.lr": (1 + number) * 1e-7} for number in range(math.ceil(trials / len(SEEDS)))]
+    return Sweep("grid", protocols.groups([system], rates), "full", SEEDS, "all", root, MODULE)
+
+
+def sleeper(seconds: float) -> Any:
+    """What stands for `tuning.pool._trial`, by value: the workers have no `benchmarks`."""
+
+    def trial(params: dict[str, Any], find: Any, given: Conditions, rule: str) -> None:
+        import ray
+        from ray import tune
+
+        job = find(params)
+        config: Config = job.config
+        score = 0.3 + (config.seed + 1e7 * config.train.lr) % 7 / 100
+        for epoch in (1, 2):
+            time.sleep(seconds / 2)
+            tune.report({"epoch": epoch, "dev_A": score, "score": score})
+        folder = job.home(given.root)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
+        accuracy = {split: dict.fromkeys(config.task.languages, score) for split in ("dev", "test")}
+        averages = {split: dict.fromkeys("SZA", score) for split in accuracy}
+        task = config.task
+        Result(
+            config.system, "student", task.kind, config.student.backbone, task.supervised, task.zero_shot, accuracy,
+            averages, {}, {}, seed=config.seed, steps=1,
+        ).write(folder)  # fmt: skip
+        tune.report({"node": ray.get_runtime_context().get_node_id(), "score": score})
+
+    return trial
+
+
+def used() -> float:
+    """Processor seconds of this process so far."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime
+
+
+def main() -> None:
+    parser = common.parser(MODULE, __doc__)
+    parser.add_argument("--nodes", type=int, default=10)
+    parser.add_argument("--per-node", type=int, default=1, help="trials that run on a node at a time")
+    parser.add_argument("--trials", type=int, default=60, help="in fives")
+    parser.add_argument("--sleep", type=float, default=10, help="seconds of a trial")
+    asked = parser.parse_args()
+    distributed.quiet()
+    import psutil
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": asked.per_node, "object_store_memory": 100_000_000, "include_dashboard": False}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "runs"
+        root.mkdir()
+        study = make_study(root, asked.trials)
+        count = len(study.configs())
+        began = time.perf_counter()
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            for _ in range(asked.nodes - 1):
+                cluster.add_node(**node)
+            cluster.wait_for_nodes()
+            up, before = time.perf_counter() - began, used()
+            given = Conditions(root, Path.cwd(), 1, 1, 0, 600)
+            peak = [0.0]
+            note = Stages._ended
+
+            def ended(self: Stages, *what: Any) -> None:
+                """Now and then, how much memory all of Ray's processes have."""
+                note(self, *what)
+                if len(self.study.results) % max(1, count // 10) == 0:
+                    below = psutil.Process().children(recursive=True)
+                    peak[0] = max(peak[0], sum(x.memory_info().rss for x in below if x.is_running()) / 1e9)
+
+            began = time.perf_counter()
+            with (
+                patch.object(pool, "_trial", sleeper(asked.sleep)),
+                patch("mbkd.inputs.prepare", lambda *_: None),  # there are no rows
+                patch.object(Stages, "_ended", ended),
+            ):
+                whole = carry_out(study, given, 0, cluster.address)
+            wall, took = time.perf_counter() - began, used() - before
+        finally:
+            cluster.shutdown()
+        assert whole and len(study.results) == count and not study.failed, study.failed
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        began = time.perf_counter()
+        report = [sys.executable, "-m", "analysis.report", str(root), "--out", str(Path(folder) / "report")]
+        subprocess.run(report, check=True, stdout=subprocess.DEVNULL)
+        reported = time.perf_counter() - began
+    places = asked.nodes * asked.per_node
+    ideal = math.ceil(count / places) * asked.sleep
+    found = {
+        "trials": count,
+        "places": places,
+        "nodes_up_seconds": up,
+        "wall_seconds": wall,
+        "ideal_seconds": ideal,
+        "driver_cpu_seconds_per_trial": took / count,
+        "driver_gb": memory,
+        "ray_gb": peak[0],
+        "report_seconds": reported,
+    }
+    columns = (
+        "trials", "places", "wall s", "of sleep alone", "driver's processor s a trial", "driver GB", "all of Ray GB",
+        "report s",
+    )  # fmt: skip
+    cells = (
+        f"{count:,}", places, f"{wall:.0f}", f"{ideal:.0f}", f"{took / count:.3f}", f"{memory:.2f}", f"{peak[0]:.1f}",
+        f"{reported:.1f}",
+    )  # fmt: skip
+    common.print_table(f"{asked.nodes} simulated nodes", columns, [cells])
+    common.record(MODULE, asked.out, found)
+
+
+if __name__ == "__main__":
+    main()
