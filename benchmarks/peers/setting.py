@@ -179,11 +179,15 @@ def shares(of_batches: np.ndarray, rounds: int, count: int) -> list[np.ndarray]:
 
 def command(words: Sequence[str], log: Path) -> float:
     """Seconds of `python -m WORDS`, from the process's start to its end; its output goes to a log."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     began = time.perf_counter()
     with log.open("ab") as output:
         done = subprocess.run(
-            [sys.executable, "-m", *words], stdout=output, stderr=output, env=environment, check=False
+            [sys.executable, "-m", *words],
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": path},
+            check=False,
         )
     if done.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
