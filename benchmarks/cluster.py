@@ -1,32 +1,42 @@
 """What a sweep's driver costs: trials that sleep instead of train, on a simulated Ray cluster on this machine.
 
 usage: python -m benchmarks.cluster [--nodes 10] [--per-node 1] [--trials 60] [--sleep 10] [--out FILE]
+       python -m benchmarks.cluster --nodes 0 [--trials 3000] [--out FILE]
 
 Every node is a process of Ray's with so many places for trials (ray.cluster_utils.Cluster). All is that of a real
 sweep, but for what a trial does: a grid of rates and five seeds, the record after each trial, the choice at the end. A
 trial reports two epochs, sleeps, and writes a result. The nodes share this machine's cores and memory, so the wall time
 says little; what the driver itself takes is the processor time and the memory of this process.
+
+A node and its trial take about half a gigabyte. --nodes 0 leaves Ray out: each trial ends at once, and what is measured
+is the driver's own part, for as many trials as one likes.
 """
 
+import contextlib
 import math
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psutil
+
 from benchmarks import common
 from mbkd import distributed
-from mbkd.config import Config, parse
+from mbkd.config import parse
 from mbkd.result import Result
 from tuning import pool, protocols
+from tuning.board import Board
 from tuning.experiments import System
 from tuning.stages import Stages, carry_out
 from tuning.study import Sweep
-from tuning.trial import Conditions
+from tuning.trial import Conditions, Job
 
 MODULE = "benchmarks.cluster"
 SEEDS = [1, 2, 3, 4, 5]
@@ -44,6 +54,22 @@ def make_study(root: Path, trials: int) -> Sweep:
     return Sweep("grid", protocols.groups([system], rates), "full", SEEDS, "all", root, MODULE)
 
 
+def write_result(job: Job, root: Path) -> float:
+    """What a trial leaves behind; returns its score."""
+    config = job.config
+    task, folder = config.task, job.home(root)
+    score = 0.3 + (config.seed + 1e7 * config.train.lr) % 7 / 100
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
+    accuracy = {split: dict.fromkeys(task.languages, score) for split in ("dev", "test")}
+    averages: Any = {split: dict.fromkeys("SZA", score) for split in accuracy}
+    Result(
+        config.system, "student", task.kind, config.student.backbone, task.supervised, task.zero_shot, accuracy,
+        averages, {}, {}, seed=config.seed, steps=1,
+    ).write(folder)  # fmt: skip
+    return score
+
+
 def sleeper(seconds: float) -> Any:
     """What stands for `tuning.pool._trial`, by value: the workers have no `benchmarks`."""
 
@@ -52,24 +78,53 @@ def sleeper(seconds: float) -> Any:
         from ray import tune
 
         job = find(params)
-        config: Config = job.config
-        score = 0.3 + (config.seed + 1e7 * config.train.lr) % 7 / 100
         for epoch in (1, 2):
             time.sleep(seconds / 2)
-            tune.report({"epoch": epoch, "dev_A": score, "score": score})
-        folder = job.home(given.root)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
-        accuracy = {split: dict.fromkeys(config.task.languages, score) for split in ("dev", "test")}
-        averages = {split: dict.fromkeys("SZA", score) for split in accuracy}
-        task = config.task
-        Result(
-            config.system, "student", task.kind, config.student.backbone, task.supervised, task.zero_shot, accuracy,
-            averages, {}, {}, seed=config.seed, steps=1,
-        ).write(folder)  # fmt: skip
-        tune.report({"node": ray.get_runtime_context().get_node_id(), "score": score})
+            tune.report({"epoch": epoch, "dev_A": 0.3, "score": 0.3})
+        tune.report({"node": ray.get_runtime_context().get_node_id(), "score": write_result(job, given.root)})
 
     return trial
+
+
+class Instant(pool.Pool):
+    """A pool without Ray: a trial has ended when it is asked for."""
+
+    def __init__(self, given: Conditions, retries: int, address: str | None):
+        self.given = given
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def room(self) -> int:
+        """One place."""
+        return 1
+
+    def run(self, jobs: list[Job], board: Board, ended: pool.Ended) -> bool:
+        """End all jobs."""
+        for job in jobs:
+            board.start(job.name)
+            write_result(job, self.given.root)
+            ended(job, "node")
+        return True
+
+
+@contextlib.contextmanager
+def simulated(nodes: int, per_node: int) -> Iterator[str | None]:
+    """The address of a cluster of so many nodes; none for 0."""
+    if not nodes:
+        yield None
+        return
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": per_node, "object_store_memory": 100_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(**node)
+        cluster.wait_for_nodes()
+        yield cluster.address
+    finally:
+        cluster.shutdown()
 
 
 def used() -> float:
@@ -86,55 +141,40 @@ def main() -> None:
     parser.add_argument("--sleep", type=float, default=10, help="seconds of a trial")
     asked = parser.parse_args()
     distributed.quiet()
-    import psutil
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": asked.per_node, "object_store_memory": 100_000_000, "include_dashboard": False}
+    peak, note, places = [0.0], Stages._ended, max(asked.nodes * asked.per_node, 1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "runs"
         root.mkdir()
         study = make_study(root, asked.trials)
         count = len(study.configs())
-        began = time.perf_counter()
-        cluster = Cluster(initialize_head=True, head_node_args=node)
-        try:
-            for _ in range(asked.nodes - 1):
-                cluster.add_node(**node)
-            cluster.wait_for_nodes()
-            up, before = time.perf_counter() - began, used()
-            given = Conditions(root, Path.cwd(), 1, 1, 0, 600)
-            peak = [0.0]
-            note = Stages._ended
 
-            def ended(self: Stages, *what: Any) -> None:
-                """Now and then, how much memory all of Ray's processes have."""
-                note(self, *what)
-                if len(self.study.results) % max(1, count // 10) == 0:
-                    below = psutil.Process().children(recursive=True)
-                    peak[0] = max(peak[0], sum(x.memory_info().rss for x in below if x.is_running()) / 1e9)
+        def ended(self: Stages, *what: Any) -> None:
+            """Now and then, how much memory all of Ray's processes have."""
+            note(self, *what)
+            if len(self.study.results) % max(1, count // 10) == 0:
+                below = psutil.Process().children(recursive=True)
+                peak[0] = max(peak[0], sum(x.memory_info().rss for x in below if x.is_running()) / 1e9)
 
-            began = time.perf_counter()
-            with (
-                patch.object(pool, "_trial", sleeper(asked.sleep)),
-                patch("mbkd.inputs.prepare", lambda *_: None),  # there are no rows
-                patch.object(Stages, "_ended", ended),
-            ):
-                whole = carry_out(study, given, 0, cluster.address)
+        with simulated(asked.nodes, asked.per_node) as address, ExitStack() as patched:
+            patched.enter_context(patch("mbkd.inputs.prepare", lambda *_: None))  # there are no rows
+            patched.enter_context(patch.object(Stages, "_ended", ended))
+            if address is None:
+                patched.enter_context(patch.object(pool, "Pool", Instant))
+            else:
+                patched.enter_context(patch.object(pool, "_trial", sleeper(asked.sleep)))
+            before, began = used(), time.perf_counter()
+            whole = carry_out(study, Conditions(root, Path.cwd(), 1, 1, 0, 600), 0, address)
             wall, took = time.perf_counter() - began, used() - before
-        finally:
-            cluster.shutdown()
         assert whole and len(study.results) == count and not study.failed, study.failed
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         began = time.perf_counter()
         report = [sys.executable, "-m", "analysis.report", str(root), "--out", str(Path(folder) / "report")]
         subprocess.run(report, check=True, stdout=subprocess.DEVNULL)
         reported = time.perf_counter() - began
-    places = asked.nodes * asked.per_node
-    ideal = math.ceil(count / places) * asked.sleep
+    ideal = math.ceil(count / places) * asked.sleep if asked.nodes else 0.0
     found = {
         "trials": count,
         "places": places,
-        "nodes_up_seconds": up,
         "wall_seconds": wall,
         "ideal_seconds": ideal,
         "driver_cpu_seconds_per_trial": took / count,

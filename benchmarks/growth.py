@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks.report import make_run
 from mbkd import config as configuration
-from mbkd.config import changed, paper, parse, sib200
+from mbkd.config import Config, Student, Teacher, changed, paper, parse, sib200
 from mbkd.demo import toy
 
 MODULE = "benchmarks.growth"
@@ -115,9 +115,9 @@ def make_config(folder: Path, world: Path, some: Sequence[str], train: int, test
 
 def make_runs(root: Path, rows: int, named: Sequence[str]) -> None:
     """Runs of so many test rows in each language."""
-    task = {"supervised": SUPERVISED, "zero_shot": named[len(SUPERVISED) :]}
-    teachers = {x: {"model": "none"} for x in SUPERVISED}
-    full = changed(paper.base(paper.xnli(), paper.BACKBONES["mbert"]), {"task": task, "teachers": teachers})
+    task = paper.xnli().model_copy(update={"supervised": SUPERVISED, "zero_shot": named[len(SUPERVISED) :]})
+    teachers = {x: (Teacher(model="none"),) for x in SUPERVISED}
+    full = Config(task=task, student=Student(backbone="none", branch_depth=4), teachers=teachers)
     for seed in range(1, RUNS // 2 + 1):
         for name in ("multikd", "mblm"):
             make_run(root, changed(paper.system(full, name), {"seed": seed}), np.arange(rows) % 3)
