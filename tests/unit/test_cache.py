@@ -1,7 +1,9 @@
 """The cache of teacher logits: the engine's own numbers, built once, whole or not at all, never another teacher's."""
 
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,13 +104,64 @@ def test_a_whole_cache_is_read_without_the_teacher(opened):
     assert np.array_equal(first.logits, second.logits)
 
 
-def test_a_teacher_that_changed_gets_a_cache_of_its_own(classifier, opened):
-    first, _ = opened()
-    change_one_weight(classifier)
-    second, loads = opened()
-    assert loads == 1
-    assert second.folder != first.folder
-    assert not np.array_equal(first.logits, second.logits)
+def swap_labels(data: Path, _: Path) -> None:
+    file = data / "dataset_en_train.json"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"stars": str(6 - int(row["stars"]))}) + "\n" for row in rows))
+
+
+def add_a_row(data: Path, _: Path) -> None:
+    file = data / "dataset_en_train.json"
+    rows = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*rows, json.dumps(json.loads(rows[0]) | {"review_id": "one more"}) + "\n"]))
+
+
+def train_the_teacher_again(_: Path, teacher: Path) -> None:
+    change_one_weight(teacher)
+
+
+def replace_the_backbone(data: Path, _: Path) -> None:
+    (data.parent / "student" / "model.safetensors").write_bytes(b"other weights")
+
+
+def touch_all(data: Path, teacher: Path) -> None:
+    for file in (*data.iterdir(), *teacher.iterdir()):
+        file.write_bytes(file.read_bytes())
+        os.utime(file, ns=(1, 1))
+
+
+def add_what_this_teacher_is_not_asked(data: Path, _: Path) -> None:
+    with (data / "dataset_fr_train.json").open("a") as file:
+        file.write("{}\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "loads"),
+    [
+        (swap_labels, 1),
+        (add_a_row, 1),
+        (train_the_teacher_again, 1),
+        (replace_the_backbone, 0),
+        (touch_all, 0),
+        (add_what_this_teacher_is_not_asked, 0),
+    ],
+)
+def test_a_cache_is_of_the_rows_and_the_teacher_that_are_there_now(
+    world: Path, classifier: Path, tmp_path: Path, ranks, change: Callable[[Path, Path], None], loads: int
+):
+    for name, source in {"data": world / "data", "student": world / "models" / "student"}.items():
+        shutil.copytree(source, tmp_path / name)
+
+    def opened() -> tuple[cache.Cache, int]:
+        make, mine = Maker(classifier, ranks), given(tmp_path, classifier, tmp_path / "store")
+        return cache.open_cache("en", mine, make, tmp_path / "store", ranks, allow_chance=True), make.calls
+
+    before, _ = opened()
+    change(tmp_path / "data", classifier)
+    after, asked = opened()
+    assert asked == loads
+    assert (after.folder == before.folder) == (not loads)
+    assert before.logits.shape == (60, 5) and after.logits.shape == (60 + (change is add_a_row), 5)
 
 
 def test_another_length_gets_a_cache_of_its_own(opened):

@@ -16,6 +16,7 @@ from analysis.collect import Run
 from mbkd import provenance, runs
 from mbkd.config import Config, changed, parse
 from mbkd.data.tokens import store_fingerprint
+from mbkd.ensemble import runs as ensemble
 from mbkd.errors import UserError
 from mbkd.evaluate.folder import evaluate_folder
 from mbkd.files import write_json
@@ -234,6 +235,22 @@ def test_a_sweep_and_a_report_name_what_a_run_asks_about_too(
     with pytest.raises(UserError) as caught:
         sweep_of(config, tmp_path).settle()
     assert all(f"{run}: {expected[0]}\n" in str(caught.value) for run in found)
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
+def test_an_ensemble_is_of_runs_that_were_made_from_the_same(
+    config: Config, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
+):
+    members = []
+    for seed in (1, 2):
+        finish(config.teacher_run("fr"), tmp_path)
+        members.append(finish(changed(config, {"seed": seed}), tmp_path))
+        change(tmp_path)
+    if not expected:
+        assert [member.run for member in ensemble.read(members)] == members
+        return
+    with pytest.raises(UserError, match=rf"{expected[0]} than {members[0]}"):
+        ensemble.read(members)
 
 
 def test_a_fresh_sweep_keeps_what_is_not_stale(config: Config, tmp_path: Path):
