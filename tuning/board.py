@@ -67,9 +67,9 @@ class Board:
     def say(self, line: str) -> None:
         """Print a line, above the live table if there is one."""
         if self.live is not None:
-            self.live.console.print(line, highlight=False, soft_wrap=True)
+            self.live.console.print(line, highlight=False)
         else:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def left(self) -> str:
         """Return the number of runs left in the stage, and their time estimated from the finished runs."""

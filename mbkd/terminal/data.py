@@ -1,6 +1,8 @@
 """Output of `mbkd data` on the terminal: rows, tokens, examples, warnings."""
 
 import re
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import LABEL, fits
 
 LONGEST = 500  # characters of an example; more than the width of a window
+WIDER = 8  # a row of an example may need this fraction of the window beyond rich's count of cells
 QUOTED_OR_NUMBER = re.compile(r"('[^']*'|[\d,]*\d(?:\.\d+)?)")
 
 
@@ -120,12 +123,35 @@ def _examples(splits: Sequence[dict[str, Any]], console: Console) -> Table:
     texts = (Column(name, no_wrap=True, overflow="ellipsis", ratio=1) for name in names.values())
     label = Column("label", overflow="fold", max_width=LABEL)
     table = Table("split", "language", label, *texts, title="some rows", title_justify="left")
+    most, spare = console.width // WIDER, 0
     for each in first:
         for row in each["examples"]:
-            shown = [Text(" ".join((row[x] or "").split())[:LONGEST]) for x in names]
-            table.add_row(each["split"], each["language"], Text(row["label"]), *shown)
-    table.expand = not fits(table, console)
+            shown = [_cut(" ".join((row[x] or "").split())[:LONGEST], most) for x in names]
+            spare = max(spare, sum(map(_more_cells, shown)))
+            table.add_row(each["split"], each["language"], Text(row["label"]), *map(Text, shown))
+    if not fits(table, console, spare):
+        table.width = console.width - spare
     return table
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the text, cut where a terminal may need more than `most` cells beyond rich's count."""
+    if _more_cells(text) <= most:
+        return text
+    return f"{text[: bisect_right(range(len(text)), most, key=lambda end: _more_cells(text[:end])) - 1]}…"
+
+
+def _more_cells(text: str) -> int:
+    """Return the cells that a terminal may need for a text beyond rich's count.
+
+    rich counts the cells of grapheme clusters. Many terminals count those of code points, such as the vowel signs of
+    Tamil and Devanagari.
+    """
+    return max(0, sum(map(_cells, text)) - cell_len(text))
+
+
+def _cells(character: str) -> int:
+    return 0 if unicodedata.category(character) in ("Mn", "Me", "Cf") else max(1, cell_len(character))
 
 
 def _narrow(name: str, cells: Sequence[str]) -> Column:

@@ -52,12 +52,12 @@ def across(rows: Sequence[Row], names: Sequence[str]) -> Table:
     return table
 
 
-def fits(table: Table, console: Console) -> bool:
-    """Whether every cell fits in the console's width. Labels may wrap to a width of LABEL."""
+def fits(table: Table, console: Console, spare: int = 0) -> bool:
+    """Whether every cell fits in the console's width less `spare`. Labels may wrap to a width of LABEL."""
     table.columns[0].max_width = LABEL
     needed = table.__rich_measure__(console, console.options.update(max_width=1_000_000)).maximum
     table.columns[0].max_width = None
-    return needed <= console.width
+    return needed <= console.width - spare
 
 
 def beside(widths: Sequence[int], room: int) -> Iterator[range]:

@@ -65,7 +65,8 @@ def print_calibration(result: Result) -> None:
         for split, after in found["error"].items():
             means = [100 * sum(each.values()) / len(each) for each in (found["error_before"][split], after)]
             text += f"; expected calibration error on {split} {means[0]:.1f} -> {means[1]:.1f} %"
-    make_console().print(text, highlight=False, soft_wrap=True)
+    console = make_console()
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def print_spread(results: Sequence[Result], split: str) -> None:
@@ -123,7 +124,7 @@ def print_export(report: dict[str, Any]) -> None:
                 f"warning: {found['file']} is kept but loses accuracy: in {worst}, accuracy fell from "
                 f"{100 * before[worst]:.2f} to {100 * after[worst]:.2f} on {report['rows_by_language'][worst]:,} rows",
                 highlight=False,
-                soft_wrap=True,
+                soft_wrap=not console.is_terminal,
             )
 
 

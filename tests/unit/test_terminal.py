@@ -2,6 +2,7 @@
 
 import re
 import time
+import unicodedata
 import zlib
 from itertools import product
 from typing import Any
@@ -189,6 +190,21 @@ def test_data_shows_whole_numbers_and_as_much_text_as_the_window_is_wide(window,
     latin = next(line for line in rows if "The fission" in line)
     room = window.width - cell_len("│ train │ eng_Latn │ science/technology 0 │  │")
     assert (LATIN if len(LATIN) <= room else f"{LATIN[: room - 1].rstrip()}…") in latin
+
+
+@pytest.mark.parametrize("pair", [None, "गति बहुत कम महत्व की हो जाती है और स्थिरता " * 9])
+def test_a_text_fits_in_a_window_that_counts_the_cells_of_each_vowel_sign(window, pair: str | None):
+    texts = {"tam_Taml": "காலாண்டில் இருந்து அரை மைல் " * 9, "tel_Telu": "తక్కువ ప్రాముఖ్యతను ", "eng_Latn": LATIN}
+    splits = [split(language, {"a": 10, "b": 20}, text) for language, text in texts.items()]
+    for each in splits:
+        each["examples"][0]["text_pair"] = pair
+    data.print_data({"splits": splits, "labels": ["a", "b"], "max_length": 128, "tokenizers": {}, "warnings": []})
+    lines = window.lines()
+    rows = [line for line in lines if "காலாண்" in line or "తక్కువ" in line or "The fission" in line]
+    assert len(rows) == 3
+    for line in lines:  # marks of category Mn have no cell; vowel signs of category Mc have one
+        shown = [x for x in line if unicodedata.category(x) != "Mn"]
+        assert sum(2 if unicodedata.east_asian_width(x) in "WF" else 1 for x in shown) <= window.width
 
 
 def warning(kind: str, split: str, language: str, message: str) -> dict[str, str]:
