@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from mbkd import runs
+from mbkd.files import write_whole
 from mbkd.terminal.console import make_console
 
 
@@ -21,8 +22,17 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--out", type=Path, help="the JSON file for the numbers; default: print them")
+    made.add_argument("--out", type=_new_file, help="the JSON file for the numbers; default: print them")
     return made
+
+
+def _new_file(name: str) -> Path:
+    """Return an output file; its folder must exist."""
+    file = Path(name)
+    if file.is_dir() or not file.parent.is_dir():
+        what = "is a folder; name a file" if file.is_dir() else f"the folder {file.parent} does not exist; create it"
+        raise argparse.ArgumentTypeError(f"{name}: {what}")
+    return file
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -71,7 +81,7 @@ def record(module: str, out: Path | None, found: dict[str, Any]) -> None:
     if out is None:
         print(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_whole(out, f"{text}\n".encode())
 
 
 def random_encoder(folder: Path, width: int, layers: int, tokens: int) -> Any:

@@ -87,7 +87,7 @@ class Board:
         for group in self.groups:
             score, finished = self.best(group)
             shown = "-" if score is None else f"{100 * score:.2f}"
-            table.add_row(group.task, group.label, group.backbone, str(finished), shown)
+            table.add_row(group.task, group.label, group.backbone.rsplit("/", 1)[-1], str(finished), shown)
         now = [f"  {name}  {clock(time.monotonic() - began)}" for name, began in self.started.items()]
         failed = f", {len(self.failed)} failed" if self.failed else ""
         # The table comes last, because a small window cuts off the end.

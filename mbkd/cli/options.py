@@ -60,6 +60,15 @@ def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
         print(f"{out}: exists and will be overwritten", file=sys.stderr)
 
 
+def check_out_folder(out: Path | None) -> None:
+    """Check an output folder before any work, and report files that may be overwritten. Raises UserError for a file."""
+    if out is not None and out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out}: is a file; name a folder")
+        if any(out.iterdir()):
+            print(f"{out}: exists; its files of the same names will be overwritten", file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """Print a command's result as one JSON document on standard output."""
     import json

@@ -15,6 +15,7 @@ from mbkd.cli.options import (
     Runs,
     check_folder,
     check_out,
+    check_out_folder,
     is_yes,
     print_json,
     quiet,
@@ -218,6 +219,7 @@ def export(
         raise UserError(f"--format {format}: the only format is onnx")
     if config is not None and rows is not None:
         raise UserError("CONFIG and --rows: give only one of them to check the graphs")
+    check_out_folder(out)
     from mbkd.config import paper
 
     task = None if config is None else paper.find(config, overrides or []).task

@@ -47,6 +47,10 @@ def test_an_output_is_looked_at_before_any_work(tmp_path: Path):
     done = mbkd("evaluate", tmp_path, "-", "--out", there)
     assert done.stderr.splitlines()[0] == f"{there}: exists and will be overwritten"
     assert there.read_text() == "x"
+    done = mbkd("export", tmp_path, "--out", there)
+    assert done.stderr == f"error: --out {there}: is a file; name a folder\n"
+    done = mbkd("export", tmp_path, "--out", tmp_path)
+    assert done.stderr.splitlines()[0] == f"{tmp_path}: exists; its files of the same names will be overwritten"
     assert "use .json, .csv" in mbkd("mixers", tmp_path, "toy", "--out", tmp_path / "a.txt").stderr
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, DebertaV2Config
 
 from mbkd import config as configuration
-from mbkd import distributed
+from mbkd import distributed, inputs
 from mbkd.config import Columns, Config, Task, paper, parse
 from mbkd.config import Teacher as Teaching
 from mbkd.data.classifiers import fingerprint
@@ -25,6 +25,8 @@ from mbkd.errors import UserError
 from mbkd.estimate import cost
 from mbkd.inputs import TeacherInput, prepare
 from mbkd.onboarding import quality
+from mbkd.train import engine, run
+from mbkd.train.checkpoint import Schedule
 
 LABELS = ("1", "2", "3", "4", "5")
 
@@ -316,3 +318,19 @@ def test_longer_rows_than_backbone_and_teachers_have_positions_are_refused_in_on
         prepare(of_length(130), tmp_path)
     assert not (tmp_path / "store").exists()
     prepare(of_length(128), tmp_path)
+
+
+def test_every_phase_before_the_first_step_is_said_in_its_turn(
+    world: Path, toy_yaml: Path, ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """At its start, where the patience with quick phases is over at once."""
+    for module in (inputs, run, engine, signals, checks):
+        monkeypatch.setattr(module, "PATIENCE", 0)
+    folder = classifier(world, tmp_path / "teacher")
+    overrides = ["distill.languages=[en]", f"teachers.en={{model: {folder}, fine_tuned: true}}", "train.epochs=0.2"]
+    run.run(configuration.read(toy_yaml, overrides), tmp_path / "runs", ranks, Schedule())
+    said = capsys.readouterr().err.splitlines()
+    started = [line for line in said if line.endswith("  started")]
+    phases = ("tokens", "loading the student", "loading a teacher", "checking the teacher of en", "starting DeepSpeed")
+    assert len(started) == len(phases) + 3
+    assert all(map(str.startswith, started, (*phases, "MonoKD + MBLM", "measuring dev", "measuring test")))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from mbkd import errors, runs
 from mbkd.config import paper, parse
@@ -13,8 +14,9 @@ from mbkd.files import write_json
 from mbkd.result import Result
 from tests.synthetic import make_result
 from tuning import grids, protocols
+from tuning.board import Board
 from tuning.experiments import EXPERIMENTS, base
-from tuning.protocols import groups, record, wanted
+from tuning.protocols import Group, groups, record, wanted
 from tuning.stages import _cached_teachers, _refusal, _single_inference, _to_ask, carry_out
 from tuning.study import Sweep
 from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, hopeless, work
@@ -282,3 +284,24 @@ def test_a_trial_is_given_again_after_faults_of_a_moment_and_not_for_ever(tmp_pa
             work(Job(config), given, print)
     assert (tmp_path / "tries").read_text().count("\n") == tries
     assert not hopeless(directory)  # the next sweep may try again
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_board_has_a_row_for_each_group_in_their_order_with_what_is_done(width: int, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    systems = ("MultiTrain", "MultiKD + MBLM", "MonoKD")  # as they were given, not by name or score
+    expected = [(x, b) for b in ("xlm-r", "mbert") for x in systems]
+    given = [Group("xnli", f"someone/{b}", x, 0) for x, b in expected]
+    scores = {id(group): (i / 10 if i else None, i) for i, group in enumerate(given)}
+    board = Board("grid", given, lambda group: scores[id(group)])
+    board.begin("searching", {"a": 1.0, "b": 1.0}, 2)
+    board.start("b")
+    with board.console.capture() as shown:
+        board.console.print(board.picture())
+    lines = Text.from_ansi(shown.get()).plain.splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].split() == ["b", "0:00"]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│ xnli")]
+    assert [(row[1], row[2]) for row in rows] == expected
+    assert [row[3:] for row in rows] == [["0", "-"], *([str(i), f"{10 * i:.2f}"] for i in range(1, 6))]
