@@ -1,6 +1,6 @@
 """The paper's whole study on paper: Tables 2 to 8 and Fig 5 on 1, 8, 64 and 512 GPUs, in hours, money and bytes.
 
-usage: python -m benchmarks.scale [--gpu A100] [--rate 2.0] [--gpus 1 8 64 512] [--out FILE]
+usage: python -m benchmarks.scale [--gpu A100] [--rate 1.0] [--gpus 1 8 64 512] [--out FILE]
        python -m benchmarks.scale --check RUNS [--out FILE]
 
 Nothing is trained. The runs are those of `tuning.sweep`, each once however many tables show it; their hours are those
@@ -211,7 +211,7 @@ def check(root: Path) -> dict[str, Any]:
 def main() -> None:
     parser = common.parser(MODULE, __doc__)
     parser.add_argument("--gpu", default="A100")
-    parser.add_argument("--rate", type=float, default=2.0, help="money for a GPU and hour")
+    parser.add_argument("--rate", type=float, default=1.0, help="money for a GPU and hour; GPU-hours by default")
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64, 512])
     parser.add_argument("--bus", type=float, default=200, help="GB/s of an all-reduce inside of a machine; assumed")
     parser.add_argument("--operations", type=int, default=2154, help="of a step: benchmarks.operations, bf16")
