@@ -154,7 +154,7 @@ def toy_yaml(world: Path) -> Path:
     return file
 
 
-def random_student(folder: Path, world: Path, seed: int = 0, branch_depth: int = 1) -> Path:
+def random_student(folder: Path, world: Path, seed: int = 0, branch_depth: int = 1, **fields: Any) -> Path:
     """A student of three classes and two branches in a folder, its weights and mixers random; returns the folder."""
     import torch
     from transformers import AutoTokenizer
@@ -169,6 +169,7 @@ def random_student(folder: Path, world: Path, seed: int = 0, branch_depth: int =
         branch_depth=branch_depth,
         id2label=dict(enumerate(labels)),
         label2id={name: i for i, name in enumerate(labels)},
+        **fields,
     )
     with torch.no_grad():
         for parameter in model.parameters():

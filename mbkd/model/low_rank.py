@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-class LowRankLayer(nn.Module):
+class LowRankLayer(GradientCheckpointingLayer):
     """A layer whose linear maps have the weights W + U D: W (o, i) of `base`, U (o, r) and D (r, i) its own.
 
     U starts at zero, so the layer starts as its base. All else of the base (biases, norms) is shared. `base` is no part
@@ -46,7 +47,13 @@ class LowRankLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the shared layer computes with this branch's weights: arguments and result are that layer's."""
-        return functional_call(self.base, self.weights(), args, kwargs)
+        checkpointing = getattr(self.base, "gradient_checkpointing", False)
+        if checkpointing:  # of this layer: the base alone would be run again without the difference
+            self.base.gradient_checkpointing = False
+        found = functional_call(self.base, self.weights(), args, kwargs)
+        if checkpointing:
+            self.base.gradient_checkpointing = True
+        return found
 
     def train(self, mode: bool = True) -> "LowRankLayer":
         """As torch's; dropout is the base's, which branches use one after the other."""
