@@ -13,7 +13,7 @@ import yaml
 
 from mbkd import runs
 from mbkd.config import Config
-from mbkd.errors import UserError
+from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
 from mbkd.evaluate import metrics, selection
 from mbkd.files import write_whole
 from mbkd.result import Result
@@ -274,9 +274,9 @@ def main() -> None:
     """Entry point. A user's error ends in one message and exit code 2."""
     try:
         app()
-    except (UserError, OSError) as error:
+    except (UserError, TransientError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(UNAVAILABLE if is_transient(error) else 2)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
 

@@ -116,7 +116,7 @@ def check_output(out: Path | None, source: Path | None) -> None:
         raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl, .csv or .tsv")
     if out is not None and _is_input(out, source):
         raise UserError(
-            f"{out}: is the input too, and would be emptied before it is read; name another file with --out"
+            f"{out}: is the input too; name another file with --out"
         )
 
 

@@ -48,12 +48,9 @@ LONG = [
     "README.md",
     "EVIDENCE.md",
     "PERFORMANCE.md",
-    "docs/own-data.md",
     "docs/clusters.md",
     "docs/serving.md",
     "docs/exporting.md",
-    "docs/faults.md",
-    "docs/troubleshooting.md",
 ]
 
 
