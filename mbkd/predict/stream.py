@@ -115,9 +115,7 @@ def check_output(out: Path | None, source: Path | None) -> None:
     if out is not None and out.suffix not in OUTPUTS:
         raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl, .csv or .tsv")
     if out is not None and _is_input(out, source):
-        raise UserError(
-            f"{out}: is the input too; name another file with --out"
-        )
+        raise UserError(f"{out}: is the input too; name another file with --out")
 
 
 def pairs(source: Path, column: str, pair_column: str | None) -> list[tuple[str, str | None]]:
