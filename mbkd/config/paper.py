@@ -75,19 +75,29 @@ TASKS = {"xnli": xnli, "marc": marc}
 
 
 def toy(world: Path) -> Config:
-    """The demo: MultiKD + MBLM on the toy reviews in a folder that mbkd.demo.toy_models wrote.
+    """The demo's teachers: fine-tuned on all labelled rows of the toy world in the folder `world`.
 
-    Small models need higher learning rates than the paper's.
+    Small models need larger learning rates than the paper's.
     """
     models = world / "models"
-    small = Training(lr=8e-4, epochs=1)
+    small = Training(lr=8e-4, epochs=2)
     return Config(
         task=marc().model_copy(update={"path": str(world / "data")}),
-        student=Student(backbone=str(models / "student"), branch_depth=2),
+        student=Student(backbone=str(models / "student"), branch_depth=1),
         teachers={x: (Teacher(model=str(models / f"teacher-{x}")),) for x in ("en", "fr", "zh")},
-        teaching=small.model_copy(update={"epochs": 2}),
+        teaching=small,
         train=small,
     )
+
+
+def toy_students(teachers: Config, trained: dict[str, Path], rows: int) -> Config:
+    """The demo's students: distilled with the first `rows` rows of each labelled language.
+
+    trained: {language: model folder of its fine-tuned teacher}.
+    """
+    fine_tuned = {x: (Teacher(model=str(folder), fine_tuned=True),) for x, folder in trained.items()}
+    task = teachers.task.model_copy(update={"limit": rows})
+    return teachers.model_copy(update={"task": task, "teachers": fine_tuned})
 
 
 def recipes() -> dict[str, Config]:

@@ -41,9 +41,9 @@ from mbkd.demo.lexicon import LANGUAGES
 from mbkd.files import write_json
 from mbkd.model import saved
 
-FORMAT = 1  # increase when the output of `build` changes
+FORMAT = 2  # increase when the output of `build` changes
 MAX_LENGTH = 128
-SIZES = {"train": 6000, "dev": 500, "test": 1000}
+SIZES = {"train": 12000, "dev": 500, "test": 1000}
 LAYERS = {"student": 4, "teacher": 2}
 WIDTH = {"student": 96, "teacher": 128}
 TEXTS = 2500  # unlabelled reviews per language
