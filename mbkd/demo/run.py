@@ -35,7 +35,7 @@ def demo(root: Path, ranks: int) -> None:
     say(f"      mbkd teach {file} --runs {root} --ranks {ranks}")
     results = carry_out(list(paper.teacher_runs(config)), [str(file), "--teach"], root, ranks)
 
-    say(f"[bold]3/3[/bold] three students with {STUDENT_ROWS:,} reviews a language: hard labels, distillation, branches")
+    say(f"[bold]3/3[/bold] three students, {STUDENT_ROWS:,} reviews a language: hard labels, distillation, branches")
     trained = {result.supervised[0]: directory / "model" for directory, result in results.items()}
     file = root / "toy.yaml"
     write_whole(file, paper.toy_students(config, trained, STUDENT_ROWS).dump().encode())
@@ -47,7 +47,9 @@ def demo(root: Path, ranks: int) -> None:
     print_results(list(results.values()), "test")
     task = config.task
     print(f"trained on {', '.join(task.supervised)}; {', '.join(task.zero_shot)} had no labels; chance is {CHANCE:.0%}")
-    print("compare MultiKD with MultiTrain on AVG(S): what distillation adds to labels; docs/own-data.md has five seeds")
+    print(
+        "compare MultiKD with MultiTrain on AVG(S): what distillation adds to labels; docs/own-data.md has five seeds"
+    )
     print(f"{time.monotonic() - began:.0f} s; configuration: {file}; runs:")
     for directory in results:
         print(f"  {directory}")
