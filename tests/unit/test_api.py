@@ -23,7 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def test_train_gives_the_result_of_the_run_whose_configuration_is_meant(toy_yaml: Path, root: Path):
+def test_train_returns_the_result_of_the_configured_run(toy_yaml: Path, root: Path):
     result = mbkd.train(toy_yaml, runs=root, ranks=1, seed=2, **QUICK)
     config = configuration.read(toy_yaml, ["distill.signal=labels", "train.epochs=0.25", "seed=2"])
     file = root / config.run_name / "result.json"
@@ -39,7 +39,7 @@ def test_train_gives_the_result_of_the_run_whose_configuration_is_meant(toy_yaml
     assert "RANK" not in os.environ  # a trainer that runs next in the same notebook would take itself for a rank
 
 
-def test_a_process_that_fails_is_an_error_and_no_exit(
+def test_a_failed_process_raises_an_error_and_does_not_exit(
     toy_yaml: Path, root: Path, world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     shutil.copytree(world / "models" / "student", tmp_path / "encoder")
@@ -49,7 +49,7 @@ def test_a_process_that_fails_is_an_error_and_no_exit(
     assert "no pre-trained encoder could be loaded from here" in capfd.readouterr().err
 
 
-def test_the_configuration_of_the_page_is_one():
+def test_the_configuration_on_the_page_is_valid():
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
     code = page.split("```python\n")[1].split("mbkd.teach")[0]
     found: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def test_the_configuration_of_the_page_is_one():
     assert found["config"].languages == ("en", "fr")
 
 
-def test_arguments_that_fit_nothing_are_refused_in_words(toy_yaml: Path, root: Path, student: Path):
+def test_invalid_arguments_raise_a_user_error(toy_yaml: Path, root: Path, student: Path):
     with pytest.raises(mbkd.UserError, match=r"train\.lrr"):
         mbkd.train(toy_yaml, runs=root, **{"train.lrr": 1})
     with pytest.raises(mbkd.UserError, match="names no teacher"):
@@ -73,7 +73,7 @@ def test_arguments_that_fit_nothing_are_refused_in_words(toy_yaml: Path, root: P
         mbkd.no_such_name  # noqa: B018
 
 
-def test_classify_keeps_the_order_and_tells_the_model_each_texts_language(student: Path):
+def test_classify_keeps_the_order_and_passes_each_texts_language_to_the_model(student: Path):
     model, words, plain = mbkd.load(student), load_tokenizer(student), saved.load(student)
     model._model.config.inference = plain.config.inference = "single"
     model._model.config.mixers = plain.config.mixers = "none"
@@ -95,7 +95,7 @@ def test_classify_keeps_the_order_and_tells_the_model_each_texts_language(studen
     assert model.classify([])[1].shape == (0, len(model.labels))
 
 
-def test_the_public_names_are_there_and_stay_when_modules_of_the_same_name_are_imported():
+def test_public_names_exist_and_survive_imports_of_modules_with_the_same_name():
     from mbkd.evaluate import metrics
     from mbkd.train import launch
 

@@ -26,7 +26,7 @@ def made(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(done.stdout.splitlines()[-1])
 
 
-def test_the_floor_is_a_logistic_regression_on_each_texts_mean_state(made: Path, toy_yaml: Path):
+def test_the_baseline_is_a_logistic_regression_on_each_texts_mean_state(made: Path, toy_yaml: Path):
     """Counted here once more, text by text, by transformers and scikit-learn alone."""
     config = configuration.read(toy_yaml)
     words = AutoTokenizer.from_pretrained(config.student.backbone)
@@ -54,7 +54,7 @@ def test_the_floor_is_a_logistic_regression_on_each_texts_mean_state(made: Path,
     assert result["accuracy"]["test"]["de"] == pytest.approx((found.argmax(1) == labels).mean())
 
 
-def test_the_floor_is_a_run_that_reports_find(made: Path):
+def test_reports_find_the_baselines_run(made: Path):
     (run,) = collect(made.parent).runs
     assert (run.system, run.role, run.branch_depth) == ("Baseline (frozen encoder)", "student", 0)
     assert set(run.scores("test")) == {"en", "fr", "zh", "de", "es", "ja"}

@@ -35,7 +35,7 @@ def passes_of(plan, language):
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_a_step_is_the_same_in_whatever_order_steps_are_asked_for(draw):
+def test_a_step_does_not_depend_on_the_order_of_requests(draw):
     forward, other = plan(draw=draw), plan(draw=draw)
     order = np.random.default_rng(0).permutation(forward.steps).tolist()
     assert dict(zip(order, steps_of(other, order), strict=True)) == dict(enumerate(steps_of(forward)))
@@ -53,7 +53,7 @@ def test_another_process_gets_the_same_steps():
     assert [output.strip() for output in outputs] == [str(steps_of(here))] * 2
 
 
-def test_the_sequence_is_the_one_that_earlier_versions_gave():
+def test_the_sequence_equals_that_of_earlier_versions():
     fixed = Plan({"en": np.arange(40), "fr": np.arange(20)}, 4, epochs=2, seed=1, group_by_length=False)
     assert "".join(fixed.language(s)[0] for s in range(12)) == "eeefeeeefffe"
     assert fixed.rows(0).tolist() == [31, 21, 0, 25]
@@ -89,13 +89,13 @@ def test_a_pass_takes_no_row_twice_and_leaves_less_than_a_batch(draw, group_by_l
             assert rows.max() < count
 
 
-def test_the_next_pass_shuffles_anew_and_leaves_out_other_rows():
+def test_the_next_pass_shuffles_again_and_leaves_out_other_rows():
     first, second = (np.concatenate(p) for p in passes_of(plan(epochs=6), "fr")[:2])
     assert first.tolist() != second.tolist()
     assert set(first.tolist()) != set(second.tolist())  # 130 rows, 16 batches of 8: two are left out
 
 
-def test_which_rows_meet_changes_from_pass_to_pass_though_lengths_group_them():
+def test_rows_of_a_batch_change_between_passes_despite_grouping_by_length():
     first, second = ({frozenset(b.tolist()) for b in p} for p in passes_of(plan(epochs=6), "en")[:2])
     assert not first & second
 
@@ -116,7 +116,7 @@ def test_a_proportional_draw_follows_rows_to_the_power_of_alpha(alpha):
         assert abs(count - p * made.steps) < 4 * np.sqrt(made.steps * p * (1 - p))
 
 
-def test_independent_draws_do_not_remember_the_step_before():
+def test_independent_draws_do_not_depend_on_the_previous_step():
     made = plan({"en": 10_000, "fr": 10_000}, batch_size=1, epochs=1)
     en = np.array([made.language(s) == "en" for s in range(made.steps)])
     assert abs((en[1:] == en[:-1]).mean() - 0.5) < 4 * 0.5 / np.sqrt(made.steps)
@@ -167,7 +167,7 @@ def test_grouping_by_length_pads_far_less_than_random_batches():
     assert grouped > 0.95
 
 
-def test_grouped_batches_come_in_no_order_of_length():
+def test_grouped_batches_are_not_ordered_by_length():
     text = {"en": np.random.default_rng(0).integers(4, 129, 40 * WINDOW)}
     made = Plan(text, 8, epochs=1, seed=1)
     longest = np.array([text["en"][made.rows(s)].max() for s in range(made.steps)])
@@ -193,14 +193,14 @@ def test_the_ranks_of_a_grouped_batch_get_near_equal_lengths():
     ("batch_size", "world", "accumulation", "fits"),
     [(32, 3, 1, "30 or 33"), (32, 3, 4, "24 or 36"), (4, 8, 1, "8")],
 )
-def test_a_batch_that_does_not_divide_is_refused_with_what_would_fit(batch_size, world, accumulation, fits):
+def test_an_indivisible_batch_is_refused_with_the_valid_sizes(batch_size, world, accumulation, fits):
     with pytest.raises(UserError, match=rf"batch_size {batch_size} .*{world} ranks.* {fits} would fit"):
         micro_batch(np.arange(batch_size), 0, world, accumulation, 0)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 5, 999])
-def test_an_evaluation_takes_every_row_once_over_all_ranks(count, world):
+def test_an_evaluation_covers_every_row_once_over_all_ranks(count, world):
     text = np.random.default_rng(0).integers(3, 129, count)
     ranks = [evaluation_batches(text, 1024, rank, world) for rank in range(world)]
     taken = [row for batches in ranks for batch in batches for row in batch.tolist()]
@@ -208,7 +208,7 @@ def test_an_evaluation_takes_every_row_once_over_all_ranks(count, world):
     assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
 
 
-def test_an_evaluation_keeps_to_its_tokens_and_takes_long_rows_first():
+def test_an_evaluation_respects_its_token_budget_and_starts_with_long_rows():
     text = np.random.default_rng(0).integers(3, 129, 999)
     batches = evaluation_batches(text, 1024, 0, 1)
     assert all(len(batch) * text[batch].max() <= 1024 for batch in batches)
@@ -217,5 +217,5 @@ def test_an_evaluation_keeps_to_its_tokens_and_takes_long_rows_first():
     assert text.sum() / padded > 0.95
 
 
-def test_a_row_longer_than_the_evaluations_budget_is_a_batch_of_its_own():
+def test_a_row_longer_than_the_token_budget_is_a_separate_batch():
     assert [b.tolist() for b in evaluation_batches(np.array([5, 90, 80, 6]), 20, 0, 1)] == [[1], [2], [3, 0]]

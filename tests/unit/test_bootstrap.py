@@ -31,7 +31,7 @@ def coverage(spread: tuple[float, float, float], trials: int, seeds: int = 5, ro
     return float(np.mean([x.low <= 0 <= x.high for x in found]))
 
 
-def test_interval_over_rows_is_the_normal_one():
+def test_interval_over_rows_equals_the_normal_interval():
     x = np.random.default_rng(1).normal(0.3, 1, (1, 5010)).astype(np.float32)
     found = interval(x, 10_000, np.random.default_rng(2))
     error = x.std(ddof=1) / np.sqrt(x.size)
@@ -39,7 +39,7 @@ def test_interval_over_rows_is_the_normal_one():
     assert found.high == pytest.approx(x.mean() + 1.96 * error, abs=0.05 * error)
 
 
-def test_interval_of_a_paired_difference_is_that_of_scipy():
+def test_interval_of_a_paired_difference_equals_scipys():
     rng = np.random.default_rng(3)
     right = np.stack([rng.random(1000) < 0.8] * 2)
     right[1] ^= rng.random(1000) < 0.1  # two systems agree on nine rows of ten
@@ -65,7 +65,7 @@ def test_rows_that_are_translations_move_together_and_others_do_not():
     assert apart == pytest.approx(together / np.sqrt(2), rel=0.05)
 
 
-def test_error_of_the_seeds_is_the_analysis_of_variance():
+def test_error_of_the_seeds_equals_the_analysis_of_variance():
     rng = np.random.default_rng(8)
     found = [bootstrap.seed_error([sample(rng, 5, 300, (0.2, 1.0, 1.0))]) ** 2 for _ in range(400)]
     assert np.mean(found) == pytest.approx(0.2**2 / 5, rel=0.1)
@@ -95,7 +95,7 @@ def test_interval_covers_the_truth_93_to_97_times_in_a_hundred(spread: tuple[flo
     assert 0.93 <= coverage(spread, 1000, rows=500) <= 0.97
 
 
-def test_p_is_small_where_the_interval_leaves_out_zero_and_only_there():
+def test_p_is_small_exactly_if_the_interval_excludes_zero():
     moves = np.random.default_rng(9).normal(size=10_000)
     assert bootstrap.estimate(1.8, moves).p > 0.05 > bootstrap.estimate(2.2, moves).p
     assert bootstrap.estimate(-2.2, moves).p < 0.05
@@ -103,12 +103,12 @@ def test_p_is_small_where_the_interval_leaves_out_zero_and_only_there():
     assert bootstrap.estimate(0.0, np.zeros(10)).p == 1.0
 
 
-def test_systems_that_answer_every_row_alike_give_no_certainty():
+def test_systems_with_equal_answers_give_no_certainty():
     assert estimate(0.0, np.zeros(1000), margin=-0.5).p == 1.0
     assert estimate(0.0, np.random.default_rng(0).normal(0, 0.1, 1000), margin=-0.5).p < 0.01
 
 
-def test_holm_is_its_definition():
+def test_holm_equals_its_definition():
     p = [0.01, 0.04, 0.03, 0.005]
     assert bootstrap.holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert bootstrap.holm([0.9, 0.8]) == [1.0, 1.0]

@@ -84,7 +84,7 @@ def change_one_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_the_cache_holds_what_the_engine_says_whatever_the_batch(world, classifier, opened, ranks, tmp_path):
+def test_the_cache_equals_the_engines_logits_for_any_batch(world, classifier, opened, ranks, tmp_path):
     found, _ = opened()
     teacher = Teacher(str(classifier), LABELS, ranks)
     tokens = given(world, classifier, tmp_path / "store").train
@@ -95,7 +95,7 @@ def test_the_cache_holds_what_the_engine_says_whatever_the_batch(world, classifi
     assert (found.logits[rows].argmax(1) == asked.argmax(1)).mean() >= 0.999
 
 
-def test_a_whole_cache_is_read_without_the_teacher(opened):
+def test_a_complete_cache_is_read_without_the_teacher(opened):
     first, loads = opened()
     assert loads == 1
     second, loads = opened()
@@ -164,7 +164,7 @@ def test_a_cache_is_of_the_rows_and_the_teacher_that_are_there_now(
     assert before.logits.shape == (60, 5) and after.logits.shape == (60 + (change is add_a_row), 5)
 
 
-def test_another_length_gets_a_cache_of_its_own(opened):
+def test_another_length_gets_a_separate_cache(opened):
     first, _ = opened()
     second, loads = opened(length=16)
     assert loads == 1
@@ -181,7 +181,7 @@ def test_another_length_gets_a_cache_of_its_own(opened):
     ],
     ids=["truncated", "altered", "manifest damaged", "manifest of another"],
 )
-def test_a_damaged_cache_is_built_again_and_says_so(opened, capfd, name, change, said):
+def test_a_damaged_cache_is_rebuilt_with_a_message(opened, capfd, name, change, said):
     first, _ = opened()
     before = np.array(first.logits)
     file = first.folder / name
@@ -193,7 +193,7 @@ def test_a_damaged_cache_is_built_again_and_says_so(opened, capfd, name, change,
     assert again.sha256 == first.sha256
 
 
-def test_a_chunk_that_is_not_readable_is_computed_again(world, classifier, opened, ranks, tmp_path, monkeypatch):
+def test_an_unreadable_chunk_is_recomputed(world, classifier, opened, ranks, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "TOKENS_PER_BATCH", 256)
     monkeypatch.setattr(cache, "BATCHES_PER_CHUNK", 1)
     first, _ = opened()
@@ -215,7 +215,7 @@ def test_a_chunk_that_is_not_readable_is_computed_again(world, classifier, opene
     assert kept < again.folder.joinpath("manifest.json").stat().st_mtime_ns
 
 
-def test_a_chunk_that_does_not_fit_on_the_disk_is_one_message_and_the_cache_is_built_at_the_next_try(opened):
+def test_a_full_disk_gives_one_message_and_the_cache_is_built_at_the_next_try(opened):
     first, _ = opened()
     shutil.rmtree(first.folder)
     with full_disk(first.logits.nbytes), pytest.raises(UserError, match=r"cannot be written .*make room"):
@@ -239,7 +239,7 @@ def test_logits_that_are_not_finite_are_refused(world, opened, ranks, tmp_path, 
     assert not store.folder.exists()
 
 
-def test_a_teacher_that_is_refused_leaves_no_cache(world, classifier, tmp_path, ranks):
+def test_a_refused_teacher_leaves_no_cache(world, classifier, tmp_path, ranks):
     store = tmp_path / "store"
     mine = given(world, classifier, store)
     with pytest.raises(UserError, match="chance"):

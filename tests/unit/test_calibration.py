@@ -29,7 +29,7 @@ def world(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, np.ndarra
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 6.0])
-def test_the_fit_finds_how_sure_the_model_should_be(temperature):
+def test_the_fit_recovers_the_true_temperature(temperature):
     logits, labels = world(temperature)
     found = calibration.fit({"en": logits[:5000], "de": logits[5000:]}, {"en": labels[:5000], "de": labels[5000:]})
     assert found == pytest.approx(temperature, rel=0.03)
@@ -84,7 +84,7 @@ def test_a_run_saves_raw_logits_and_a_model_that_divides_them(pair: list[Path], 
     assert model.config.calibration_temperature == temperature
 
 
-def test_every_way_to_ask_gives_the_same_calibrated_probabilities(pair: list[Path]):
+def test_every_interface_returns_the_same_calibrated_probabilities(pair: list[Path]):
     model = pair[0] / "model"
     classifier = Classifier(model)
     texts = ["good quality", "bad", "ein gutes Ding"]
@@ -96,7 +96,7 @@ def test_every_way_to_ask_gives_the_same_calibrated_probabilities(pair: list[Pat
     assert classifier.calibrated
 
 
-def test_an_ensemble_averages_raw_logits_and_has_a_temperature_of_its_own(pair: list[Path], tmp_path: Path):
+def test_an_ensemble_averages_raw_logits_and_has_its_own_temperature(pair: list[Path], tmp_path: Path):
     result = ensembles.write_model(pair, tmp_path / "ens2")
     model, members = saved.load(tmp_path / "ens2"), [saved.load(each / "model") for each in pair]
     inputs = load_tokenizer(tmp_path / "ens2")(["good", "bad"], padding=True, return_tensors="pt")
@@ -107,7 +107,7 @@ def test_an_ensemble_averages_raw_logits_and_has_a_temperature_of_its_own(pair: 
         torch.testing.assert_close(model(**inputs).logits, raw / result.calibration["temperature"])
 
 
-def test_without_dev_rows_a_model_is_not_calibrated_and_says_so(student: Path, tmp_path: Path, capsys):
+def test_without_dev_rows_a_model_is_not_calibrated_and_the_output_states_this(student: Path, tmp_path: Path, capsys):
     logits = {"test": {"en": np.array([[2.0, 1.0], [0.0, 1.0]])}}
     found = calibration.summary(logits, {"test": {"en": np.array([0, 1])}}, fitted=True)
     assert (found["temperature"], found["fitted_on"]) == (None, [])
@@ -117,7 +117,7 @@ def test_without_dev_rows_a_model_is_not_calibrated_and_says_so(student: Path, t
     assert "not calibrated" in capsys.readouterr().err
 
 
-def test_rows_below_the_wanted_confidence_get_no_label(student: Path, tmp_path: Path, capsys):
+def test_rows_below_the_minimum_confidence_get_no_label(student: Path, tmp_path: Path, capsys):
     (tmp_path / "rows.txt").write_text("good\nbad\nso so\nein gutes Ding\n")
     answers = []
     for name in ("out.jsonl", "sure.jsonl"):

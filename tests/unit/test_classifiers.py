@@ -19,7 +19,7 @@ def test_labels_are_found_by_name_in_any_order_and_case():
     assert order("NEG Pos", "pos neg") == [1, 0]
 
 
-def test_labels_that_differ_in_case_only_are_told_apart_where_both_sides_spell_them_alike():
+def test_labels_that_differ_in_case_only_are_distinct_if_both_sides_use_them():
     assert order("good Good bad", "Good bad good") == [1, 2, 0]
 
 
@@ -32,7 +32,7 @@ def test_labels_that_differ_in_case_only_are_told_apart_where_both_sides_spell_t
         ("pos pos neg", "pos neg", "or not at all"),
     ],
 )
-def test_other_labels_are_refused_with_what_differs_and_without_calling_the_model_a_teacher(theirs, ours, what):
+def test_other_labels_are_refused_with_the_differences_and_the_message_does_not_mention_a_teacher(theirs, ours, what):
     with pytest.raises(UserError, match=re.escape(what)) as caught:
         order(theirs, ours)
     assert str(caught.value).startswith("some/model: the model's labels are ")

@@ -47,7 +47,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path):
     assert found.scores("test")["en"] == 0.8
 
 
-def test_what_is_no_run_is_passed_over(tmp_path: Path):
+def test_folders_that_are_not_runs_are_skipped(tmp_path: Path):
     run(tmp_path, config())
     (tmp_path / "store" / "tokens").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
@@ -82,7 +82,7 @@ def test_only_unfinished_runs_are_an_error_that_lists_them(tmp_path: Path):
         collect(tmp_path)
 
 
-def test_truncated_logits_cost_their_cell_and_nothing_else(tmp_path: Path):
+def test_truncated_logits_remove_only_their_cell(tmp_path: Path):
     folder = run(tmp_path, config())
     file = folder / "logits" / "test.sw.npy"
     file.write_bytes(file.read_bytes()[:-100])
@@ -93,13 +93,13 @@ def test_truncated_logits_cost_their_cell_and_nothing_else(tmp_path: Path):
     assert "sw" in found.scores("dev")
 
 
-def test_logits_of_other_length_than_the_labels_are_damaged(tmp_path: Path):
+def test_logits_and_labels_of_different_length_count_as_damaged(tmp_path: Path):
     folder = run(tmp_path, config())
     np.save(folder / "labels" / "dev.de.npy", np.zeros(7, int))
     assert "dev de: damaged, left out (40 rows of logits, 7 labels)" in said(collect(tmp_path))
 
 
-def test_a_result_that_is_not_json_or_not_ours_is_left_out(tmp_path: Path):
+def test_an_invalid_result_file_is_left_out(tmp_path: Path):
     run(tmp_path, config(seed=1))
     (run(tmp_path, config(seed=2)) / "result.json").write_text('{"system": ')
     (run(tmp_path, config(seed=3)) / "result.json").write_text('{"eval_loss": 1.0}')
@@ -115,7 +115,7 @@ def test_a_copy_counts_once(tmp_path: Path):
     assert len(collection.runs) == 1 and not collection.problems
 
 
-def test_repetitions_with_different_results_count_as_a_run_each_and_copies_once(tmp_path: Path):
+def test_repetitions_count_each_and_copies_once(tmp_path: Path):
     folder = run(tmp_path, config(seed=1))
     run(tmp_path, config(seed=2))
     other = shutil.copytree(folder, tmp_path / "again")
@@ -161,7 +161,7 @@ def test_without_a_record_the_best_mean_over_dev_is_chosen(tmp_path: Path):
     assert group.how == "best dev AVG(A) of 3 configurations"
 
 
-def test_a_sweeps_record_decides_and_names_what_it_still_misses(tmp_path: Path):
+def test_a_sweeps_record_decides_and_names_the_missing_runs(tmp_path: Path):
     chosen = [run(tmp_path, config(seed=seed, lr=3e-5), share=0.7).name for seed in (1, 2)]
     run(tmp_path, config(lr=1e-5), share=0.9)
     (tmp_path / "sweeps").mkdir()
@@ -175,7 +175,7 @@ def test_a_sweeps_record_decides_and_names_what_it_still_misses(tmp_path: Path):
     assert "xnli-multikd-s3-0: not there yet" in said(collection)
 
 
-def test_sweeps_that_share_runs_give_one_group(tmp_path: Path):
+def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):
     names = [run(tmp_path, config(seed=seed)).name for seed in (1, 2)]
     (tmp_path / "sweeps").mkdir()
     for experiment in ("ablations", "main", "depth"):
@@ -187,7 +187,7 @@ def test_sweeps_that_share_runs_give_one_group(tmp_path: Path):
     assert "sweeps/notes.json: cannot be read, left out (no experiment, protocol, rule, groups)" in said(collection)
 
 
-def test_a_sweep_given_again_with_more_seeds_stands_for_what_it_had_before(tmp_path: Path):
+def test_a_sweep_repeated_with_more_seeds_replaces_its_earlier_record(tmp_path: Path):
     names = [run(tmp_path, config(seed=seed)).name for seed in (1, 2, 3)]
     (tmp_path / "sweeps").mkdir()
     for experiment, seeds in (("ablations", 2), ("ablations", 3), ("main", 1)):
@@ -198,7 +198,7 @@ def test_a_sweep_given_again_with_more_seeds_stands_for_what_it_had_before(tmp_p
     assert found == [("ablations", (1, 2, 3)), ("main", (1,))]
 
 
-def test_several_configurations_without_dev_rows_cannot_be_chosen_from(tmp_path: Path):
+def test_no_choice_between_configurations_without_dev_rows(tmp_path: Path):
     for lr in (1e-5, 2e-5):
         of = config(lr=lr)
         write_run(tmp_path, of, {"test": {x: np.arange(ROWS) < 30 for x in of.task.languages}})

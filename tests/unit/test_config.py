@@ -36,7 +36,7 @@ def read(tmp_path: Path, old: str = "", new: str = "", *overrides: str) -> Confi
         ("['yes', 'no']", ("yes", "no")),
     ],
 )
-def test_labels_that_yaml_takes_for_dates_and_numbers_are_the_texts_that_were_written(tmp_path, labels, names):
+def test_labels_that_yaml_reads_as_dates_and_numbers_keep_their_text(tmp_path, labels, names):
     config = read(tmp_path, "[a, b]", labels)
     assert config.task.labels == names
     assert read(tmp_path, "", "", f"task.labels={labels}").task.labels == names
@@ -44,7 +44,7 @@ def test_labels_that_yaml_takes_for_dates_and_numbers_are_the_texts_that_were_wr
     assert len(config.hash) == 8
 
 
-def test_a_new_field_with_its_default_renames_no_run_and_a_set_one_does():
+def test_a_new_field_renames_a_run_only_if_it_is_set():
     class Grown(Config):
         newer: int = 0
 
@@ -52,7 +52,7 @@ def test_a_new_field_with_its_default_renames_no_run_and_a_set_one_does():
     assert Grown(**values).hash == Config(**values).hash != Grown(**values | {"newer": 1}).hash
 
 
-def test_teachers_that_are_not_asked_do_not_name_a_run():
+def test_unused_teachers_do_not_change_a_runs_name():
     recipe = paper.recipes()["xnli-mbert-monokd"]
 
     def named(**teachers: dict[str, object]) -> str:
@@ -71,7 +71,7 @@ def test_teachers_that_are_not_asked_do_not_name_a_run():
         ("xnli-mbert-multikd", "xnli-multikd-s1-d5cc978a"),
     ],
 )
-def test_a_finished_run_of_an_earlier_name_is_found(tmp_path, recipe, name):
+def test_a_finished_run_with_a_first_schema_name_is_found(tmp_path, recipe, name):
     """The names are those of 25 November 2026, before names left the defaults out."""
     config = paper.recipes()[recipe]
     assert runs.folder(tmp_path, config) == tmp_path / config.run_name != tmp_path / name
@@ -84,7 +84,7 @@ def test_a_finished_run_of_an_earlier_name_is_found(tmp_path, recipe, name):
     assert runs.folder(tmp_path, longer) == tmp_path / longer.run_name
 
 
-def test_a_placement_of_an_earlier_version_is_read_where_the_teachers_still_are_and_refused_elsewhere():
+def test_the_removed_field_placement_is_accepted_for_the_device_only():
     values = paper.recipes()["xnli-mbert-multikd"].model_dump(mode="json")
     old = values | {"distill": values["distill"] | {"placement": "device"}}
     assert configuration.parse(old, "old").hash == configuration.parse(values, "new").hash
@@ -104,14 +104,14 @@ def test_a_placement_of_an_earlier_version_is_read_where_the_teachers_still_are_
         ("backbone: x", "backbone: 2021-05-01", "student.backbone = "),
     ],
 )
-def test_a_text_that_yaml_took_for_something_else_is_named_with_its_field_and_the_cure(tmp_path, old, new, field):
+def test_a_string_that_yaml_reads_as_another_type_is_refused_with_its_field_and_the_fix(tmp_path, old, new, field):
     with pytest.raises(UserError) as caught:
         read(tmp_path, old, new)
     assert f"  {field}" in str(caught.value)
     assert "add quotes, because YAML reads yes and no as true and false" in str(caught.value)
 
 
-def test_a_date_that_is_none_is_refused(tmp_path):
+def test_an_invalid_date_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"c\.yaml: month .*put quotes around"):
         read(tmp_path, "[a, b]", "[2021-13-01, b]")
     with pytest.raises(UserError, match="not valid YAML"):
@@ -127,7 +127,7 @@ def test_a_number_that_is_not_finite_is_refused_by_its_field(tmp_path, number, f
 
 
 @pytest.mark.parametrize("field", ["supervised", "zero_shot"])
-def test_a_language_that_cannot_be_in_the_name_of_a_file_is_refused(tmp_path, field):
+def test_a_language_with_a_slash_is_refused(tmp_path, field):
     with pytest.raises(UserError, match=r"'zh/Hans'.*must not contain a slash"):
         read(tmp_path, "", "", f"task.{field}=[zh/Hans]")
     assert read(tmp_path, "", "", f"task.{field}=[zh-Hans, pt_BR]").task.languages[-2:] == ("zh-Hans", "pt_BR")
@@ -138,7 +138,7 @@ def test_an_override_changes_one_of_two_sections_that_share_an_anchor(tmp_path):
     assert (config.train.epochs, config.teaching.epochs) == (2, 3)
 
 
-def test_a_relative_path_is_looked_for_here_and_else_beside_the_yaml(tmp_path, monkeypatch):
+def test_a_relative_path_is_resolved_here_and_otherwise_next_to_the_yaml_file(tmp_path, monkeypatch):
     folder = tmp_path / "conf"
     for name in (
         "conf/data/train.en.csv",
@@ -164,7 +164,7 @@ def test_a_relative_path_is_looked_for_here_and_else_beside_the_yaml(tmp_path, m
     assert configuration.read("c.yaml").task.files["train"] == "data/train.{language}.csv"
 
 
-def test_a_hub_s_splits_are_no_files(tmp_path):
+def test_names_of_hub_splits_are_not_resolved_as_files(tmp_path):
     (tmp_path / "train").mkdir()
     found = read(tmp_path, "files: {train: a.csv}", "path: me/reviews, files: {train: train}")
     assert found.task.files == {"train": "train"}

@@ -93,7 +93,7 @@ def paper_system(backbone: str = "mbert", **student) -> Config:
 
 
 @pytest.mark.parametrize("fields", STRUCTURES, ids=str)
-def test_flops_of_a_student_step_are_those_that_torch_counts(full: Config, fields: dict):
+def test_flops_of_a_student_step_equal_torchs_count(full: Config, fields: dict):
     config = changed(full, {"student": fields})
     assert cost.student_flops(config, ROWS, TOKENS) == pytest.approx(counted_step(config), rel=1e-4)
 
@@ -124,13 +124,13 @@ def counted_answer(model) -> int:
     return counter.get_total_flops()
 
 
-def test_flops_of_a_teacher_are_those_that_torch_counts(full: Config):
+def test_flops_of_a_teacher_equal_torchs_count(full: Config):
     counted = counted_answer(cost.empty_teacher(full, full.teachers["en"][0].model))
     assert cost.teacher_flops(full, ROWS, TOKENS) == pytest.approx(counted, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", FURTHER, ids=lambda shape: shape.model_type)
-def test_flops_of_every_other_family_are_those_that_torch_counts(shape, tmp_path: Path):
+def test_flops_of_every_other_family_equal_torchs_count(shape, tmp_path: Path):
     """As a teacher, as a student that ends in a shared layer, in branches, or in low-rank ones."""
     config = configuration(shape, tmp_path)
     for fields in ({"branch_depth": 0}, {"branch_position": "top"}, {"branch_rank": 2}, {"branch_depth": 2}):
@@ -145,14 +145,14 @@ def test_flops_of_every_other_family_are_those_that_torch_counts(shape, tmp_path
     assert cost.teacher_flops(taught, ROWS, TOKENS) == pytest.approx(counted, rel=1e-4)
 
 
-def test_parameters_are_those_of_the_model_with_and_without_its_tables(full: Config):
+def test_parameters_equal_the_models_with_and_without_embeddings(full: Config):
     model, size = cost.empty_student(full), cost.student_size(full)
     assert size.parameters == sum(p.numel() for p in model.parameters())
     tables = [name for name, _ in model.named_parameters() if "embeddings.weight" in name]
     assert size.embeddings == sum(model.get_parameter(name).numel() for name in tables) > 0
 
 
-def test_the_papers_time_ratios():
+def test_time_ratios_equal_the_papers():
     """1.1 x in Table 6 is with the teacher in every step; 1.222 is 44 / 36 layers; 1.306 is without Eq. 8."""
     full, attached = paper_system(), paper_system(detach=False)
     assert round(cost.time_ratio(full, 32, 128, teacher=True, whole=True), 3) == 1.102
@@ -170,7 +170,7 @@ def test_the_papers_models_are_counted_without_a_download():
 
 
 @pytest.mark.parametrize("fields", STRUCTURES, ids=str)
-def test_flops_of_an_answer_are_those_that_torch_counts(full: Config, fields: dict):
+def test_flops_of_a_prediction_equal_torchs_count(full: Config, fields: dict):
     config = changed(full, {"student": fields})
     counted = counted_answer(cost.empty_student(config))
     assert cost.answer_flops(config, ROWS, TOKENS) == pytest.approx(counted, rel=1e-4)
@@ -189,7 +189,7 @@ def test_a_last_layer_of_one_position_saves_seven_percent_of_a_student_and_nothi
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fields", [{"branch_depth": 0}, {}, {"detach": False}], ids=str)
-def test_activations_are_estimated_from_above_and_not_far(full: Config, fields: dict, precision: str):
+def test_activations_are_bounded_closely_from_above(full: Config, fields: dict, precision: str):
     """Against the bytes that autograd really keeps, weights left out, attention not fused."""
     config = changed(full, {"student": fields})
     model = cost.empty_student(config).train()
@@ -213,7 +213,7 @@ def test_activations_are_estimated_from_above_and_not_far(full: Config, fields: 
     assert 0.9 <= estimated / measured <= 1.6, estimated / measured
 
 
-def test_zero_stages_divide_what_they_say(full: Config):
+def test_zero_stages_divide_the_documented_parts(full: Config):
     def memory(ranks: int, precision: str = "bf16", **train) -> dict[str, int]:
         return cost.memory(changed(full, {"train": {"batch_size": 4, **train}}), precision, False, ranks, TOKENS)
 
@@ -228,7 +228,7 @@ def test_zero_stages_divide_what_they_say(full: Config):
     assert half["activations"] == pytest.approx(whole["activations"] / 2, abs=1)
 
 
-def test_gradients_of_idle_branches_are_counted_only_where_they_are_made(full: Config):
+def test_gradients_of_idle_branches_are_counted_only_if_they_exist(full: Config):
     def gradients(fields: dict, **train) -> int:
         config = changed(full, {"student": fields, "train": train})
         return cost.memory(config, "fp32", False, 1, TOKENS)["gradients"]
@@ -238,7 +238,7 @@ def test_gradients_of_idle_branches_are_counted_only_where_they_are_made(full: C
     assert gradients({}, idle_branches="drift") == gradients({"detach": False}) == 4 * size.parameters
 
 
-def test_teachers_take_memory_only_where_they_run(full: Config):
+def test_teachers_take_memory_only_if_they_run(full: Config):
     def teachers(half: bool = False, **distill) -> int:
         return cost.memory(changed(full, {"distill": distill}), "fp32", half, 1, TOKENS)["teachers"]
 

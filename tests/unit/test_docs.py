@@ -101,7 +101,7 @@ def check_fields(overrides: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
-def test_every_command_in_the_documentation_is_one(page: Path, line: str):
+def test_every_command_in_the_documentation_is_valid(page: Path, line: str):
     words = shlex.split(line)
     while "=" in words[0]:  # a variable for one command
         words = words[1:]
@@ -169,7 +169,7 @@ def raised() -> list[str]:
     return found
 
 
-def test_every_message_under_troubleshooting_is_one_that_the_code_says():
+def test_every_message_under_troubleshooting_exists_in_the_code():
     strings = raised()
     messages = blocks(ROOT / "docs" / "troubleshooting.md", "text")
     assert len(messages) > 15

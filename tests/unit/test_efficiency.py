@@ -50,19 +50,19 @@ def test_single_ens2_and_mblm_are_measured_on_the_same_steps(
     assert "1.306" in shown
 
 
-def test_a_structure_is_measured_under_its_own_name(toy: Config, tmp_path: Path):
+def test_a_structure_is_recorded_under_its_name(toy: Config, tmp_path: Path):
     """A report takes what is called MBLM for branches that are copies."""
     found = efficiency.measure(changed(toy, {"student": {"branch_rank": 2, "detach": False}}), tmp_path, 1)
     assert list(found["systems"]) == ["Single", "Ens2", "MBLM - detaching, rank 2"]
 
 
-def test_a_student_without_branches_is_nothing_to_compare(toy: Config, tmp_path: Path):
+def test_a_student_without_branches_is_refused(toy: Config, tmp_path: Path):
     with pytest.raises(UserError, match="branch_depth"):
         efficiency.measure(changed(toy, {"student": {"branch_depth": 0}}), tmp_path, 1)
     assert cost.student_size(toy).parameters > 0
 
 
-def test_a_place_that_cannot_be_written_ends_in_one_message_before_anything_is_measured(toy_yaml: Path, tmp_path: Path):
+def test_an_unwritable_folder_gives_one_message_before_any_measurement(toy_yaml: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     done = run(sys.executable, "-m", "tuning.efficiency", toy_yaml, "--runs", tmp_path / "file" / "runs")
     assert (done.returncode, done.stdout) == (2, "")

@@ -79,7 +79,7 @@ def test_weights_and_moments_are_fp32_and_untouched_before_the_first_step(precis
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_the_norm_is_that_of_all_gradients_before_they_are_clipped(stage: int, ranks):
+def test_the_norm_covers_all_gradients_before_clipping(stage: int, ranks):
     made, optimizer = engine("fp32", stage, ranks, clip=0.1)
     torch.manual_seed(0)
     plain = trained().eval()
@@ -92,7 +92,7 @@ def test_the_norm_is_that_of_all_gradients_before_they_are_clipped(stage: int, r
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_gradient_that_is_not_finite_shows_in_the_norm(stage: int, ranks):
+def test_a_non_finite_gradient_makes_the_norm_non_finite(stage: int, ranks):
     made, optimizer = engine("fp32", stage, ranks)
     step(made, optimizer, scale=float("inf"))
     assert not gradient_norm(made, optimizer).isfinite()
@@ -143,7 +143,7 @@ def test_fp16_over_shards_is_refused(stage: int, ranks):
         engine("fp16", stage, ranks)
 
 
-def test_the_fused_step_divides_a_loss_scale_out_and_clips_what_is_left():
+def test_the_fused_step_removes_the_loss_scale_and_then_clips():
     """A GradScaler's way through the optimizer on any CPU: its scale and its overflow are seen."""
     found = []
     for scale in (1.0, 1024.0):
@@ -166,7 +166,7 @@ def test_the_fused_step_divides_a_loss_scale_out_and_clips_what_is_left():
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1700), ("bf16", 2300)])
-def test_a_step_of_the_papers_student_is_lean(precision: str, most: int, ranks, tmp_path):
+def test_a_step_of_the_papers_student_dispatches_few_operations(precision: str, most: int, ranks, tmp_path):
     """Of 12 layers, K = 4, three branches: operations are about kernel launches, reads stop a GPU's queue."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
     BertConfig(vocab_size=1100, **sizes).save_pretrained(tmp_path)

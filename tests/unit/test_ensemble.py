@@ -42,9 +42,7 @@ def seeds(toy_yaml: Path, root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_saved_logits_and_the_model_of_the_ensemble_agree_to_the_last_bit(
-    seeds: list[Path], root: Path, tmp_path: Path, size: int
-):
+def test_saved_logits_and_the_ensemble_model_agree_bitwise(seeds: list[Path], root: Path, tmp_path: Path, size: int):
     """In fp32 on one kind of device, with as many threads, over the same batches: then each member repeats itself."""
     config = configuration.read(seeds[0] / "config.yaml")
     runs.write_model(seeds[:size], tmp_path / "model")
@@ -60,7 +58,7 @@ def test_saved_logits_and_the_model_of_the_ensemble_agree_to_the_last_bit(
     assert not np.array_equal(expected["test"]["ja"], members[0])
 
 
-def test_every_pair_becomes_a_directory_like_a_runs(seeds: list[Path], tmp_path: Path):
+def test_every_pair_gets_a_directory_like_a_run(seeds: list[Path], tmp_path: Path):
     found = runs.write_scores(seeds, tmp_path)
     assert [result.seeds for result in found.values()] == [(1, 2), (1, 3), (2, 3)]
     one, two = (Result.read(seed) for seed in seeds[:2])
@@ -123,7 +121,7 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_run_is_no_ensemble(seeds: list[Path], tmp_path: Path):
+def test_an_ensemble_needs_different_runs(seeds: list[Path], tmp_path: Path):
     with pytest.raises(UserError, match="named twice"):
         runs.write_scores([seeds[0], seeds[0]], tmp_path)
     with pytest.raises(UserError, match="must be 2 to 3"):
@@ -160,7 +158,7 @@ def test_an_ensemble_is_one_onnx_graph_too(seeds: list[Path], tmp_path: Path):
     assert report["engines"]["onnx fp32"]["agreement"] >= 0.999
 
 
-def test_a_place_that_cannot_be_written_ends_in_one_message(seeds: list[Path], tmp_path: Path):
+def test_an_unwritable_folder_gives_one_message(seeds: list[Path], tmp_path: Path):
     (tmp_path / "file").touch()
     done = command("ensemble", *seeds, "--runs", tmp_path / "file")
     assert done.returncode == 2

@@ -138,7 +138,7 @@ def test_the_graph_agrees_with_torch_on_a_thousand_reviews(exported):
     assert report["engines"]["onnx fp32"]["largest_difference"] <= 1e-4 * largest
 
 
-def test_the_graph_takes_any_number_of_rows_and_tokens_and_heeds_the_mask(exported):
+def test_the_graph_accepts_any_number_of_rows_and_tokens_and_respects_the_mask(exported):
     folder, _, out = exported
     graph, model, words = session(out / "model.onnx"), saved.load(folder), load_tokenizer(folder)
     inputs = [x.name for x in graph.get_inputs()]
@@ -160,7 +160,7 @@ def test_the_graph_takes_any_number_of_rows_and_tokens_and_heeds_the_mask(export
         assert rows == 1 or np.abs(found - blind).max() > 1e-3
 
 
-def test_a_classifier_by_the_graph_gives_the_probabilities_of_torch(exported):
+def test_a_graph_classifier_returns_torchs_probabilities(exported):
     folder, _, _ = exported
     texts = reviews(20, seed=3)
     by_torch, by_graph = Classifier(folder), GraphClassifier(folder, "fp32")
@@ -193,7 +193,7 @@ def test_a_given_task_has_agreement_and_accuracy_measured_in_each_language(world
     assert set(report["engines"]["onnx fp32"]["agreement_by_language"].values()) == {1.0}
 
 
-def test_a_graph_that_loses_more_than_a_point_in_a_language_is_not_good():
+def test_a_graph_that_loses_over_a_point_in_a_language_is_not_good():
     """Ninety-eight of a hundred rows right where torch has all; the other language has lost nothing."""
     rows = export.Rows([("", None)] * 200, "", ("en",) * 100 + ("fr",) * 100, (1,) * 200, ("a", "b"))
     logits = np.tile([0.0, 1.0], (200, 1))
@@ -254,7 +254,7 @@ def trained(folder):
     return folder
 
 
-def test_half_precision_and_integers_are_smaller_and_measured(tmp_path):
+def test_fp16_and_int8_graphs_are_smaller_and_measured(tmp_path):
     folder = trained(student("xlm-roberta", tmp_path, branch_depth=1))
     report, out = export.export(folder, ["fp16", "int8"], tmp_path / "graphs", [(x, None) for x, _ in reviews(1000)])
     assert json.loads((out / "export.json").read_text()) == report
@@ -288,7 +288,7 @@ def test_rows_of_any_other_folder_are_random_tokens_of_its_own_tokenizer(tmp_pat
     assert (report["rows"], report["rows_from"]) == (1000, "random tokens")
 
 
-def test_an_unknown_precision_is_refused_with_those_there_are(tmp_path):
+def test_an_unknown_precision_is_refused_with_the_valid_ones(tmp_path):
     with pytest.raises(UserError, match="fp32, fp16, int8"):
         export.export(tmp_path, ["fp8"], None)
 
@@ -318,7 +318,7 @@ def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path):
     assert {x.name: x.read_bytes() for x in (folder / "onnx").iterdir()} == before
 
 
-def test_an_export_takes_the_place_of_an_older_one_and_of_what_a_killed_one_left(tmp_path):
+def test_an_export_replaces_an_older_one_and_the_rest_of_a_killed_one(tmp_path):
     folder, out = student("bert", tmp_path, branch_depth=1), tmp_path / "graphs"
     (out / ".part").mkdir(parents=True)
     for name in (".part/model.onnx", "model.onnx", "model.onnx.data", "model_int8.onnx"):
@@ -330,7 +330,7 @@ def test_an_export_takes_the_place_of_an_older_one_and_of_what_a_killed_one_left
     assert session(out / "model.onnx").get_outputs()[0].name == "logits"
 
 
-def test_a_graph_that_is_not_good_is_named_with_the_language_that_lost_most(capsys):
+def test_a_warning_names_a_bad_graph_and_the_language_with_the_largest_loss(capsys):
     torch_found = {"bytes": 1, "rows_per_second": 1.0, "accuracy": {"en": 0.9, "fr": 0.8}}
     graph = torch_found | {"file": "model_int8.onnx", "accuracy": {"en": 0.895, "fr": 0.75}, "good": False}
     graph |= {"agreement": 0.9, "agreement_by_language": {"en": 1.0, "fr": 0.8}, "largest_difference": 0.5}

@@ -70,7 +70,7 @@ def test_mixer_weights_of_two_seeds_are_averaged(context):
     assert "2 runs" in picture.caption
 
 
-def test_many_languages_stand_below_each_other_sorted_within_their_group(tmp_path):
+def test_many_languages_are_listed_vertically_and_sorted_within_their_group(tmp_path):
     """Thirty languages: in the figures, on the page and in the Markdown; the labelled ones first."""
     names = [f"l{number:02}" for number in range(30)]
     full = config("mblm", depth=2).model_dump(exclude_defaults=True)
@@ -131,7 +131,7 @@ def test_confusion_counts_every_row_once(context):
     assert np.trace(counts) == (14 + 16) * len(languages)
 
 
-def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(context):
+def test_the_most_different_rows_are_those_that_one_system_gets_wrong(context):
     comparisons, gaps = errors.compare(context)
     first = comparisons[0]
     assert (first.first, first.second) == ("MultiKD + MBLM", "MultiKD")
@@ -147,7 +147,7 @@ def test_rows_that_differ_most_are_the_ones_that_one_system_gets_wrong(context):
     assert any("row numbers only" in gap.what for gap in gaps)
 
 
-def test_of_many_classes_the_likeliest_are_shown():
+def test_of_many_classes_the_most_probable_are_shown():
     from analysis.page import shares
 
     assert shares([0.1, 0.7, 0.2], ["a", "b", "c"]) == "10 · 70 · 20"
@@ -156,7 +156,7 @@ def test_of_many_classes_the_likeliest_are_shown():
     assert shares(many, [f"l{i}" for i in range(50)]).startswith("l7 31 · l30 21 · ")
 
 
-def test_a_system_looks_the_same_whoever_else_is_there():
+def test_a_systems_style_does_not_depend_on_the_other_systems():
     alone, together = look.looks(["MultiKD"]), look.looks(["a system", "MultiTrain", "MultiKD"])
     assert alone["MultiKD"] == together["MultiKD"]
     many = look.looks(f"system {i}" for i in range(40))
@@ -164,7 +164,7 @@ def test_a_system_looks_the_same_whoever_else_is_there():
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_colour_stands_out_from_the_page(dark):
+def test_every_colour_contrasts_with_the_background(dark):
     def luminance(color):
         channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
@@ -176,7 +176,7 @@ def test_every_colour_stands_out_from_the_page(dark):
         assert (high + 0.05) / (low + 0.05) >= 3  # WCAG 1.4.11
 
 
-def test_labels_in_a_figure_stay_text():
+def test_labels_in_a_figure_remain_text():
     figure = look.new(2, 2)
     figure.subplots().set_title("</svg><script>alert(1)</script> $x_1$")
     svg = look.themed(look.standalone(figure, "name", "svg").decode(), "name", 'a "title" <b>')

@@ -25,7 +25,7 @@ from tests.unit.test_mblm import DIFFERENT, LANGUAGES, STRUCTURES, logits_of, mb
 @pytest.mark.parametrize(
     ("backbone", "structure"), [*((x, "full") for x in DIFFERENT), *(("bert", x) for x in STRUCTURES)]
 )
-def test_equal_branches_fold_into_a_model_that_answers_alike(backbone, structure):
+def test_equal_branches_fold_into_an_equivalent_model(backbone, structure):
     torch.manual_seed(0)
     model, inputs = mblm(backbone, structure).eval(), ragged(backbone)
     if len(model.heads):
@@ -37,7 +37,7 @@ def test_equal_branches_fold_into_a_model_that_answers_alike(backbone, structure
     torch.testing.assert_close(logits_of(folded, inputs, None), logits_of(model, inputs, None), rtol=0, atol=1e-5)
 
 
-def test_a_folded_layer_is_the_mean_of_the_branches_or_the_mean_by_shares():
+def test_a_folded_layer_is_the_mean_or_the_weighted_mean_of_the_branches():
     torch.manual_seed(0)
     model = trained(branch_depth=2)
     shares = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]
@@ -69,7 +69,7 @@ def finished(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_a_folded_run_is_a_run_of_its_own_beside_the_others(finished: Path, tmp_path: Path):
+def test_a_folded_run_is_a_separate_run_next_to_the_others(finished: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["fold", str(finished)])
     assert done.exit_code == 0, (done.output, done.exception)
     out = Path(done.stdout.splitlines()[-1])
@@ -97,7 +97,7 @@ def test_a_folded_run_is_a_run_of_its_own_beside_the_others(finished: Path, tmp_
     assert evaluated["accuracy"]["test"] == result["accuracy"]["test"]
 
 
-def test_shares_by_the_mixers_are_the_mean_weights_that_they_give_on_dev(finished: Path, tmp_path: Path):
+def test_mixer_shares_are_the_mixers_mean_weights_on_dev(finished: Path, tmp_path: Path):
     out, _ = fold_run(finished, "mixers", tmp_path / "folded")
     found = mixers.measure(finished, configuration.read(finished / "config.yaml"), "dev", finished.parent)
     branches = found["branches"]
@@ -111,7 +111,7 @@ def test_shares_by_the_mixers_are_the_mean_weights_that_they_give_on_dev(finishe
     assert len(branches) == len(LANGUAGES)
 
 
-def test_what_cannot_be_folded_ends_in_one_message_and_leaves_nothing(finished: Path, tmp_path: Path):
+def test_an_unsupported_run_gives_one_message_and_leaves_no_files(finished: Path, tmp_path: Path):
     plain = next(finished.parent.glob("marc-multitrain-s1-*"))
     with pytest.raises(UserError, match="no branches"):
         fold_run(plain, "mean", tmp_path / "out")

@@ -48,7 +48,7 @@ def grown_pair(*args, **fields):
     return old, new.eval()
 
 
-def test_opening_goes_from_the_mix_of_the_others_to_the_mix_of_all():
+def test_the_opening_moves_from_the_mix_of_the_others_to_the_mix_of_all():
     states, v, mask = torch.randn(4, 2, 7, 5), torch.randn(16), torch.ones(2, 7, dtype=torch.long)
     assert torch.equal(grow.mix_opening(states, v, mask, 0.0), mix(states[:-1], v, mask))
     torch.testing.assert_close(grow.mix_opening(states, v, mask, 1.0), mix(states, v, mask))
@@ -64,7 +64,7 @@ def test_opening_goes_from_the_mix_of_the_others_to_the_mix_of_all():
         *(("bert", structure, 3, ("en",)) for structure in ("full", "no_mixers_single")),
     ],
 )
-def test_before_the_first_step_no_answer_differs_by_a_bit(backbone, structure, depth, languages):
+def test_before_the_first_step_all_logits_are_bitwise_equal(backbone, structure, depth, languages):
     old, new = grown_pair(backbone, structure, languages, branch_depth=depth)
     new.eval()
     inputs = batch(backbone, [text(backbone, tokens) for tokens in (61, 3, 17)])
@@ -91,7 +91,7 @@ def test_the_new_branch_starts_as_the_mean_of_the_others_or_as_the_base_of_low_r
 
 @every_structure
 @pytest.mark.parametrize("opening", [0.1, 1.0])
-def test_once_it_opens_the_new_branch_learns_as_a_whole_and_nothing_else_does(structure, opening):
+def test_after_opening_the_whole_new_branch_learns_and_nothing_else(structure, opening):
     _, new = grown_pair("bert", structure)
     new.opening = opening
     if opening == 1:
@@ -112,7 +112,7 @@ def test_once_it_opens_the_new_branch_learns_as_a_whole_and_nothing_else_does(st
     assert {group["language"] for group in groups} == {"de"}
 
 
-def test_a_branch_beside_a_single_one_learns_too_without_dropout():
+def test_a_branch_next_to_a_single_branch_learns_without_dropout():
     """Equal to the only branch it starts from, the new one would stay so behind a gate that had to learn to open."""
     _, new = grown_pair("bert", "full", ("en",))
     new.opening = grow.opening(1, steps=100, warmup=0.1)
@@ -121,7 +121,7 @@ def test_a_branch_beside_a_single_one_learns_too_without_dropout():
 
 
 @every_structure
-def test_once_open_it_is_an_ordinary_model_and_closed_again_the_old_one(structure, tmp_path):
+def test_an_open_model_is_an_ordinary_model_and_a_closed_model_is_the_old_one(structure, tmp_path):
     old, new = grown_pair("bert", structure)
     with torch.no_grad():
         for parameter in new.branches[NEW].parameters():
@@ -138,7 +138,7 @@ def test_once_open_it_is_an_ordinary_model_and_closed_again_the_old_one(structur
         assert torch.equal(logits_of(new, inputs, language), logits_of(old, inputs, language)), language
 
 
-def test_the_opening_is_nothing_at_first_and_whole_from_the_end_of_the_warm_up_on():
+def test_the_opening_starts_at_zero_and_is_complete_after_the_warm_up():
     assert [grow.opening(step, steps=100, warmup=0.1) for step in (0, 5, 10, 99)] == [0.0, 0.5, 1.0, 1.0]
     assert [grow.opening(step, steps=3, warmup=0.0) for step in (0, 1, 2)] == [0.0, 1.0, 1.0]
 
@@ -161,7 +161,7 @@ VALUES = {
 }  # fmt: skip
 
 
-def test_the_language_becomes_a_supervised_one_and_learns_alone_in_the_models_structure(folder):
+def test_the_language_becomes_supervised_and_learns_alone_in_the_models_structure(folder):
     distill = {"temperatures": {"en": 4.0}, "hidden": [{"student": 1, "teacher": 2}], "languages": ["en", "fr"]}
     values = VALUES | {"distill": distill}
     wanted = grown.overrides(folder, values, "de")
@@ -172,7 +172,7 @@ def test_the_language_becomes_a_supervised_one_and_learns_alone_in_the_models_st
     assert found.system == "MBLM - inner-mixers + de (labels)"
 
 
-def test_a_teacher_that_is_named_for_the_language_teaches_it(folder):
+def test_a_teacher_of_the_language_is_used(folder):
     values = copy.deepcopy(VALUES)
     values["task"] |= {"supervised": ["en", "fr", "zh", "de"], "zero_shot": ["es"]}
     values["teachers"]["de"] = {"model": "teacher-de"}
@@ -191,7 +191,7 @@ def test_a_teacher_that_is_named_for_the_language_teaches_it(folder):
         (["student.mixers=all"], ("LABEL_0", "LABEL_1", "LABEL_2"), "student.mixers = 'all'"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(folder, more, labels, said):
+def test_a_configuration_that_does_not_match_the_model_is_refused(folder, more, labels, said):
     wanted = [*grown.overrides(folder, VALUES, "de"), *more]
     with pytest.raises(UserError) as refusal:
         grown.check(configuration.parse(configuration.override(VALUES, wanted), "test"), labels)

@@ -63,7 +63,7 @@ def states(world: Path, teachers: list[Teacher], language: str) -> tuple[tuple[t
 
 
 @pytest.mark.parametrize("position", ["bottom", "top"])
-def test_distance_is_between_the_chosen_layers_of_the_own_branch(world: Path, teachers, position: str):
+def test_the_distance_is_between_the_chosen_layers_of_the_active_branch(world: Path, teachers, position: str):
     model = student(branch_position=position).eval()
     for parameter in model.branches[1].parameters():  # so that the branches differ
         torch.nn.init.normal_(parameter, std=0.1)
@@ -88,7 +88,7 @@ def test_distance_is_between_the_chosen_layers_of_the_own_branch(world: Path, te
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_projections_of_the_other_language_stay_bitwise_still(world: Path, teachers):
+def test_projections_of_other_languages_stay_bitwise_equal(world: Path, teachers):
     model = student()
     groups = parameter_groups(model, LANGUAGES, 0.01)
     model.matching = matching(model, teachers)
@@ -144,7 +144,7 @@ def test_projections_learn_in_deepspeed_s_engine_at_every_zero_stage(world: Path
     assert max((found["torch"][n] - found["deepspeed"][n]).abs().max().item() for n in found["torch"]) < 1e-6
 
 
-def test_layers_that_are_not_there_are_refused(teachers):
+def test_missing_layers_are_refused(teachers):
     with pytest.raises(UserError, match="the student has 3 layers, not 4"):
         matching(student(), teachers, Distill(hidden=({"student": 4, "teacher": 1},)))
     with pytest.raises(UserError, match="has 2 layers, not 3"):

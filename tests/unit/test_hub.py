@@ -45,7 +45,7 @@ def about_the_dataset(hub: Hub) -> list[str]:
     return [path for path in hub.asked if "someone/xnli" in path]
 
 
-def test_a_process_asks_once_for_the_revision_and_those_that_it_starts_do_not_ask(hub: Hub, tmp_path: Path):
+def test_a_process_requests_the_revision_once_and_its_children_do_not(hub: Hub, tmp_path: Path):
     first = ask(hub, tmp_path)
     assert first.returncode == 0, first.stderr
     hub.asked.clear()
@@ -57,7 +57,7 @@ def test_a_process_asks_once_for_the_revision_and_those_that_it_starts_do_not_as
     assert len(lines) == 4 * 5 and len(set(lines)) == 5  # two processes, twice each; zh has no training rows
 
 
-def test_a_new_revision_is_another_dataset_and_the_last_one_serves_without_a_hub(hub: Hub, tmp_path: Path):
+def test_a_new_revision_is_another_dataset_and_the_last_revision_is_used_offline(hub: Hub, tmp_path: Path):
     before = ask(hub, tmp_path).stdout
     hub.revision = "f" * 40
     after = ask(hub, tmp_path).stdout
@@ -66,14 +66,14 @@ def test_a_new_revision_is_another_dataset_and_the_last_one_serves_without_a_hub
     assert ask(hub, tmp_path, home="empty").stdout == after
 
 
-def test_a_hub_that_is_too_busy_twice_is_asked_again(hub: Hub, tmp_path: Path):
+def test_a_request_to_a_busy_hub_is_retried(hub: Hub, tmp_path: Path):
     hub.busy = 3  # the first is the client's own, before any data set
     done = ask(hub, tmp_path, ASK.replace("errors\n", "errors\nerrors.WAITS = (0.1, 0.2)\n", 2))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("429") == done.stderr.count("trying again in") == 2
 
 
-def test_a_hub_that_stays_too_busy_ends_in_a_code_of_its_own(hub: Hub, tmp_path: Path):
+def test_a_permanently_busy_hub_gives_a_separate_exit_code(hub: Hub, tmp_path: Path):
     hub.busy = 1000
     file = tmp_path / "config.yaml"
     backbone = tmp_path / "repository"
@@ -118,9 +118,7 @@ def model_hub(world: Path):
         yield served
 
 
-def test_a_model_s_revision_is_asked_for_once_and_all_that_a_process_starts_reads_the_same(
-    model_hub: Hub, tmp_path: Path
-):
+def test_a_models_revision_is_requested_once_and_shared_with_child_processes(model_hub: Hub, tmp_path: Path):
     first = ask(model_hub, tmp_path, ASK_MODELS + LOAD)
     assert first.returncode == 0, first.stderr
     newest = [x for x in model_hub.asked if "someone/model" in x and model_hub.revision not in x]

@@ -77,7 +77,7 @@ def test_imports_go_one_way(file: Path):
         ("ray", {"tuning/pool.py"}),
     ],
 )
-def test_only_these_doors_import(package: str, allowed: set[str]):
+def test_only_listed_modules_import(package: str, allowed: set[str]):
     using = {str(f.relative_to(ROOT)) for f in FILES if any(n.split(".")[0] == package for n in imports(f))}
     assert using <= allowed
 

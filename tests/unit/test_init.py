@@ -56,7 +56,7 @@ def whole(tmp_path: Path) -> Path:
     return save(tmp_path / "tickets.csv", tickets("en", 300) + tickets("fr", 210) + tickets("de", 30))
 
 
-def test_columns_labels_and_languages_are_seen(whole: Path, tmp_path: Path):
+def test_columns_labels_and_languages_are_detected(whole: Path, tmp_path: Path):
     task = init(whole, tmp_path, split=True).task
     assert task.columns.model_dump() == {
         "text": "body", "text_pair": "subject", "label": "queue", "language": "locale", "id": None,
@@ -66,7 +66,7 @@ def test_columns_labels_and_languages_are_seen(whole: Path, tmp_path: Path):
     assert (task.supervised, task.zero_shot) == (("en", "fr"), ("de",))
 
 
-def test_options_come_before_what_is_seen(whole: Path, tmp_path: Path):
+def test_options_override_guesses(whole: Path, tmp_path: Path):
     wishes = {"text": "subject", "text_pair": "-", "supervised": ("fr",), "zero_shot": ("en",), "labels": QUEUES}
     config = init(whole, tmp_path, split=True, teachers=False, backbone="a/b", **wishes)
     assert (config.task.columns.text, config.task.columns.text_pair) == ("subject", None)
@@ -75,7 +75,7 @@ def test_options_come_before_what_is_seen(whole: Path, tmp_path: Path):
     assert config.student.branch_depth == 0  # one language has nothing to branch from
 
 
-def test_labelled_languages_get_teachers_that_are_known(whole: Path, tmp_path: Path):
+def test_labelled_languages_get_known_teachers(whole: Path, tmp_path: Path):
     config = init(whole, tmp_path, split=True)
     assert (config.distill.signal, config.student.branch_depth) == ("online", 4)
     assert [x.model for several in config.teachers.values() for x in several] == [
@@ -92,7 +92,7 @@ def test_numbers_in_a_column_of_stars_are_a_scale(tmp_path: Path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_splits_hold_every_row_once_in_the_file_s_own_format(tmp_path: Path, ending: str):
+def test_splits_hold_every_row_once_in_the_files_format(tmp_path: Path, ending: str):
     rows = tickets("en", 60) + tickets("fr", 60) + tickets("de", 30)
     rows[0]["body"] = 'a "quoted", text\nof two lines\twith a tab'
     config = init(save(tmp_path / f"tickets.{ending}", rows), tmp_path, split=True, supervised=("en", "fr"))
@@ -107,7 +107,7 @@ def test_splits_hold_every_row_once_in_the_file_s_own_format(tmp_path: Path, end
     assert set(counts.values()) == {6, 15}  # two of twenty of each label; half of a language that is not trained on
 
 
-def test_splits_are_the_same_again_and_keep_doubles_together():
+def test_splits_are_reproducible_and_keep_duplicates_together():
     items = [divide.Item(f"text {i % 80}", "en", str(i % 2)) for i in range(100)]
     splits = divide.assign(items, {"en"})
     assert splits == divide.assign(items, {"en"})
@@ -115,7 +115,7 @@ def test_splits_are_the_same_again_and_keep_doubles_together():
     assert {x: splits[:80].count(x) for x in ("train", "dev", "test")} == {"train": 64, "dev": 8, "test": 8}
 
 
-def test_rows_without_text_or_label_stay_out_of_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_rows_without_text_or_label_are_left_out_of_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = [
         *tickets("en", 300),
         {**tickets("en", 1)[0], "queue": ""},
@@ -126,7 +126,7 @@ def test_rows_without_text_or_label_stay_out_of_the_splits(tmp_path: Path, capsy
     assert "2 rows without text or label" in capsys.readouterr().err
 
 
-def test_dev_and_test_are_found_beside_training_rows_by_their_usual_names(tmp_path: Path):
+def test_dev_and_test_files_are_found_by_their_usual_names(tmp_path: Path):
     for name, start in (("train", 0), ("valid", 300), ("test", 330)):
         save(tmp_path / f"{name}.csv", tickets("en", 300 if name == "train" else 30, start))
     files = init(tmp_path / "train.csv", tmp_path).task.files
@@ -135,7 +135,7 @@ def test_dev_and_test_are_found_beside_training_rows_by_their_usual_names(tmp_pa
     }  # fmt: skip
 
 
-def test_files_by_language_are_found_from_their_pattern(tmp_path: Path):
+def test_files_by_language_are_found_by_their_pattern(tmp_path: Path):
     for language, count in (("en", 300), ("de", 30)):
         rows = [{k: v for k, v in row.items() if k != "locale"} for row in tickets(language, count + 30)]
         save(tmp_path / f"reviews-{language}.dev.csv", rows[count:])
@@ -148,7 +148,7 @@ def test_files_by_language_are_found_from_their_pattern(tmp_path: Path):
     assert len(tasks.load(task, "dev", "de")) == 30
 
 
-def test_a_language_without_labels_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_language_without_labels_is_left_out_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     save(tmp_path / "train.csv", tickets("en", 300))
     bare = [row | {"queue": ""} for row in tickets("es", 9)]
     save(tmp_path / "dev.csv", tickets("en", 30, 300) + tickets("de", 30) + bare)
@@ -169,7 +169,7 @@ def test_a_local_folder_in_the_hub_s_layout_is_read(tmp_path: Path):
     assert len(tasks.load(task, "dev", "de")) == 30
 
 
-def test_what_cannot_be_known_is_asked_for_by_its_option(tmp_path: Path):
+def test_missing_information_is_requested_by_option_name(tmp_path: Path):
     rows = [{"body": row["body"], "a": row["queue"], "b": str(i % 4)} for i, row in enumerate(tickets("en", 60))]
     file = save(tmp_path / "tickets.csv", rows)
     with pytest.raises(UserError, match="--language; the columns are body, a, b"):
@@ -182,7 +182,7 @@ def test_what_cannot_be_known_is_asked_for_by_its_option(tmp_path: Path):
     assert init(file, tmp_path, label="a", language="en", split=False).task.supervised == ("en",)
 
 
-def test_wrong_names_are_refused_with_those_there(whole: Path, tmp_path: Path):
+def test_wrong_names_are_refused_with_the_existing_ones(whole: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no column 'queu'; did you mean 'queue'"):
         init(whole, tmp_path, split=True, label="queu")
     with pytest.raises(UserError, match="no rows of pl"):
@@ -193,7 +193,7 @@ def test_wrong_names_are_refused_with_those_there(whole: Path, tmp_path: Path):
         init(tmp_path / "nothing.csv", tmp_path)
 
 
-def test_nothing_is_written_over_without_force(whole: Path, tmp_path: Path):
+def test_nothing_is_overwritten_without_force(whole: Path, tmp_path: Path):
     init(whole, tmp_path, split=True)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(UserError, match="--force"):
@@ -251,7 +251,7 @@ def test_two_columns_of_a_pair_are_taken_together(tmp_path: Path, first: str, se
     assert (columns.text, columns.text_pair, columns.label) == (first, second, "gold")
 
 
-def test_of_parsed_and_plain_forms_of_a_pair_the_plain_ones_are_taken(tmp_path: Path):
+def test_the_plain_form_of_a_pair_is_preferred_to_the_parsed_form(tmp_path: Path):
     rows = [
         {"sentence1_parse": f"({a})", "sentence1": a, "sentence2_parse": f"({b})", "sentence2": b, "y": i % 2}
         for i, (a, b) in enumerate(texts("en", 60))
@@ -263,7 +263,7 @@ def test_of_parsed_and_plain_forms_of_a_pair_the_plain_ones_are_taken(tmp_path: 
 
 
 @pytest.mark.parametrize("names", [("premise", "conclusion"), ("question1", "rephrased"), ("sentence_a", "paraphrase")])
-def test_half_of_a_pair_is_a_question_and_never_taken_alone(tmp_path: Path, names: tuple[str, str]):
+def test_half_of_a_pair_leads_to_a_question_and_is_not_used_alone(tmp_path: Path, names: tuple[str, str]):
     file = save(tmp_path / "half.csv", rows_of(60, *names, "label"))
     with pytest.raises(UserError, match=f"--text-pair .* it could be {names[1]}"):
         init_one(file, tmp_path)
@@ -271,7 +271,7 @@ def test_half_of_a_pair_is_a_question_and_never_taken_alone(tmp_path: Path, name
     assert init_one(file, tmp_path, text_pair=names[1]).columns.text_pair == names[1]
 
 
-def test_three_sentences_are_a_question(tmp_path: Path):
+def test_three_sentences_lead_to_a_question(tmp_path: Path):
     for names in (("text1", "text2", "text3"), ("sentence_a", "sentence_b", "sentence_c")):
         rows = [row | {names[2]: row[names[0]]} for row in rows_of(60, names[0], names[1], "label")]
         file = save(tmp_path / "three.csv", rows)
@@ -280,7 +280,7 @@ def test_three_sentences_are_a_question(tmp_path: Path):
         assert init_one(file, tmp_path, text=names[1], text_pair=names[2]).columns.text == names[1]
 
 
-def test_of_columns_in_several_languages_those_of_the_language_are_taken(tmp_path: Path):
+def test_of_columns_in_several_languages_those_of_the_language_are_used(tmp_path: Path):
     for ends in (("_En", "_Fr"), ("_eng", "_fra")):
         rows = [
             {f"text_A{x}": a for x in ends} | {f"text_B{x}": b for x in ends} | {f"label{x}": i % 2 for x in ends}
@@ -313,7 +313,7 @@ def test_an_empty_second_text_changes_nothing(tmp_path: Path):
         (["yes", "no", "nan", "NaN", "<NA>"], ("no", "yes"), False),
     ],
 )
-def test_labels_are_those_that_are_meant(
+def test_label_names_match_the_intended_labels(
     tmp_path: Path, capsys, written: list[str], names: tuple[str, ...], ordinal: bool
 ):
     file = save(tmp_path / "train.csv", rows_of(120, "review", "rating", labels=tuple(written)))
@@ -335,14 +335,14 @@ def test_labels_are_those_that_are_meant(
     assert len(tasks.load(task, "train", "en")) > 30
 
 
-def test_labels_that_the_user_tells_apart_stay_apart(tmp_path: Path):
+def test_labels_that_the_user_distinguishes_remain_distinct(tmp_path: Path):
     file = save(tmp_path / "train.csv", rows_of(60, "text", "label", labels=("A", "a")))
     assert init_one(file, tmp_path, labels=("A", "a")).labels == ("A", "a")
     with pytest.raises(UserError, match="no language that can be used has rows of two labels"):
         init_one(file, tmp_path, labels=("x", "a"))
 
 
-def test_measurements_are_no_classes_and_many_intents_are(tmp_path: Path):
+def test_measurements_are_not_classes_but_many_intents_are(tmp_path: Path):
     scores = [row | {"score": f"{i / 7:.3f}"} for i, row in enumerate(rows_of(120, "text", "label"))]
     file = save(tmp_path / "scores.csv", scores)
     with pytest.raises(UserError, match="--label score: 120 different numbers"):
@@ -353,7 +353,7 @@ def test_measurements_are_no_classes_and_many_intents_are(tmp_path: Path):
         assert init_one(save(tmp_path / "many.csv", rows), tmp_path).labels == tuple(sorted(many))
 
 
-def test_rows_in_no_language_are_counted_and_codes_that_differ_by_case_are_one(tmp_path: Path, capsys):
+def test_rows_without_a_language_are_counted_and_case_of_codes_is_ignored(tmp_path: Path, capsys):
     codes = ["en"] * 6 + ["EN", "enn", "", "eng"]
     rows = [row | {"language": codes[i % 10]} for i, row in enumerate(rows_of(600, "text", "label"))]
     task = init(save(tmp_path / "train.csv", rows), tmp_path, split=True, supervised=("en",), zero_shot=()).task
@@ -389,7 +389,7 @@ def test_codes_with_scripts_three_letters_and_names_are_languages(tmp_path: Path
     assert (set(by_file.supervised), set(by_file.files)) == (set(codes), {"train", "dev"})
 
 
-def test_words_that_are_rare_languages_codes_are_none():
+def test_words_that_equal_rare_language_codes_are_not_languages():
     for word in ("dev", "val", "raw", "csv", "pos", "neg", "yes", "not", "all", "old", "mul", "und", "text", "other"):
         assert not languages.is_code(word), word
     assert {languages.base(x) for x in ("arb_Arab", "swh_Latn", "cmn", "pt_BR")} == {"ar", "sw", "zh", "pt"}
@@ -398,7 +398,7 @@ def test_words_that_are_rare_languages_codes_are_none():
 @pytest.mark.parametrize(
     "names", [("SICK_NL", "SICK_BR"), ("pairs.de", "pairs.fr"), ("train-swh_Latn", "train-eng_Latn")]
 )
-def test_files_that_were_not_named_are_left_alone(tmp_path: Path, capsys, names: tuple[str, str]):
+def test_unnamed_files_are_ignored(tmp_path: Path, capsys, names: tuple[str, str]):
     for name in names:
         save(tmp_path / f"{name}.csv", rows_of(300, "text", "label"))
     task = init(tmp_path / f"{names[0]}.csv", tmp_path, language="nl", split=True).task
@@ -410,7 +410,7 @@ def test_files_that_were_not_named_are_left_alone(tmp_path: Path, capsys, names:
 
 
 @pytest.mark.parametrize("name", ["dev-{}", "val-{}", "{}_test", "tickets-{}-trial"])
-def test_a_split_s_short_name_is_no_part_of_a_language(tmp_path: Path, capsys, name: str):
+def test_a_splits_short_name_is_not_part_of_a_language(tmp_path: Path, capsys, name: str):
     for language in ("en", "fr"):
         lines = [f"{a}\t{b}\t{XNLI[i % 3]}\n" for i, (a, b) in enumerate(texts(language, 210))]
         (tmp_path / f"{name.format(language)}.tsv").write_text("".join(lines))
@@ -423,7 +423,7 @@ def test_a_split_s_short_name_is_no_part_of_a_language(tmp_path: Path, capsys, n
     assert "files of en lie beside it" in capsys.readouterr().err
 
 
-def test_a_language_in_a_file_s_name_counts_if_the_rows_look_like_it(tmp_path: Path):
+def test_a_language_in_a_file_name_counts_if_the_rows_match(tmp_path: Path):
     for name in ("reviews-fr", "fra_Latn/train", "Valid-french"):
         file = save(
             tmp_path / name.lower() / f"{name.split('/')[-1]}.csv", rows_of(300, "text", "label", language="fr")
@@ -434,7 +434,7 @@ def test_a_language_in_a_file_s_name_counts_if_the_rows_look_like_it(tmp_path: P
         assert language in ("fr", "fra_Latn", "french")
 
 
-def test_a_header_that_is_a_row_is_asked_for(tmp_path: Path):
+def test_a_header_that_looks_like_a_row_leads_to_a_question(tmp_path: Path):
     for name, rows in {
         "labels.tsv": [(a, ("good", "bad")[i % 2]) for i, (a, _) in enumerate(texts("en", 60))],
         "numbers.csv": [(str(i + 3), a, ("x", "y")[i % 2]) for i, (a, _) in enumerate(texts("en", 60))],
@@ -451,14 +451,14 @@ def test_a_header_that_is_a_row_is_asked_for(tmp_path: Path):
     assert sum(len(tasks.load(split, x, "en")) for x in split.files) == 60
 
 
-def test_headers_of_pandas_and_of_labels_own_names_are_headers(tmp_path: Path):
+def test_pandas_headers_and_label_names_are_headers(tmp_path: Path):
     rows = [{"0": a, "1": ("x", "y")[i % 2]} for i, (a, _) in enumerate(texts("en", 60))]
     assert init_one(save(tmp_path / "pandas.csv", rows), tmp_path, text="0", label="1").columns.text == "0"
     rows = [{"text": a, "label": ("x", "y")[i % 2], "": str(i)} for i, (a, _) in enumerate(texts("en", 60))]
     assert init_one(save(tmp_path / "index.csv", rows), tmp_path).columns.label == "label"
 
 
-def test_files_of_splits_that_share_no_column_are_named(tmp_path: Path):
+def test_split_files_without_a_common_column_are_named(tmp_path: Path):
     save(tmp_path / "train.csv", rows_of(60, "text", "label"))
     for other in (rows_of(60, "Satz", "Klasse"), rows_of(60, "sentence", "text")):
         save(tmp_path / "dev.csv", other)
@@ -485,7 +485,7 @@ def test_an_official_split_column_is_used(tmp_path: Path, words: tuple[str, ...]
     assert tuple(task.files) == (("train", "dev", "test") if len(words) > 2 else ("train", "test"))
 
 
-def test_many_languages_with_training_rows_are_asked_for_with_the_cost(tmp_path: Path):
+def test_many_languages_lead_to_a_question_with_the_cost(tmp_path: Path):
     codes = ["en", "fr", "de", "es", "it", "nl", "pt", "pl", "ru", "tr", "ar", "zh"]
     rows = [row | {"language": x} for x in codes for row in rows_of(220, "text", "label")]
     file = save(tmp_path / "many.csv", rows)
@@ -496,7 +496,7 @@ def test_many_languages_with_training_rows_are_asked_for_with_the_cost(tmp_path:
     assert len(init(save(tmp_path / "ten.csv", few), tmp_path, force=True, split=True).task.supervised) == 10
 
 
-def test_what_was_taken_is_said_in_six_lines_and_missing_splits_after_them(tmp_path: Path, capsys):
+def test_the_summary_has_six_lines_followed_by_missing_splits(tmp_path: Path, capsys):
     rows = [
         row | {"nr": f"n{i % 9}", "source": ("a", "b")[i % 2]} for i, row in enumerate(rows_of(300, "text", "label"))
     ]
@@ -516,7 +516,7 @@ def test_what_was_taken_is_said_in_six_lines_and_missing_splits_after_them(tmp_p
         (tmp_path / f"{name}.csv").unlink()
 
 
-def test_official_files_and_folders_of_languages_are_known(tmp_path: Path):
+def test_official_files_and_language_folders_are_recognised(tmp_path: Path):
     for language in ("en", "fr"):
         save(tmp_path / "xnli" / f"multinli.train.{language}.tsv", rows_of(9, "premise", "hypo", "label", labels=XNLI))
     for language in ("en", "fr", "de"):
@@ -532,7 +532,7 @@ def test_official_files_and_folders_of_languages_are_known(tmp_path: Path):
     assert (task.supervised, task.zero_shot) == (("eng_Latn",), ("yor_Latn",))
 
 
-def test_a_file_whose_name_is_a_mere_word_is_a_language_only_with_the_columns_of_the_others(tmp_path: Path, capsys):
+def test_a_word_as_file_name_is_a_language_only_if_the_columns_match(tmp_path: Path, capsys):
     for code in ("en", "fr"):
         save(tmp_path / f"{code}.csv", rows_of(210, "text", "label"))
     for word in ("bar", "latin"):  # Bavarian, and Latin
@@ -550,7 +550,7 @@ def test_a_file_whose_name_is_a_mere_word_is_a_language_only_with_the_columns_of
     assert init(tmp_path / "{language}.csv", tmp_path, force=True, split=False).task.languages == ("bar", "en", "fr")
 
 
-def test_rows_that_were_split_before_are_split_anew_where_that_is_said(whole: Path, tmp_path: Path):
+def test_split_rows_are_split_again_only_on_request(whole: Path, tmp_path: Path):
     init(whole, tmp_path, split=True)
     save(whole, tickets("en", 330))
     with pytest.raises(UserError, match=r"tickets\.train\.csv: is there already; --force"):
@@ -562,7 +562,7 @@ def test_rows_that_were_split_before_are_split_anew_where_that_is_said(whole: Pa
             init(tmp_path / "tickets.train.csv", tmp_path, force=True, **option)
 
 
-def test_a_language_is_asked_for_in_any_spelling_of_its_code(tmp_path: Path, capsys):
+def test_a_language_is_accepted_in_any_spelling_of_its_code(tmp_path: Path, capsys):
     codes = ["zho_Hans"] * 3 + ["zho-hans", "pt_BR"]
     rows = [row | {"language": codes[i % 5]} for i, row in enumerate(rows_of(600, "text", "label"))]
     file = save(tmp_path / "rows.csv", rows)
@@ -572,13 +572,13 @@ def test_a_language_is_asked_for_in_any_spelling_of_its_code(tmp_path: Path, cap
     assert "'zho_Hans' and 'zho-hans' are zho_Hans" in capsys.readouterr().err
 
 
-def test_how_a_file_is_read_is_said_in_words(tmp_path: Path, capsys):
+def test_the_summary_describes_how_a_file_is_read(tmp_path: Path, capsys):
     (tmp_path / "rows.tsv").write_text("".join(f"{a}\t{'xy'[i % 2]}\n" for i, (a, _) in enumerate(texts("en", 60))))
     init(tmp_path / "rows.tsv", tmp_path, language="en", header=False, quoting=False, split=False)
     assert "columns   text = 1, label = 2, no header, quotes are text" in capsys.readouterr().err
 
 
-def test_a_file_in_a_language_s_folder_names_the_others_and_has_their_training_rows(tmp_path: Path, capsys):
+def test_a_file_in_a_language_folder_identifies_the_other_languages_files(tmp_path: Path, capsys):
     for code in ("eng_Latn", "fra_Latn", "yor_Latn"):
         for split in ("train", "dev", "test") if code != "yor_Latn" else ("dev", "test"):
             save(tmp_path / code / f"{split}.tsv", rows_of(210, "text", "category"))

@@ -44,7 +44,7 @@ def resampled(root: Path, ids: Mapping[str, Sequence[str]], seeds: int = 1) -> R
     return Resampled(choose(collection), "test", "accuracy", 1000, problems, Answers())
 
 
-def test_rows_with_the_same_ids_are_paired_by_id_whatever_their_order(tmp_path: Path):
+def test_rows_with_the_same_ids_are_paired_by_id_in_any_order(tmp_path: Path):
     names = [f"item-{i}" for i in range(ROWS)]
     found = resampled(tmp_path, {"en": names, "fr": names[::-1]})
     assert found.blocks == [("en", "fr")]
@@ -53,13 +53,13 @@ def test_rows_with_the_same_ids_are_paired_by_id_whatever_their_order(tmp_path: 
     assert sorted(shares[0].tolist()) == sorted(RIGHT.astype(float).tolist())  # right in both, or in none
 
 
-def test_rows_with_equal_labels_and_other_ids_are_no_translations(tmp_path: Path):
+def test_rows_with_equal_labels_and_other_ids_are_not_translations(tmp_path: Path):
     found = resampled(tmp_path, {x: [f"test-{x}-{i}" for i in range(ROWS)] for x in ("en", "fr")})
     assert found.blocks == [("en",), ("fr",)]
     assert any("Rows of en, fr are not translations" in note for note in found.notes)
 
 
-def test_languages_that_share_only_some_ids_are_apart_and_the_report_says_so(tmp_path: Path):
+def test_languages_that_share_some_ids_are_separate_with_a_note(tmp_path: Path):
     names = [f"r-{i}" for i in range(ROWS)]
     ids = {"en": names, "fr": [*names[1:], "another"]}
     found = resampled(tmp_path, ids)
@@ -70,7 +70,7 @@ def test_languages_that_share_only_some_ids_are_apart_and_the_report_says_so(tmp
     assert not any("Only some" in note for note in resampled(tmp_path / "same", {"en": names, "fr": names}).notes)
 
 
-def test_runs_of_before_ids_were_kept_are_paired_by_labels_and_the_report_says_so(tmp_path: Path):
+def test_older_runs_without_ids_are_paired_by_labels_with_a_note(tmp_path: Path):
     found = resampled(tmp_path, {})
     assert found.blocks == [("en", "fr")]
     assert any("No row ids were kept for en, fr" in note for note in found.notes)

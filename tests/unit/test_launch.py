@@ -18,7 +18,7 @@ from mbkd.train.launch import _devices, share
 from tests.conftest import run
 
 
-def test_ranks_take_the_visible_devices_in_turn(monkeypatch: pytest.MonkeyPatch):
+def test_ranks_use_the_visible_devices_in_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert _devices(2) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
@@ -40,7 +40,7 @@ def test_devices_that_are_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch, na
     assert _devices(2) == ["-1", "-1"]
 
 
-def test_memory_that_does_not_suffice_ends_in_what_to_change():
+def test_insufficient_memory_gives_a_message_with_the_options_to_change():
     with pytest.raises(RuntimeError) as of_the_system:
         torch.empty(2**60)
     alone = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
@@ -49,7 +49,7 @@ def test_memory_that_does_not_suffice_ends_in_what_to_change():
     assert not of_torch(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
 
 
-def test_memory_of_a_gpu_that_another_process_holds_is_a_fault_of_a_moment():
+def test_gpu_memory_held_by_another_process_is_a_transient_error():
     said = (
         "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which 9.12 MiB is "
         "free. Process 4711 has 61.50 GiB memory in use. Including non-PyTorch memory, this process has 17.59 GiB "
@@ -73,7 +73,7 @@ def test_memory_of_a_gpu_that_another_process_holds_is_a_fault_of_a_moment():
         (UserError("train.lr = 0"), False),
     ],
 )
-def test_an_error_made_of_a_fault_of_a_moment_is_one_too(error: Exception, passes: bool):
+def test_an_error_caused_by_a_transient_error_is_transient(error: Exception, passes: bool):
     def named() -> None:
         try:
             raise error
@@ -95,12 +95,12 @@ def test_an_error_made_of_a_fault_of_a_moment_is_one_too(error: Exception, passe
         "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE) ran",
     ],
 )
-def test_a_rank_that_is_gone_is_known_by_the_words_of_gloo_and_nccl(said: str):
+def test_a_lost_rank_is_recognised_by_messages_of_gloo_and_nccl(said: str):
     assert lost_rank(RuntimeError(said))
     assert not lost_rank(ValueError(said)) and not lost_rank(RuntimeError("out of memory"))
 
 
-def test_one_rank_takes_no_port():
+def test_one_rank_uses_no_port():
     code = """
 import psutil
 from mbkd import distributed
@@ -115,7 +115,7 @@ for _ in range(2):  # a process may leave and join again
     assert done.stdout.split() == ["[]"] * 4, done.stdout + done.stderr
 
 
-def test_an_interface_of_gloo_that_is_not_there_is_named_by_the_job_and_by_doctor(toy_yaml: Path, tmp_path: Path):
+def test_a_missing_gloo_interface_is_reported_by_the_job_and_by_doctor(toy_yaml: Path, tmp_path: Path):
     job = run(sys.executable, "-m", "mbkd.train.job", toy_yaml, "--runs", tmp_path, GLOO_SOCKET_IFNAME="eth77")
     doctor = run(sys.executable, "-m", "mbkd", "doctor", "--json", GLOO_SOCKET_IFNAME="eth77")
     assert (job.returncode, doctor.returncode) == (2, 1), job.stderr + doctor.stderr
@@ -125,7 +125,7 @@ def test_an_interface_of_gloo_that_is_not_there_is_named_by_the_job_and_by_docto
         assert "no such interface; there are: lo 127.0.0.1" in said
 
 
-def test_what_several_ranks_cost_is_said_before_they_start(tmp_path: Path):
+def test_the_cost_of_several_ranks_is_reported_before_they_start(tmp_path: Path):
     BertConfig(hidden_size=768, num_hidden_layers=12).save_pretrained(tmp_path)
     config = changed(paper.recipes()["xnli-mbert-mblm"], {"student": {"backbone": str(tmp_path)}})
     said = share(config, 8)
@@ -135,7 +135,7 @@ def test_what_several_ranks_cost_is_said_before_they_start(tmp_path: Path):
     assert "faster" not in share(changed(config, {"train": {"batch_size": 512}}), 8)
 
 
-def test_teachers_train_side_by_side_where_each_can_have_a_device(toy_yaml: Path, tmp_path: Path):
+def test_teachers_train_in_parallel_if_each_has_a_device(toy_yaml: Path, tmp_path: Path):
     code = (
         "import sys, subprocess\n"
         "from mbkd import cli\n"

@@ -35,18 +35,18 @@ def tool(name):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_every_shell_script_is_sound(script):
+def test_every_shell_script_passes_its_linter(script):
     for command in (["bash", "-n"], [tool("shellcheck")]):
         done = subprocess.run([*command, script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_image_is_sound_by_its_linter():
+def test_the_image_passes_its_linter():
     done = subprocess.run([tool("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_image_runs_mbkd_as_nobody_special_and_installs_extras_that_exist():
+def test_the_image_runs_as_an_ordinary_user_and_installs_existing_extras():
     last = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.search(r"^USER 1000$", last, re.MULTILINE) and '\nENTRYPOINT ["mbkd"]' in last
     extras = re.search(r'"\.\[([\w,]+)\]"', DOCKERFILE)[1].split(",")
@@ -54,7 +54,7 @@ def test_the_image_runs_mbkd_as_nobody_special_and_installs_extras_that_exist():
     assert all(re.search(rf"^{extra} = ", text, re.MULTILINE) for extra in extras)
 
 
-def test_the_image_gets_what_it_needs_of_the_checkout_and_nothing_else():
+def test_the_image_contains_the_needed_files_and_no_others():
     rules = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
     allowed = [rule[1:] for rule in rules if rule.startswith("!")]
     assert "*" in rules and all((ROOT / name).exists() for name in allowed)
@@ -73,7 +73,7 @@ def test_the_image_gets_what_it_needs_of_the_checkout_and_nothing_else():
         assert not any(fnmatch.fnmatch(name, rule) for rule in allowed)
 
 
-def test_the_served_deployment_fits_its_schema_and_the_server():
+def test_the_deployment_matches_its_schema_and_the_server():
     deployment, service = load("serve.yaml")
     for resource in (deployment, service):
         validate(resource)
@@ -91,7 +91,7 @@ def test_the_served_deployment_fits_its_schema_and_the_server():
     assert pod["spec"]["terminationGracePeriodSeconds"] > slept + LAST_SECONDS
 
 
-def test_the_sweep_on_kuberay_has_pods_that_fit_their_schema_and_a_command_that_exists():
+def test_the_kuberay_sweep_matches_its_schema_and_runs_a_valid_command():
     (job,) = load("kuberay.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]

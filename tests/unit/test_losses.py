@@ -88,7 +88,7 @@ def test_a_constant_added_to_the_logits_changes_nothing():
     assert float(moved) == pytest.approx(float(distillation_loss(student, teacher, TAU)), rel=1e-6)
 
 
-def test_no_gradient_reaches_the_display():
+def test_the_displayed_losses_have_no_gradient():
     student = logits().requires_grad_()
     _, kl = step_loss(student, torch.zeros(B, dtype=torch.long), logits(), TAU)
     assert not kl.requires_grad
@@ -100,7 +100,7 @@ def test_by_default_the_loss_has_no_tau_squared_and_no_hard_labels():
     assert float(loss) == pytest.approx(paper_loss(student, teacher, TAU), rel=1e-6)
 
 
-def test_tau_squared_scales_the_soft_term_and_not_the_display():
+def test_tau_squared_scales_the_soft_term_and_not_the_displayed_loss():
     student, teacher, labels = logits(), logits(), torch.randint(C, (B,))
     plain, kl = step_loss(student, labels, teacher, TAU)
     scaled, same_kl = step_loss(student, labels, teacher, TAU, tau_squared=True)

@@ -217,7 +217,7 @@ def test_before_training_mblm_is_the_plain_encoder_for_any_depth_branches_and_mi
 @pytest.mark.parametrize(("depth", "branches"), [(0, 3), (1, 3), (2, 2), (LAYERS, 1), (LAYERS, 3)])
 @pytest.mark.parametrize("structure", ["full", "top"])
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "bert"])
-def test_before_training_every_backbone_is_itself(backbone, structure, depth, branches):
+def test_before_training_every_backbone_is_unchanged(backbone, structure, depth, branches):
     source, inputs = encoder(backbone), ragged(backbone)
     model = mblm(backbone, structure, LANGUAGES[:branches], source, branch_depth=depth).eval()
     for tolerance in (1e-6, 5e-6):
@@ -247,7 +247,7 @@ def test_branches_start_as_bitwise_copies_of_the_encoders_layers(backbone, posit
 
 
 @pytest.mark.parametrize("structure", ["full", "no_inner_mixers", "top", "top_own_heads"])
-def test_mixers_start_at_zero_also_where_a_checkpoint_has_none(structure, tmp_path):
+def test_mixers_start_at_zero_even_if_a_checkpoint_has_none(structure, tmp_path):
     mblm("bert", structure, mixers="none").save_pretrained(tmp_path)
     config = mblm("bert", structure).config
     for model in (
@@ -305,7 +305,7 @@ def test_without_a_mask_every_position_is_a_token():
 
 
 @every_branched_structure
-def test_the_languages_answers_differ_exactly_where_the_structure_asks_for_a_language(structure):
+def test_the_language_changes_logits_exactly_in_language_dependent_structures(structure):
     inputs, model = ragged("bert"), trained("bert", structure)
     zero_shot = logits_of(model, inputs, None)
     assert torch.equal(logits_of(model, inputs, "de"), zero_shot)
@@ -315,7 +315,7 @@ def test_the_languages_answers_differ_exactly_where_the_structure_asks_for_a_lan
 
 
 @every_branched_structure
-def test_an_answer_does_not_depend_on_whether_a_graph_is_recorded(structure):
+def test_logits_do_not_depend_on_the_autograd_graph(structure):
     """Training or inference is the model's mode (`train` or `eval`), not the caller's `no_grad`."""
     inputs, model = ragged("bert"), trained("bert", structure)
     for language in QUESTIONS:
@@ -373,13 +373,13 @@ def test_gradients_with_dropout_equal_those_of_the_detach_rule_for_every_backbon
     compare_with_the_oracle(trained(backbone, structure), ragged(backbone), "fr")
 
 
-def test_dropout_is_on_in_these_comparisons():
+def test_dropout_is_active_in_these_comparisons():
     model, inputs = trained().train(), ragged("bert")
     assert not torch.equal(logits_of(model, inputs, "en"), logits_of(model, inputs, "en"))
 
 
 @pytest.mark.parametrize("idle_dropout", [True, False])
-def test_idle_branches_drop_features_only_when_they_are_told_to(idle_dropout):
+def test_idle_branches_use_dropout_only_if_configured(idle_dropout):
     """With every other dropout at rate 0, the idle branches alone decide whether two passes agree."""
     model, inputs = trained(idle_dropout=idle_dropout).train(), ragged("bert")
     for name, module in model.named_modules():
@@ -389,7 +389,7 @@ def test_idle_branches_drop_features_only_when_they_are_told_to(idle_dropout):
     assert torch.equal(first, second) != idle_dropout
 
 
-def test_a_branch_that_was_idle_learns_with_dropout_when_its_language_comes():
+def test_an_idle_branch_learns_with_dropout_on_a_batch_of_its_language():
     model = trained(idle_dropout=False).double().train()
     for language in ("en", "fr"):
         model(**ragged("bert"), language=language)
@@ -413,9 +413,7 @@ def always_zero(name):
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "no_detach"])
 @different_backbones
-def test_a_batch_teaches_its_own_branch_and_all_that_is_shared_and_leaves_no_gradient_elsewhere(
-    backbone, structure, language
-):
+def test_a_batch_gives_gradients_to_its_branch_and_the_shared_layers_only(backbone, structure, language):
     model, inputs = trained(backbone, structure).train(), ragged(backbone)
     own = LANGUAGES.index(language)
     for name, gradient in gradients(model, model(**inputs, language=language).logits).items():
@@ -446,7 +444,7 @@ def test_without_mixers_a_training_batch_goes_through_its_own_branch_only():
         assert [len(calls) for calls in seen] == [0, 0, 2], structure
 
 
-def test_mixers_feed_every_batch_to_all_branches_in_training_and_inference():
+def test_with_mixers_every_batch_runs_through_all_branches():
     model, inputs = trained(), ragged("bert")
     seen = []
     for branch in model.branches:
@@ -475,7 +473,7 @@ def test_without_mixers_zero_shot_languages_get_the_same_logits_from_single_and_
 
 
 @different_backbones
-def test_without_mixers_single_uses_the_supervised_languages_own_branch_alone(backbone):
+def test_without_mixers_single_uses_only_the_supervised_languages_branch(backbone):
     model, inputs = trained(backbone, "no_mixers_single"), ragged(backbone)
     before = {language: logits_of(model, inputs, language) for language in QUESTIONS}
     with torch.no_grad():
@@ -491,7 +489,7 @@ def test_without_mixers_single_uses_the_supervised_languages_own_branch_alone(ba
 @pytest.mark.parametrize(
     ("backbone", "structure"), [*((name, "full") for name in BACKBONES), *(("bert", name) for name in STRUCTURES)]
 )
-def test_the_width_of_the_padding_does_not_change_a_logit(backbone, structure):
+def test_the_width_of_the_padding_does_not_change_logits(backbone, structure):
     model = trained(backbone, structure)
     short, longer = text(backbone, 11), text(backbone, 19)
     for language in ("fr", None):
@@ -504,7 +502,7 @@ def test_the_width_of_the_padding_does_not_change_a_logit(backbone, structure):
 
 
 @every_backbone
-def test_what_stands_under_the_padding_does_not_matter(backbone):
+def test_token_ids_of_the_padding_do_not_change_logits(backbone):
     model, inputs = trained(backbone), batch(backbone, [text(backbone, 12), text(backbone, 5)])
     changed = {name: tensor.clone() for name, tensor in inputs.items()}
     changed["input_ids"][1, 5:] = torch.randint(5, 40, (7,))
@@ -512,7 +510,7 @@ def test_what_stands_under_the_padding_does_not_matter(backbone):
 
 
 @different_backbones
-def test_wide_padding_leaves_every_gradient_as_it_was(backbone):
+def test_wide_padding_does_not_change_gradients(backbone):
     """Local attention leaves far padding without a single key to look at; no NaN may come from there."""
     model, texts = trained(backbone).double(), [text(backbone, tokens) for tokens in (9, 4)]
     narrow = gradients(model, model(**batch(backbone, texts), language="en").logits)
@@ -674,7 +672,7 @@ def test_a_low_rank_branch_is_the_base_layer_with_its_difference_added(backbone)
         torch.testing.assert_close(logits_of(low, inputs, language), expected, rtol=0, atol=1e-5)
 
 
-def test_low_rank_branches_add_their_factors_and_nothing_else():
+def test_low_rank_branches_add_only_their_factors():
     plain, low = mblm(structure="plain"), mblm(structure="low_rank", branch_rank=3)
     linear = [m for m in low.base[0].modules() if isinstance(m, nn.Linear)]
     factors = sum(3 * (m.in_features + m.out_features) for m in linear)

@@ -67,17 +67,17 @@ def test_a_zero_vector_gives_the_plain_average():
     torch.testing.assert_close(mix(states, torch.zeros(LONGEST).double(), ragged()), states.mean(dim=0))
 
 
-def test_equal_branches_come_out_unchanged_whatever_the_vector():
+def test_equal_branches_are_unchanged_for_any_vector():
     state = random_states(1)
     torch.testing.assert_close(mix(state.repeat(N, 1, 1, 1), vector(), ragged()), state[0])
 
 
-def test_a_single_branch_comes_out_unchanged():
+def test_a_single_branch_is_unchanged():
     state = random_states(1)
     torch.testing.assert_close(mix(state, vector(), ragged()), state[0])
 
 
-def test_neither_width_nor_content_of_the_padding_changes_a_weight():
+def test_width_and_content_of_the_padding_do_not_change_weights():
     states, v, mask = random_states(), vector(), ragged()
     narrow = weights(states, v, mask)
     wide = torch.cat([states, 100 * random_states(length=LONGEST - LENGTH)], dim=2)
@@ -96,7 +96,7 @@ def test_a_text_shorter_than_the_vector_uses_its_first_entries():
     torch.testing.assert_close(mix(states, changed, mask), mix(states, v, mask), rtol=0, atol=0)
 
 
-def test_examples_and_features_do_not_touch_each_other():
+def test_examples_and_features_are_independent():
     states, v, mask = random_states(), vector(), ragged()
     changed = states.clone()
     changed[0, 1, :, 3] += 1.0
@@ -106,7 +106,7 @@ def test_examples_and_features_do_not_touch_each_other():
     assert torch.equal(moved, expected)
 
 
-def test_large_scores_give_a_hard_choice_and_no_nan():
+def test_large_scores_select_one_branch_without_nan():
     states, mask = random_states(), torch.ones(B, LENGTH, dtype=torch.long)
     shares = weights(1e6 * states, vector(), mask)
     assert torch.isfinite(shares).all()

@@ -41,7 +41,7 @@ def config(world, tmp_path):
     return paper.find(str(tmp_path / "toy.yaml"), [])
 
 
-def test_mean_and_spread_are_those_of_all_values_whatever_the_batches():
+def test_mean_and_spread_cover_all_values_for_any_batches():
     torch.manual_seed(0)
     whole = torch.rand(3, 11, 7)
     weights = mixers.Weights()
@@ -52,7 +52,7 @@ def test_mean_and_spread_are_those_of_all_values_whatever_the_batches():
         assert std == pytest.approx(whole[branch].std(unbiased=False).item(), abs=1e-6)
 
 
-def test_what_is_counted_are_the_weights_with_which_the_model_mixes(world, tmp_path, config):
+def test_the_reported_weights_are_those_of_the_models_mixers(world, tmp_path, config):
     """For every mixer, from the states that go into it, in one language."""
     model = student(world, tmp_path)
     with torch.no_grad():

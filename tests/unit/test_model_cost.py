@@ -79,7 +79,7 @@ def test_extra_parameters_are_the_copied_layers_and_the_mixer_vectors(backbone, 
     assert size(branched) - size(plain) == copied * (branches - 1) + ((depth - 1) * branches + 1) * 7
 
 
-def test_each_ablation_has_the_mixers_and_heads_it_is_left_with():
+def test_each_ablation_has_its_expected_mixers_and_heads():
     plain, head = size(student(MBERT, depth=0)), 3 * 768 + 3
     branches = size(student(MBERT, mixers="none")) - plain
     layer = size(student(MBERT, depth=0).shared[0])

@@ -77,7 +77,7 @@ def classifier(config, attention: str = "sdpa"):
     ],
     ids=lambda value: getattr(value, "model_type", value),
 )
-def test_logits_and_gradients_are_those_of_the_whole_layer(config, attention):
+def test_logits_and_gradients_equal_those_of_the_full_layer(config, attention):
     whole, narrow = classifier(config, attention)
     inputs = batch()
     near = 1e-5 if config.model_type in SINGLE else 1e-12
@@ -95,7 +95,7 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(config, attention):
     assert less.get_total_flops() < more.get_total_flops()
 
 
-def test_hidden_states_and_hooks_still_see_the_first_position():
+def test_hidden_states_and_hooks_receive_the_first_position():
     whole, narrow = classifier(NARROWED[0])
     seen = []
     narrow.bert.encoder.layer[-1].register_forward_hook(lambda layer, inputs, output: seen.append(output))
@@ -108,7 +108,7 @@ def test_hidden_states_and_hooks_still_see_the_first_position():
     assert seen[0].shape == (5, 1, 8)
 
 
-def test_a_copy_of_a_narrowed_model_computes_with_its_own_weights():
+def test_a_copy_of_a_narrowed_model_uses_its_own_weights():
     _, narrow = classifier(NARROWED[0])
     inputs = batch()
     before = narrow(**inputs).logits
@@ -122,7 +122,7 @@ def test_a_copy_of_a_narrowed_model_computes_with_its_own_weights():
 
 
 @pytest.mark.parametrize("where", ["attention_probs_dropout_prob", "hidden_dropout_prob"])
-def test_dropout_is_on_in_training_and_off_outside(where):
+def test_dropout_is_active_in_training_only(where):
     rates = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, where: 0.5}
     encoder = AutoModel.from_config(BertConfig(**SIZES, **POSITIONS, **rates), attn_implementation="sdpa")
     layer, states = encoder.encoder.layer[-1], torch.randn(2, 9, 8)
@@ -140,7 +140,7 @@ def test_dropout_is_on_in_training_and_off_outside(where):
     ],
     ids=lambda config: config.model_type,
 )
-def test_a_classifier_that_reads_all_positions_stays_as_it_is(config):
+def test_a_classifier_that_reads_all_positions_is_not_narrowed(config):
     whole, narrow = classifier(config, "eager")
     inputs = batch()
     assert torch.equal(narrow(**inputs).logits, whole(**inputs).logits)

@@ -74,7 +74,7 @@ def key(row: Row) -> str:
 
 
 @pytest.mark.parametrize("name", MAIN)
-def test_rows_and_columns_stand_as_in_the_paper(tables: dict[str, Table], name: str):
+def test_rows_and_columns_are_ordered_as_in_the_paper(tables: dict[str, Table], name: str):
     languages = [x for x in reference.tables()[name]["mbert"]["MonoKD"] if x not in AVERAGES]
     assert tables[name].columns == [*languages, *AVERAGES, "runs"]
     blocks = ["mBERT-based model", "XLM-R base-based model"][: len(reference.tables()[name])]
@@ -102,14 +102,14 @@ def test_the_papers_slips_are_flagged_and_no_others():
     assert {(x.table, x.backbone, x.system, x.column): x.rounding for x in reference.slips()} == SLIPS
 
 
-def test_slips_are_said_beside_the_table(tables: dict[str, Table]):
+def test_slips_are_noted_next_to_the_table(tables: dict[str, Table]):
     notes = " ".join(tables["table-4-paper"].notes)
     assert "the paper prints 62.43 for XLM-R base MultiTrain AVG(S), its cells give 62.45: a slip of the paper" in notes
     assert not tables["table-3-paper"].notes
 
 
 @pytest.mark.parametrize("name", MAIN)
-def test_bold_is_what_the_caption_says_in_hundredths(tables: dict[str, Table], name: str):
+def test_bold_cells_follow_the_caption_in_hundredths(tables: dict[str, Table], name: str):
     """The naive rule on whole hundredths: nothing that binary fractions could blur."""
     best = min if name == "table-8" else max
     for row, column, cell in cells(tables[name]):
@@ -143,7 +143,7 @@ def test_the_lowest_error_is_bold_and_a_lone_number_is_not():
     assert not embolden(rows)[0].cells[1].bold
 
 
-def test_difference_from_the_paper_is_nothing_but_rounding(tables: dict[str, Table]):
+def test_the_difference_from_the_paper_is_rounding_only(tables: dict[str, Table]):
     for name in MAIN:
         for row, column, cell in cells(tables[name]):
             assert cell.reference is not None and cell.difference is not None
@@ -151,7 +151,7 @@ def test_difference_from_the_paper_is_nothing_but_rounding(tables: dict[str, Tab
             assert abs(cell.difference) < (0.021 if slip else 0.0051), (name, row.label, column)
 
 
-def test_systems_that_are_not_the_papers_have_no_number_of_it(tmp_path: Path):
+def test_systems_outside_the_paper_have_no_paper_number(tmp_path: Path):
     for config in (
         paper.system(paper.base(paper.xnli(), "somewhere/another-model"), "multikd"),
         paper.base(paper.xnli(), paper.BACKBONES["mbert"]).model_copy(

@@ -33,7 +33,7 @@ def grid(full: Config) -> list[Config]:
     ]
 
 
-def test_steps_and_lengths_are_those_of_the_data_at_hand(toy: Config, tmp_path: Path):
+def test_steps_and_lengths_come_from_the_actual_data(toy: Config, tmp_path: Path):
     read = plan.text(toy, tmp_path)
     assert {x: len(rows) for x, rows in read.lengths.items()} == {"en": 60, "fr": 60, "zh": 60}
     assert read.heldout == {"dev": 6 * 20, "test": 6 * 20}
@@ -42,7 +42,7 @@ def test_steps_and_lengths_are_those_of_the_data_at_hand(toy: Config, tmp_path: 
     assert "real rows, mean tokens en" in found["text"][0]
 
 
-def test_a_finished_run_takes_nothing_more(toy: Config, tmp_path: Path):
+def test_a_finished_run_costs_nothing(toy: Config, tmp_path: Path):
     other = changed(toy, {"seed": 2})
     run = runs.folder(tmp_path, toy)
     run.mkdir()
@@ -51,7 +51,7 @@ def test_a_finished_run_takes_nothing_more(toy: Config, tmp_path: Path):
     assert both == one | {"finished": 1}
 
 
-def test_the_papers_plan_needs_no_data_and_says_what_it_assumes(tmp_path: Path):
+def test_the_papers_plan_needs_no_data_and_lists_its_assumptions(tmp_path: Path):
     full = paper.find("xnli-mbert-mblm", [])
     found = plan.estimate([full], tmp_path, machine.on_gpu("a100"))
     assert found["runs"][0]["steps"] == 3 * 3 * (392_702 // 32)
@@ -64,7 +64,7 @@ def test_the_papers_plan_needs_no_data_and_says_what_it_assumes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("depth", "three_epochs", "ten_epochs", "whole_grid"), [(4, 1.49, 1.79, 1.96), (0, 1.56, 1.95, 2.18)]
 )
-def test_the_cache_saves_what_its_flops_say(
+def test_the_saving_of_the_cache_equals_its_flops(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     depth: int,
@@ -84,7 +84,7 @@ def test_the_cache_saves_what_its_flops_say(
         assert saved["online"] / saved["cache"] == pytest.approx(expected, rel=0.025)
 
 
-def test_one_seed_that_searches_and_five_that_confirm_save_three_times_at_least(tmp_path: Path):
+def test_searching_with_one_seed_and_confirming_with_five_saves_at_least_a_factor_of_three(tmp_path: Path):
     configs = grid(paper.find("xnli-mbert-mblm", []))
     found = plan.estimate(configs, tmp_path, EVEN)
     assert len(configs) == 75
@@ -103,7 +103,7 @@ def test_runs_with_a_cache_share_one_pass_of_the_teachers(tmp_path: Path):
     assert one["total"]["hours"] == pytest.approx(one["cache"]["cache"])
 
 
-def test_the_rehearsed_step_is_the_one_that_is_counted(toy: Config, tmp_path: Path):
+def test_the_measured_step_is_the_counted_step(toy: Config, tmp_path: Path):
     distributed.quiet()
     ranks = distributed.start()
     lengths = plan.text(toy, tmp_path).lengths

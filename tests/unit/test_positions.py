@@ -40,7 +40,7 @@ SPECIAL = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "eos_token_i
     ],
     ids=lambda x: getattr(x, "model_type", str(x)),
 )
-def test_an_encoder_takes_as_many_tokens_as_are_said_and_not_one_more(config, longest: int, tmp_path: Path):
+def test_an_encoder_accepts_the_stated_number_of_tokens_and_no_more(config, longest: int, tmp_path: Path):
     model = AutoModel.from_config(config).eval()
     model.save_pretrained(tmp_path)
     assert positions.of(config.to_dict()) == positions.of_model(str(tmp_path)) == longest
@@ -50,7 +50,7 @@ def test_an_encoder_takes_as_many_tokens_as_are_said_and_not_one_more(config, lo
             model(input_ids=torch.full((1, longest + 1), 7))
 
 
-def test_rotary_positions_end_where_the_configuration_says_though_the_model_runs_on():
+def test_rotary_positions_end_at_the_configured_length_although_the_model_accepts_more():
     config = ModernBertConfig(**SIZES, **SPECIAL, max_position_embeddings=40)
     assert positions.of(config.to_dict()) == 40
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_relative_positions_without_an_end_have_no_limit():
     assert positions.of({"model_type": "xlnet", "max_position_embeddings": -1}) is None
 
 
-def test_a_student_and_an_ensemble_take_what_all_of_their_parts_take(world: Path):
+def test_a_student_and_an_ensemble_have_the_smallest_limit_of_their_parts(world: Path):
     encoder = XLMRobertaConfig(**SIZES, max_position_embeddings=40).to_dict()
     branches = {"branch_languages": ["en"], "branch_depth": 1}
     short, long = MBLMConfig(encoder, mixer_length=20, **branches), MBLMConfig(encoder, mixer_length=60, **branches)
@@ -71,7 +71,7 @@ def test_a_student_and_an_ensemble_take_what_all_of_their_parts_take(world: Path
     assert found == [20, 38, 38, 20]
 
 
-def test_a_student_with_longer_mixers_than_positions_still_answers_long_texts(world: Path):
+def test_a_student_with_mixers_longer_than_its_positions_classifies_long_texts(world: Path):
     """Such models were saved where no training row was long."""
     model = MBLMForSequenceClassification.from_pretrained(
         world / "models" / "student", branch_languages=("en",), branch_depth=1, mixer_length=600
@@ -85,14 +85,14 @@ def test_a_student_with_longer_mixers_than_positions_still_answers_long_texts(wo
         assert model(**row).logits.isfinite().all()
 
 
-def test_a_folder_that_is_no_model_is_named(tmp_path: Path):
+def test_a_folder_without_a_model_is_named(tmp_path: Path):
     for values in ("{", "[]", '"x"', json.dumps({"model_type": "mblm"})):
         (tmp_path / "config.json").write_text(values)
         with pytest.raises(UserError, match=f"{tmp_path}: no model here"):
             positions.of_model(str(tmp_path))
 
 
-def test_a_model_is_measured_on_no_more_tokens_than_it_takes(toy_yaml: Path, world: Path, tmp_path: Path):
+def test_a_model_is_evaluated_within_its_maximum_length(toy_yaml: Path, world: Path, tmp_path: Path):
     labels = tuple("12345")
     torch.manual_seed(0)
     model = MBLMForSequenceClassification.from_pretrained(

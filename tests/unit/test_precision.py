@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
-def test_evaluate_gives_the_runs_own_numbers_in_every_precision(toy_yaml: Path, tmp_path: Path, kind: str):
+def test_evaluate_reproduces_the_runs_scores_in_every_precision(toy_yaml: Path, tmp_path: Path, kind: str):
     """To the last bit: the saved weights are those that were measured, and they are measured in the same way."""
     config = configuration.read(toy_yaml, ["distill.signal=labels", f"train.precision={kind}"])
     distributed.quiet()
@@ -32,21 +32,21 @@ def test_evaluate_gives_the_runs_own_numbers_in_every_precision(toy_yaml: Path, 
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_auto_is_fp32_on_a_cpu_and_what_a_device_lacks_is_refused_by_name():
+def test_auto_is_fp32_on_a_cpu_and_an_unsupported_precision_is_refused():
     assert precision.choose("auto", CPU) == "fp32"
     if "fp16" not in precision._supported(CPU):
         with pytest.raises(UserError, match=r"train\.precision = fp16"):
             precision.choose("fp16", CPU)
 
 
-def test_a_model_trained_elsewhere_answers_in_what_this_device_has():
+def test_a_model_trained_elsewhere_runs_in_a_precision_of_this_device():
     class Trained:
         train_precision = "int3"
 
     assert precision.of_model(Trained, CPU) == "fp32"
 
 
-def test_autocast_ends_where_full_precision_is_asked_for():
+def test_autocast_ends_where_full_precision_is_required():
     a = torch.randn(3, 3)
     with precision.autocast("bf16", CPU):
         assert (a @ a).dtype == torch.bfloat16

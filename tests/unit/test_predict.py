@@ -36,7 +36,7 @@ def classify(model, source, out, text="text", pair=None, batch_tokens=256):
 
 
 @pytest.mark.parametrize("pair", [None, "title"])
-def test_every_row_gets_the_answer_that_the_model_gives_it_alone(model, tmp_path, monkeypatch, pair):
+def test_every_row_gets_the_same_answer_as_alone(model, tmp_path, monkeypatch, pair):
     monkeypatch.setattr(module, "WINDOW", 16)  # several windows, the last one not full
     reviews = [pair for language in toy.LANGUAGES for pair in toy.unlabelled(language, 7)]
     source = tmp_path / "in.jsonl"
@@ -70,7 +70,7 @@ def test_every_kind_of_file_gives_the_same_answers(model, tmp_path):
     assert answers[1:] == answers[:1] * 3
 
 
-def test_csv_output_holds_what_json_lines_hold(model, tmp_path):
+def test_csv_output_equals_json_lines_output(model, tmp_path):
     (tmp_path / "a.txt").write_text("good\nbad\n")
     _, found = classify(model, tmp_path / "a.txt", tmp_path / "out.jsonl")
     classify(model, tmp_path / "a.txt", tmp_path / "out.csv")
@@ -82,7 +82,7 @@ def test_csv_output_holds_what_json_lines_hold(model, tmp_path):
         assert {x: float(row[x]) for x in LABELS} == other["probabilities"]
 
 
-def test_bad_json_lines_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
+def test_bad_json_lines_are_named_and_other_lines_are_classified(model, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_bytes(
         b'{"text": "good"}\n{broken\n\n["text"]\n{"text": " "}\n{"text": null}\n{"txt": "x"}\n{"text": ["x"]}\n'
         b'{"text": "\xff"}\n{"text": "\\ud800"}\n' + b"[" * 100_000 + b'\n{"text": 12}\n{"text": "last"}\n'
@@ -108,7 +108,7 @@ def test_bad_json_lines_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
     assert "10 bad rows" in said
 
 
-def test_bad_rows_of_a_table_are_named_and_the_rest_goes_on(model, tmp_path, capsys):
+def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path, capsys):
     (tmp_path / "a.csv").write_bytes(
         b'\xef\xbb\xbftext,title\ngood,x\nalone\n"two\nlines",x\n\n"bad"quote,x\n\xff,x\n,\nlast,\n"open,x\n'
     )
@@ -120,7 +120,7 @@ def test_bad_rows_of_a_table_are_named_and_the_rest_goes_on(model, tmp_path, cap
         assert any(f"a.csv, line {line}: " in each and reason in each for each in said.splitlines()), (line, said)
 
 
-def test_a_text_longer_than_the_csv_module_takes_by_itself_is_classified(model, tmp_path):
+def test_a_text_beyond_the_csv_modules_default_limit_is_classified(model, tmp_path):
     (tmp_path / "a.csv").write_text("text\n" + "x" * 300_000 + "\nlast\n")
     csv.field_size_limit(131_072)  # another test may have raised it
     bad, found = classify(model, tmp_path / "a.csv", tmp_path / "out.jsonl")
@@ -128,7 +128,7 @@ def test_a_text_longer_than_the_csv_module_takes_by_itself_is_classified(model, 
 
 
 @pytest.mark.parametrize("by", ["its name", "another name", "a link", "a hard link", "standard input"])
-def test_the_input_is_refused_as_the_output_and_left_as_it_is(model, tmp_path, monkeypatch, by):
+def test_the_input_is_refused_as_the_output_and_stays_unchanged(model, tmp_path, monkeypatch, by):
     source = tmp_path / "rows.jsonl"
     source.write_text('{"text": "good"}\n')
     out = tmp_path / "out.jsonl"
@@ -144,7 +144,7 @@ def test_the_input_is_refused_as_the_output_and_left_as_it_is(model, tmp_path, m
     assert source.read_text() == '{"text": "good"}\n'
 
 
-def test_what_is_not_there_is_refused_before_anything_is_written(model, tmp_path):
+def test_missing_files_are_refused_before_anything_is_written(model, tmp_path):
     (tmp_path / "a.csv").write_text("txt,title\ngood,x\n")
     (tmp_path / "a.jsonl").write_text('{"txt": "x"}\n')
     (tmp_path / "a.txt").write_text("x\n")
@@ -182,7 +182,7 @@ def test_rows_are_read_no_further_ahead_than_a_window(tmp_path, monkeypatch):
     assert len(read) == 8
 
 
-def test_a_pipe_that_stays_open_is_answered_as_its_rows_come(model, tmp_path):
+def test_rows_of_an_open_pipe_are_classified_as_they_arrive(model, tmp_path):
     """The first answer is there while the writer still holds the pipe, and the rows after it come in order."""
     command = [sys.executable, "-m", "mbkd", "predict", str(model)]
     with subprocess.Popen(
@@ -198,7 +198,7 @@ def test_a_pipe_that_stays_open_is_answered_as_its_rows_come(model, tmp_path):
     assert process.returncode == 0
 
 
-def test_rows_that_come_at_once_are_one_window_and_an_error_comes_after_them(monkeypatch):
+def test_rows_that_arrive_together_form_one_window_and_an_error_follows_them(monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 4)
     monkeypatch.setattr(module, "SECONDS_OPEN", 60.0)
 
@@ -213,7 +213,7 @@ def test_rows_that_come_at_once_are_one_window_and_an_error_comes_after_them(mon
         next(windows)
 
 
-def test_no_column_of_a_table_stands_twice(tmp_path):
+def test_no_output_column_appears_twice(tmp_path):
     for ending, separator in (("csv", ","), ("tsv", "\t")):
         with (tmp_path / ending).open("w", newline="") as file:
             module._csv_writer(file, separator)(1, "line", {"line": 0.6, "label": 0.3, "a\tb,c": 0.1})
@@ -224,7 +224,7 @@ def test_no_column_of_a_table_stands_twice(tmp_path):
         }  # fmt: skip
 
 
-def test_parquet_goes_in_and_tsv_comes_out(model, tmp_path):
+def test_parquet_input_gives_tsv_output(model, tmp_path):
     texts = ["good thing", "bon ou mauvais"]
     (tmp_path / "a.txt").write_text("\n".join(texts))
     pyarrow.parquet.write_table(pyarrow.table({"id": [1, 2], "text": texts}), tmp_path / "a.parquet")
@@ -236,7 +236,7 @@ def test_parquet_goes_in_and_tsv_comes_out(model, tmp_path):
     assert [float(row["good"]) for row in rows] == [row["probabilities"]["good"] for row in found]
 
 
-def test_a_model_of_pairs_that_gets_lone_texts_says_so(model, tmp_path, capsys):
+def test_a_pair_model_warns_about_single_texts(model, tmp_path, capsys):
     trained = shutil.copytree(model, tmp_path / "pairs")
     config = json.loads((trained / "config.json").read_text())
     (trained / "config.json").write_text(json.dumps(config | {"text_pairs": True}))

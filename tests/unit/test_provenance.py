@@ -123,7 +123,7 @@ CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
 
 
 @pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
-def test_what_has_changed_is_named_and_what_is_equal_is_reused(
+def test_changed_inputs_are_named_and_equal_inputs_are_reused(
     config: Config, finished: Path, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
 ):
     change(tmp_path)
@@ -136,34 +136,32 @@ def test_what_has_changed_is_named_and_what_is_equal_is_reused(
     assert (finished / "result.json").is_file()
 
 
-def test_a_teacher_that_mbkd_teach_made_again_is_named(config: Config, finished: Path, tmp_path: Path):
+def test_a_retrained_teacher_is_named(config: Config, finished: Path, tmp_path: Path):
     teacher = runs.folder(tmp_path, config.teacher_run("fr"))
     write_model(teacher / "model", b"another training")
     assert provenance.stale({finished: config}, tmp_path) == {finished: ["teacher fr"]}
 
 
-def test_a_student_is_not_trained_by_a_teacher_of_other_rows(config: Config, finished: Path, tmp_path: Path):
+def test_a_student_is_not_trained_with_a_stale_teacher(config: Config, finished: Path, tmp_path: Path):
     swap_labels(tmp_path)
     with pytest.raises(UserError, match=r"train rows of fr\n.*`mbkd teach --fresh`"):
         provenance.teacher_path(config, "fr", 0, tmp_path)
 
 
-def test_nothing_is_deleted_before_all_that_a_fresh_run_needs_is_there(config: Config, finished: Path, tmp_path: Path):
+def test_nothing_is_deleted_before_all_inputs_of_a_fresh_run_exist(config: Config, finished: Path, tmp_path: Path):
     swap_labels(tmp_path)
     with pytest.raises(UserError, match="mbkd teach"):
         carry_out([config], [], tmp_path, 1, fresh=True)
     assert (finished / "result.json").is_file()
 
 
-def test_what_is_not_there_any_more_cannot_be_compared_and_the_result_stays(
-    config: Config, finished: Path, tmp_path: Path
-):
+def test_missing_inputs_cannot_be_compared_and_the_result_is_kept(config: Config, finished: Path, tmp_path: Path):
     (tmp_path / "train.csv").unlink()
     (tmp_path / "backbone" / "model.safetensors").unlink()
     assert provenance.stale({finished: config}, tmp_path) == {}
 
 
-def test_a_language_that_has_rows_now_is_new(config: Config, tmp_path: Path):
+def test_a_language_with_rows_now_is_reported_as_new(config: Config, tmp_path: Path):
     plain = changed(config, {"distill": {"signal": "labels"}})
     run = finish(plain, tmp_path)
     result = Result.read(run)
@@ -181,7 +179,7 @@ def test_a_run_of_an_earlier_version_is_compared_by_its_tokens(config: Config, f
     assert provenance.stale({finished: config}, tmp_path) == {finished: ["train rows of en", "train rows of fr"]}
 
 
-def test_an_evaluation_is_of_the_labels_that_are_there_now(config: Config, world: Path, tmp_path: Path):
+def test_an_evaluation_uses_the_current_labels(config: Config, world: Path, tmp_path: Path):
     torch.manual_seed(0)
     encoder, names = world / "models" / "student", {0: "no", 1: "yes"}
     model = MBLMForSequenceClassification.from_pretrained(
@@ -207,7 +205,7 @@ def sweep_of(config: Config, root: Path, fresh: bool = False) -> Sweep:
     return Sweep("grid", groups, "full", [1, 2], "all", root, "python -m tuning.sweep", fresh=fresh)
 
 
-def test_a_sweep_names_all_stale_runs_and_teachers_at_once_before_it_starts(config: Config, tmp_path: Path):
+def test_a_sweep_names_all_stale_runs_and_teachers_before_it_starts(config: Config, tmp_path: Path):
     names = [finish(config.teacher_run("fr"), tmp_path).name]
     names += [finish(run, tmp_path).name for run in sweep_of(config, tmp_path).configs()]
     sweep_of(config, tmp_path).settle()
@@ -220,7 +218,7 @@ def test_a_sweep_names_all_stale_runs_and_teachers_at_once_before_it_starts(conf
 
 
 @pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_sweep_and_a_report_name_what_a_run_asks_about_too(
+def test_a_sweep_and_a_report_name_the_same_changes_as_a_run(
     config: Config, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
 ):
     finish(config.teacher_run("fr"), tmp_path)
@@ -263,7 +261,7 @@ def test_a_fresh_sweep_keeps_what_is_not_stale(config: Config, tmp_path: Path):
     assert not any(run.exists() for run in runs_of_it)
 
 
-def test_a_sweep_counts_finished_runs_of_an_earlier_name(config: Config, tmp_path: Path):
+def test_a_sweep_counts_finished_runs_with_first_schema_names(config: Config, tmp_path: Path):
     finish(config.teacher_run("fr"), tmp_path)
     study = sweep_of(config, tmp_path)
     (first, *_) = study.configs()
@@ -275,7 +273,7 @@ def test_a_sweep_counts_finished_runs_of_an_earlier_name(config: Config, tmp_pat
     assert [each["runs"] for each in group["searched"]] == [[first.first_run_name], []]
 
 
-def test_a_report_names_what_its_runs_do_not_share_and_what_has_changed_since(config: Config, tmp_path: Path):
+def test_a_report_names_differing_and_changed_inputs_of_its_runs(config: Config, tmp_path: Path):
     finish(config.teacher_run("fr"), tmp_path)
     first, second = (finish(changed(config, {"seed": seed}), tmp_path) for seed in (1, 2))
     shown = [Run(x, x.name, Result.read(x), yaml.safe_load((x / "config.yaml").read_text())) for x in (first, second)]
@@ -291,7 +289,7 @@ def test_a_report_names_what_its_runs_do_not_share_and_what_has_changed_since(co
     )
 
 
-def test_a_configuration_with_fewer_finished_seeds_is_said_not_to_be_considered(config: Config, tmp_path: Path):
+def test_a_configuration_with_fewer_finished_seeds_is_reported_as_not_considered(config: Config, tmp_path: Path):
     study = sweep_of(config, tmp_path)
     (first, second, third, _) = study.configs()
     for run in (first, second, third):
@@ -301,7 +299,7 @@ def test_a_configuration_with_fewer_finished_seeds_is_said_not_to_be_considered(
     assert group["not_considered"] == ["train.lr=2e-05 (1 of 2 seeds finished)"]
 
 
-def test_a_report_names_an_ensemble_of_which_a_member_was_trained_again(tmp_path: Path):
+def test_a_report_names_an_ensemble_with_a_retrained_member(tmp_path: Path):
     (tmp_path / "member" / "logits").mkdir(parents=True)
     file = tmp_path / "member" / "logits" / "dev.en.npy"
     file.write_bytes(b"logits")

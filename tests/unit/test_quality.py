@@ -61,7 +61,7 @@ def of(found: dict[str, Any], split: str, language: str) -> dict[str, Any]:
     return each
 
 
-def test_good_rows_are_counted_and_nothing_is_said(good):
+def test_good_rows_give_counts_and_no_warnings(good):
     found = good()
     assert said(found) == set() and found["problems"] == []
     assert [(x["split"], x["language"], x["rows"]) for x in found["splits"]] == [
@@ -71,7 +71,7 @@ def test_good_rows_are_counted_and_nothing_is_said(good):
     assert set(of(found, "train", "en")["tokens"]) == {"student"}
 
 
-def test_teachers_tokens_are_looked_at_in_their_own_language(good):
+def test_teachers_tokens_are_checked_in_their_own_language(good):
     found = good({"distill": {"signal": "online"}})
     assert set(of(found, "train", "en")["tokens"]) == {"student", "teacher en"}
     assert set(of(found, "dev", "de")["tokens"]) == {"student"}
@@ -79,7 +79,7 @@ def test_teachers_tokens_are_looked_at_in_their_own_language(good):
     assert tokens["student"]["p50"] > tokens["teacher fr"]["p50"]  # bytes against pieces of words
 
 
-def test_lengths_and_cut_tokens_are_the_tokenizer_s_own(good, world: Path):
+def test_lengths_and_truncated_tokens_equal_the_tokenizers(good, world: Path):
     short = {"train": {"max_length": 24}, "student": {"backbone": str(world / "models" / "student")}}
     found = of(good(short), "dev", "de")["tokens"]["student"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "models" / "student")
@@ -99,7 +99,7 @@ def test_unknown_tokens_are_counted(good, world: Path):
     assert of(found, "train", "fr")["tokens"]["student"]["unknown"] < 0.01
 
 
-def test_doubles_leaks_and_contradictions_are_counted(good):
+def test_duplicates_leaks_and_contradictions_are_counted(good):
     train = good.whole["train"]
     found = good(
         train=[*train, train[0], train[1] | {"text": train[1]["text"].upper(), "label": "bad"}],
@@ -111,7 +111,7 @@ def test_doubles_leaks_and_contradictions_are_counted(good):
     assert said(found) == leaks
 
 
-def test_small_and_missing_classes_few_rows_and_constant_text_are_said(good):
+def test_small_and_missing_classes_few_rows_and_constant_text_give_warnings(good):
     train = [row | {"label": "bad" if i > 5 else "good"} for i, row in enumerate(rows("en", 90))]
     constant = [row | {"text": "one text"} for row in rows("fr", 60)] + rows("fr", 60)
     dev = [row for row in good.whole["dev"] if row["language"] != "de"]
@@ -122,7 +122,7 @@ def test_small_and_missing_classes_few_rows_and_constant_text_are_said(good):
     } <= said(found)  # fmt: skip
 
 
-def test_rows_of_another_language_are_said(good):
+def test_rows_in_another_language_give_a_warning(good):
     french = [row | {"language": "en"} for row in rows("fr", 80, 300)]
     found = good(train=good.whole["train"] + french)
     look = of(found, "train", "en")["looks_like"]
@@ -142,7 +142,7 @@ def test_rows_in_languages_of_neither_list_are_counted_and_named(good):
     assert of(found, "train", "en")["rows"] == 121  # `EN ` is en
 
 
-def test_codes_of_any_kind_are_held_against_what_rows_look_like(good):
+def test_language_codes_of_any_kind_are_compared_with_the_detected_language(good):
     for code in ("fra_Latn", "french"):
 
         def renamed(each, code=code):
@@ -166,7 +166,7 @@ def test_an_empty_second_text_is_counted(good):
     assert ("empty text", "dev", "en") not in said(found)
 
 
-def test_what_stops_a_training_is_gathered_and_the_rest_is_shown(good):
+def test_problems_that_prevent_training_are_collected_and_the_rest_is_shown(good):
     found = good(
         {"student": {"backbone": "/nowhere/at-all"}, "distill": {"signal": "online"}}, dev=good.whole["dev"][:80]
     )

@@ -55,14 +55,14 @@ ROWS = [("text", "label"), ('a "b", c; d | e', "x"), ("two\nlines", "y"), ("plai
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-def test_whatever_separates_the_fields_is_seen_in_training_and_prediction(tmp_path, delimiter, ending, quoting):
+def test_any_separator_is_detected_in_training_and_prediction(tmp_path, delimiter, ending, quoting):
     with (tmp_path / f"rows{ending}").open("w", newline="") as stream:
         csv.writer(stream, delimiter=delimiter, quoting=quoting).writerows(ROWS)
     assert cells(tmp_path / f"rows{ending}") == ROWS[1:]
     assert predicted(tmp_path / f"rows{ending}", "text", "label") == ROWS[1:]
 
 
-def test_a_separator_in_a_header_s_name_is_not_taken_for_the_file_s(tmp_path):
+def test_a_separator_in_a_column_name_is_not_the_files_separator(tmp_path):
     file = write(tmp_path / "a.csv", "Text (de, en);label\nHallo, du;x\nTag;y\n")
     assert cells(file) == [("Hallo, du", "x"), ("Tag", "y")]
     assert cells(write(tmp_path / "b.csv", "text;a,label\nx;y,1\n")) == [("x;y", "1")]
@@ -88,7 +88,7 @@ def test_quotes_of_a_plain_tsv_are_text(tmp_path, case):
     assert predicted(file, "text") == [(a,), ("more",), (b,)]
 
 
-def test_a_quoted_tsv_is_known_by_the_whole_of_it(tmp_path):
+def test_a_quoted_tsv_is_detected_from_the_whole_file(tmp_path):
     file = tmp_path / "rows.tsv"
     frame = pd.DataFrame({"text": ['a "word"', "b", "tab\there"], "label": [1, 2, 1]})
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC, csv.QUOTE_ALL):
@@ -97,7 +97,7 @@ def test_a_quoted_tsv_is_known_by_the_whole_of_it(tmp_path):
         assert predicted(file, "text") == [('a "word"',), ("b",), ("tab\there",)]
 
 
-def test_quotes_that_can_be_read_both_ways_are_asked_for_and_either_answer_holds(tmp_path):
+def test_ambiguous_quotes_lead_to_a_question_and_either_answer_is_used(tmp_path):
     file = write(tmp_path / "rows.tsv", 'text\tlabel\n"One\tneg\nno label\ntwo"\tpos\nthree\tneg\n')
     refused(file, "--quoting yes or no", "task.columns.quoted")
     assert cells(file, quoted=True) == [("One\tneg\nno label\ntwo", "pos"), ("three", "neg")]
@@ -107,7 +107,7 @@ def test_quotes_that_can_be_read_both_ways_are_asked_for_and_either_answer_holds
     assert cells(comma, quoted=False) == [('"a', "x"), ('b"', '"y')]
 
 
-def test_a_malformed_record_is_named_with_its_line_and_prediction_goes_on(tmp_path):
+def test_a_malformed_record_is_named_with_its_line_and_prediction_continues(tmp_path):
     file = write(tmp_path / "rows.tsv", '"text"\t"label"\n"a ""b"""\t"x"\n"c"d\t"y"\n"e"\t"x"\n')
     refused(file, "line 3", "check the quotes", predict=None)
     assert predicted(file, "text") == [('a "b"',), (None,), ("e",)]
@@ -127,11 +127,11 @@ TWICE = {
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_a_column_s_name_that_stands_twice_is_refused(tmp_path, name):
+def test_a_repeated_column_name_is_refused(tmp_path, name):
     refused(write(tmp_path / name, TWICE[name]), "twice" if "json" in name else "2 columns are named")
 
 
-def test_a_parquet_file_with_a_name_twice_is_refused(tmp_path):
+def test_a_repeated_column_name_in_parquet_is_refused(tmp_path):
     columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["x"])]
     pq.write_table(pa.table(columns, names=["text", "text", "label"]), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", "2 columns are named 'text'")
@@ -143,7 +143,7 @@ def test_a_file_without_a_header_has_numbered_columns(tmp_path):
     assert cells(file, header=False) == predicted(file, "1", "2", header=False) == [("a", "x"), ("b", "y")]
 
 
-def test_a_header_again_among_the_rows_is_refused(tmp_path):
+def test_a_repeated_header_among_the_rows_is_refused(tmp_path):
     for name, sign in (("a.csv", ","), ("b.tsv", "\t")):
         file = write(tmp_path / name, f"text{sign}label\na{sign}x\ntext{sign}label\nb{sign}y\n")
         refused(file, "line 3", "repeats the header", predict=None)
@@ -175,7 +175,7 @@ def test_a_list_or_an_object_is_refused_with_the_path_to_the_value(tmp_path, cas
     refused(file, *parts, predict="text" if "'text'" in parts[0] else None)
 
 
-def test_a_value_within_an_object_is_a_column(tmp_path):
+def test_a_nested_value_is_a_column(tmp_path):
     row = {"text": {"en": "a", "de": None}, "meta": {"tags": ["x"]}}
     write(tmp_path / "a.jsonl", json.dumps(row) + "\n")
     write(tmp_path / "a.json", json.dumps([row]))
@@ -188,7 +188,7 @@ def test_a_value_within_an_object_is_a_column(tmp_path):
             table(tmp_path / name).column("meta.tags")
 
 
-def test_json_s_own_values_are_read_as_the_file_has_them(tmp_path):
+def test_json_values_of_every_type_are_read(tmp_path):
     write(tmp_path / "a.jsonl", '{"a": true, "b": NaN, "c": 12, "d": null, "e": 1.50}\n')
     assert cells(tmp_path / "a.jsonl") == [("true", "", "12", "", "1.5")]
 
@@ -207,7 +207,7 @@ def test_a_class_label_keeps_its_names_in_parquet(tmp_path):
         assert table(tmp_path / name).column("label").to_pylist() == ["eggs", "ham", ""]
 
 
-def test_pandas_columns_are_read_from_parquet_as_they_are_meant(tmp_path):
+def test_pandas_columns_in_parquet_keep_their_meaning(tmp_path):
     frame = pd.DataFrame(
         {"stars": [1.0, 10.0, None], "kind": pd.Categorical(["a", None, "b"]), "yes": [True, False, True]}
     )
@@ -223,7 +223,7 @@ def test_pandas_columns_are_read_from_parquet_as_they_are_meant(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["a.csv", "b.tsv", "c.jsonl", "d.json"])
-def test_the_encodings_that_a_file_names_are_read_also_packed(tmp_path, encoding, packed, name):
+def test_marked_encodings_are_read_in_plain_and_compressed_files(tmp_path, encoding, packed, name):
     sign = "\t" if name.endswith("tsv") else ","
     text = f"text{sign}label\nGrüße 你好{sign}x\n"
     if "json" in name:
@@ -237,7 +237,7 @@ def test_the_encodings_that_a_file_names_are_read_also_packed(tmp_path, encoding
 @pytest.mark.parametrize(
     ("encoding", "named"), [("cp1250", "iconv -f"), ("utf-16-be", "utf-16-be"), ("utf-16-le", "utf-16-le")]
 )
-def test_another_encoding_is_named_with_the_way_to_convert(tmp_path, encoding, named):
+def test_another_encoding_is_refused_with_a_command_to_convert(tmp_path, encoding, named):
     text = "text,label\n" + "Příliš žluťoučký kůň úpěl ďábelské ódy,x\n" * 20
     refused(write(tmp_path / "a.csv", text.encode(encoding)), named, "-t UTF-8", predict=None)
 
@@ -253,17 +253,17 @@ def test_another_encoding_is_named_with_the_way_to_convert(tmp_path, encoding, n
         ("a.dat", ".parquet"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_with_the_way_to_convert(tmp_path, name, how):
+def test_a_file_of_another_format_is_refused_with_a_way_to_convert(tmp_path, name, how):
     write(tmp_path / "dev_labels.txt", "0\n1\n")
     refused(write(tmp_path / name, "a\nb\n"), name, how, predict=None)
 
 
-def test_what_paste_makes_of_texts_and_labels_is_read(tmp_path):
+def test_output_of_paste_is_read(tmp_path):
     file = write(tmp_path / "rows.tsv", 'I "love" it\t2\n"meh\t1\n')
     assert cells(file, header=False) == [('I "love" it', "2"), ('"meh', "1")]
 
 
-def test_broken_packing_and_json_documents_are_refused(tmp_path):
+def test_damaged_compression_and_json_documents_are_refused(tmp_path):
     refused(write(tmp_path / "a.csv.gz", b"text,label\na,x\n"), "not a whole gzip file")
     refused(write(tmp_path / "b.csv.gz", gzip.compress(b"text,label\na,x\n" * 99)[:-20]), "not a whole gzip file")
     refused(write(tmp_path / "c.json", json.dumps({"rows": [{"text": "a"}]}, indent=1)), "jq -c '.rows[]'")
@@ -271,10 +271,10 @@ def test_broken_packing_and_json_documents_are_refused(tmp_path):
     refused(write(tmp_path / "e.json", '[{"text": "a"'), "not valid JSON")
 
 
-def test_an_old_mac_s_lines_are_lines(tmp_path):
+def test_carriage_returns_end_lines(tmp_path):
     assert cells(write(tmp_path / "a.csv", "text,label\ra,x\rb,y\r")) == [("a", "x"), ("b", "y")]
     assert cells(write(tmp_path / "b.tsv", "text\tlabel\r\na\tx\r\n\r\nb\ty\r\n")) == [("a", "x"), ("b", "y")]
 
 
-def test_the_endings_are_those_that_are_read():
+def test_the_listed_file_endings_are_the_readable_ones():
     assert {readers.kind(Path(f"a{x}")) for x in readers.ENDINGS} == {".csv", ".tsv", ".jsonl", ".json", ".parquet"}

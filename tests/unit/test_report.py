@@ -93,7 +93,7 @@ def row(table: Table, label: str) -> dict[str, Cell]:
     return dict(zip(table.columns, found.cells, strict=True))
 
 
-def test_all_tables_are_there_in_the_papers_order(made: tuple[dict[str, Table], list[Claim], Path]):
+def test_all_tables_appear_in_the_papers_order(made: tuple[dict[str, Table], list[Claim], Path]):
     keys = [key for key in made[0] if not key.endswith("-intervals")]
     assert keys[:8] == [f"table-{n}" for n in range(1, 9)]
     assert keys[8:] == ["marc-ablations", "marc-dev", "marc-dev-mae", "marc-efficiency"]
@@ -111,7 +111,7 @@ def test_a_cell_is_the_mean_over_seeds_with_its_deviation(made: tuple[dict[str, 
     assert row(tables["table-3"], "MultiKD")["runs"].text == "3"
 
 
-def test_rows_of_tables_5_and_6_stand_as_in_the_paper(made: tuple[dict[str, Table], list[Claim], Path]):
+def test_rows_of_tables_5_and_6_are_ordered_as_in_the_paper(made: tuple[dict[str, Table], list[Claim], Path]):
     labels = [x.label for x in made[0]["table-5"].rows]
     assert labels == ["mBERT", "+ MBLM", "- detaching", "+ branches at the top"]
     assert [x.label for x in made[0]["table-6"].rows] == ["Single", "Ens2", "MBLM"]
@@ -123,7 +123,7 @@ def test_rows_of_tables_5_and_6_stand_as_in_the_paper(made: tuple[dict[str, Tabl
     assert "dev" in made[0]["table-5"].title and "dev" in made[0]["table-6"].title
 
 
-def test_time_comes_from_the_efficiency_record_and_cached_teachers_decide_nothing(tmp_path: Path):
+def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teachers(tmp_path: Path):
     for name in ("MultiKD", "MultiKD + MBLM"):
         one = changed(configs("xnli")[name], {"distill": {"signal": "cache"}})
         write_run(tmp_path, one, rights(one, SHARES[name], 1, ("dev",)))
@@ -163,7 +163,7 @@ def test_table_2_is_each_teacher_in_its_language(made: tuple[dict[str, Table], l
     assert row(table, "Average")["XNLI"].value == pytest.approx(np.mean(each))
 
 
-def test_translated_rows_are_resampled_together_and_others_are_not(made: tuple[dict[str, Table], list[Claim], Path]):
+def test_only_translated_rows_are_resampled_together(made: tuple[dict[str, Table], list[Claim], Path]):
     tables = made[0]
     assert any("resampled together" in note for note in tables["table-3-intervals"].notes)
     assert any("each language by itself" in note for note in tables["table-4-intervals"].notes)
@@ -191,7 +191,7 @@ def test_translated_rows_are_resampled_together_and_others_are_not(made: tuple[d
         ("table-6", "Time: MBLM / Single = 1.1", "contradicted"),
     ],
 )
-def test_claims_get_the_verdict_that_the_data_asks_for(
+def test_claims_get_the_verdict_of_the_data(
     made: tuple[dict[str, Table], list[Claim], Path], table: str, text: str, verdict: str
 ):
     (claim,) = [claim for claim in made[1] if (claim.table, claim.text) == (table, text)]
@@ -219,7 +219,7 @@ def test_one_seed_decides_nothing(made: tuple[dict[str, Table], list[Claim], Pat
     assert {claim.verdict for claim in found} == {"not decided"}
 
 
-def test_systems_and_seeds_that_others_have_are_named_on_top(tmp_path: Path):
+def test_missing_systems_and_seeds_are_named_first(tmp_path: Path):
     for name, seeds in (("MultiKD", (1, 2, 3)), ("MultiTrain", (1,))):
         for seed in seeds:
             one = changed(configs("xnli")[name], {"seed": seed})
@@ -235,7 +235,7 @@ def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
     assert "table-7" in keys and "table-3" not in keys
 
 
-def test_split_shows_one_only(made: tuple[dict[str, Table], list[Claim], Path]):
+def test_the_option_split_shows_one_split_only(made: tuple[dict[str, Table], list[Claim], Path]):
     tables = {table.key: table for table in report.make(made[2], split="test", draws=1000)[2]}
     assert "table-7" not in tables and "table-3" in tables
     assert "test" in tables["table-5"].title
@@ -264,7 +264,7 @@ def test_averages_over_fewer_languages_are_never_shown_as_the_whole(tmp_path: Pa
     assert {claim.verdict for claim in claims} == {"not measured"}
 
 
-def test_a_zero_shot_language_without_dev_rows_costs_one_line_and_the_averages_over_it(tmp_path: Path):
+def test_a_zero_shot_language_without_dev_rows_gives_one_note_and_no_averages(tmp_path: Path):
     for system in ("MultiTrain", "MultiKD"):
         for seed in (1, 2, 3):
             one = changed(configs("xnli")[system], {"seed": seed, "task": {"zero_shot": ["de", "es"]}})
@@ -285,7 +285,7 @@ def test_a_zero_shot_language_without_dev_rows_costs_one_line_and_the_averages_o
     assert first.verdict == "holds"
 
 
-def test_the_ablations_are_compared_with_what_their_own_sweep_trained(tmp_path: Path):
+def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
     runs = {}
     for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching"):
         for seed, lr in ((1, 2e-5), (2, 2e-5), (1, 3e-5)):
@@ -321,7 +321,7 @@ def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
     assert tables[-1].rows[0].cells[0].text == "–"
 
 
-def test_a_users_own_task_has_the_same_tables(tmp_path: Path):
+def test_the_users_own_task_has_the_same_tables(tmp_path: Path):
     own = configs("xnli")["MultiKD"].model_dump(mode="json")
     own["task"] = {"kind": "own", "files": {"train": "a.csv"}, "labels": ["no", "yes"], "ordinal": True}
     own["task"] |= {"supervised": ["en", "fr", "zh"], "zero_shot": ["pl"]}
@@ -371,14 +371,14 @@ def test_latex_tables_have_as_many_cells_in_every_line_as_columns(made: tuple[di
                 assert len(re.findall(r"(?<!\\)&", line)) + 1 + wide == len(columns)
 
 
-def test_an_empty_folder_is_one_message_and_exit_code_2(tmp_path: Path):
+def test_an_empty_folder_gives_one_message_and_exit_code_2(tmp_path: Path):
     found = command(sys.executable, "-m", "analysis.report", tmp_path)
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1] == f"error: {tmp_path}: there is no finished run here"
     assert "Traceback" not in found.stderr and not (tmp_path / "report").exists()
 
 
-def test_a_report_that_does_not_fit_on_the_disk_is_one_message_and_exit_code_2(small: Path, tmp_path: Path):
+def test_a_full_disk_gives_one_message_and_exit_code_2(small: Path, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.json").write_text("the one before")
@@ -393,9 +393,7 @@ def test_a_report_that_does_not_fit_on_the_disk_is_one_message_and_exit_code_2(s
 
 
 @pytest.mark.parametrize(("limit", "file"), [(2_000, "report.md"), (60_000, "figures/*.png"), (400_000, "report.html")])
-def test_the_part_of_a_report_that_does_not_fit_on_the_disk_stays_as_it_was(
-    small: Path, tmp_path: Path, limit: int, file: str
-):
+def test_on_a_full_disk_the_old_part_of_a_report_is_kept(small: Path, tmp_path: Path, limit: int, file: str):
     shown = report.make(small, draws=1000)
     report.write(*shown, tmp_path)
     report._page(*shown, tmp_path, None)

@@ -23,12 +23,12 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path):
     assert written.scores("test", "mae") == {}
 
 
-def test_seeds_are_a_runs_one_or_those_of_an_ensembles_members():
+def test_seeds_are_the_runs_seed_or_those_of_an_ensembles_members():
     assert make_result(seed=3).all_seeds == (3,)
     assert make_result(seed=None, seeds=(1, 2)).all_seeds == (1, 2)
 
 
-def test_a_result_of_an_earlier_version_is_read_with_what_made_it(tmp_path: Path):
+def test_a_result_of_an_earlier_version_is_read_with_its_inputs(tmp_path: Path):
     earlier = make_result().as_json() | {"from_another_version": 1}
     prints = {"train": {"en": "a1", "fr": "b2"}, "teachers": {"en": "c3", "fr 2": "d4"}, "cache": {"en": "e5"}}
     (tmp_path / "result.json").write_text(json.dumps(earlier | {"fingerprints": prints}))
@@ -45,7 +45,7 @@ def test_a_result_of_an_earlier_version_is_read_with_what_made_it(tmp_path: Path
         ('{"system": "MultiKD"}', "no role, task, backbone"),
     ],
 )
-def test_a_file_that_is_no_result_is_refused_by_name(tmp_path: Path, content: str, message: str):
+def test_a_file_without_a_result_is_refused_by_name(tmp_path: Path, content: str, message: str):
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=message):
         Result.read(tmp_path)

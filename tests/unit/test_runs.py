@@ -27,7 +27,7 @@ from tests.conftest import full_disk
 from tests.synthetic import make_result
 
 
-def test_a_json_file_that_does_not_fit_on_the_disk_leaves_the_one_before_and_nothing_beside(tmp_path: Path):
+def test_on_a_full_disk_the_old_json_file_is_kept_without_a_partial_file(tmp_path: Path):
     file = tmp_path / "result.json"
     write_json(file, {"accuracy": 0.5})
     before = file.read_bytes()
@@ -37,7 +37,7 @@ def test_a_json_file_that_does_not_fit_on_the_disk_leaves_the_one_before_and_not
     assert file.read_bytes() == before
 
 
-def test_a_json_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_json_file_is_flushed_to_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "result.json"
 
     def fails(stream: int) -> None:
@@ -51,7 +51,7 @@ def test_a_json_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_does_not_fit_on_the_disk_leaves_no_part_and_is_built_at_the_next_try(tmp_path: Path):
+def test_on_a_full_disk_a_store_leaves_no_part_and_is_built_at_the_next_try(tmp_path: Path):
     store = Store(tmp_path / "place" / "name", {"of": "this test"})
 
     def write(folder: Path) -> dict[str, str]:
@@ -65,14 +65,14 @@ def test_a_store_that_does_not_fit_on_the_disk_leaves_no_part_and_is_built_at_th
     assert store.problem() == ""
 
 
-def test_arrays_of_a_run_that_do_not_fit_on_the_disk_end_in_one_message_and_none_is_torn(tmp_path: Path):
+def test_on_a_full_disk_a_runs_arrays_give_one_message_and_no_partial_file(tmp_path: Path):
     arrays = {"en": np.zeros((100, 3), np.float32)}
     with full_disk(), pytest.raises(UserError, match=f"{tmp_path}/logits/dev.en.npy: cannot be written"):
         measure.save(tmp_path, "dev", arrays, arrays, {"en": ["a"] * 100})
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
-def test_metrics_that_do_not_fit_on_the_disk_leave_the_whole_lines_before_them(tmp_path: Path):
+def test_on_a_full_disk_metrics_keep_the_complete_earlier_lines(tmp_path: Path):
     """Also where the disk takes a part of the lines."""
     file = tmp_path / "metrics.jsonl"
     runs.append_metrics(tmp_path, [{"step": 1}])
@@ -109,9 +109,7 @@ WRITERS: dict[str, tuple[int, Callable[[Path, Path, Path], object]]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_does_not_fit_on_the_disk_is_one_message_and_no_file_is_torn(
-    name: str, toy_yaml: Path, student: Path, tmp_path: Path
-):
+def test_a_full_disk_gives_one_message_and_no_partial_file(name: str, toy_yaml: Path, student: Path, tmp_path: Path):
     largest, write = WRITERS[name]
     quiet()  # what is printed goes to a file that may not grow, too
     (tmp_path / "rows.csv").write_text("".join(f"{','.join(x)}\n" for x in [list(ROWS[0]), *map(dict.values, ROWS)]))
@@ -137,7 +135,7 @@ def there(folder: Path) -> dict[Path, bytes]:
     return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file() and "store" not in x.parts}
 
 
-def test_predictions_appear_when_they_are_whole_and_a_named_pipe_gets_them_as_they_come(student: Path, tmp_path: Path):
+def test_predictions_appear_when_complete_but_a_named_pipe_receives_them_directly(student: Path, tmp_path: Path):
     (tmp_path / "rows.txt").write_text("good\nbad\n")
     os.mkfifo(tmp_path / "pipe.jsonl")
     read = subprocess.Popen(["cat", tmp_path / "pipe.jsonl"], stdout=subprocess.PIPE)

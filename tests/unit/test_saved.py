@@ -50,7 +50,7 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("damage", WEIGHTS.values(), ids=WEIGHTS)
-def test_damaged_weights_end_in_one_line_that_names_the_folder(damage, student: Path, world: Path, tmp_path: Path):
+def test_damaged_weights_give_one_line_that_names_the_folder(damage, student: Path, world: Path, tmp_path: Path):
     for name, source in (("student", student), ("encoder", world / "models" / "student")):
         shutil.copytree(source, tmp_path / name)
         damage(tmp_path / name)
@@ -77,7 +77,7 @@ def test_damaged_weights_end_in_one_line_that_names_the_folder(damage, student: 
         *(("tokenizer_config.json", text) for text in ("", "{", "[]")),
     ],
 )
-def test_a_damaged_tokenizer_ends_in_one_line(file: str, text: str, student: Path, tmp_path: Path):
+def test_a_damaged_tokenizer_gives_one_line(file: str, text: str, student: Path, tmp_path: Path):
     shutil.copytree(student, tmp_path / "model")
     (tmp_path / "model" / file).write_text(text)
     with pytest.raises(UserError, match="the tokenizer cannot be loaded") as error:
@@ -86,7 +86,7 @@ def test_a_damaged_tokenizer_ends_in_one_line(file: str, text: str, student: Pat
 
 
 @pytest.mark.parametrize("limit", [100, 5000])
-def test_a_disk_that_does_not_take_a_model_ends_in_one_message(limit: int, student: Path, tmp_path: Path):
+def test_a_full_disk_gives_one_message_when_a_model_is_saved(limit: int, student: Path, tmp_path: Path):
     model, tokenizer = saved.load(student), load_tokenizer(student)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # no file may be larger, as on a full disk
@@ -100,7 +100,7 @@ def test_a_disk_that_does_not_take_a_model_ends_in_one_message(limit: int, stude
     assert load_tokenizer(tmp_path / "model").get_vocab() == tokenizer.get_vocab()
 
 
-def test_a_pipeline_that_truncates_takes_a_text_of_any_length(student: Path, tmp_path: Path):
+def test_a_truncating_pipeline_accepts_a_text_of_any_length(student: Path, tmp_path: Path):
     """Of a student and of an ensemble, whose members take other lengths."""
     model, tokenizer = saved.load(student), load_tokenizer(student)
     tokenizer.model_max_length = 10**30  # as many tokenizers on the hub say

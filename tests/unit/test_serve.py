@@ -28,7 +28,7 @@ def classifier(student):
     return Classifier(student)
 
 
-def test_a_row_or_a_list_of_rows_is_taken():
+def test_a_row_or_a_list_of_rows_is_accepted():
     rows, many = parse(b'{"text": "a"}', LIMITS)
     assert ([(row.text, row.text_pair) for row in rows], many) == ([("a", None)], False)
     rows, many = parse(b' [{"text": "a", "text_pair": "b"}, {"text": "\xc3\xa9"}]', LIMITS)
@@ -60,7 +60,7 @@ def test_a_row_or_a_list_of_rows_is_taken():
         (json.dumps([{"text": "a"}] * 4).encode(), 413, "body", "4 texts"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_what_where_and_what_to_do(body, status, where, reason):
+def test_an_invalid_request_is_refused_with_the_problem_the_place_and_the_fix(body, status, where, reason):
     with pytest.raises(Refused) as refused:
         parse(body, LIMITS)
     assert refused.value.status == status
@@ -78,7 +78,7 @@ def test_what_cannot_be_answered_is_refused_with_what_where_and_what_to_do(body,
     ],
     ids=["bad-rows", "bad-texts", "unknown-fields"],
 )
-def test_of_a_body_full_of_mistakes_the_first_alone_is_described(body, status):
+def test_only_the_first_mistake_of_a_request_is_described(body, status):
     """Counted in what is allocated, for seconds depend on the machine: each mistake would take a kilobyte."""
     tracemalloc.start()
     with pytest.raises(Refused) as refused:
@@ -130,7 +130,7 @@ def test_rows_of_many_requests_share_batches_and_each_gets_the_answer_it_gets_al
                 assert sum(answer["branches"]["outer"].values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_what_gathered_is_cut_by_length_into_batches_within_the_budget(student):
+def test_queued_rows_are_batched_by_length_within_the_token_budget(student):
     class Watched(Classifier):
         batches = ()
 
@@ -149,7 +149,7 @@ def test_what_gathered_is_cut_by_length_into_batches_within_the_budget(student):
     assert all(longer[0] >= shorter[-1] for longer, shorter in pairwise(classifier.batches))
 
 
-def test_a_full_queue_takes_nothing_more_until_there_is_room(classifier):
+def test_a_full_queue_accepts_no_rows_until_rows_leave(classifier):
     async def work(worker):
         first = [asyncio.create_task(worker.ask([("good", None)], False)) for _ in range(3)]
         await asyncio.sleep(0)  # all three are in the queue, of which the worker may have taken some
@@ -163,7 +163,7 @@ def test_a_full_queue_takes_nothing_more_until_there_is_room(classifier):
     assert len(answers) == 8
 
 
-def test_what_is_in_the_queue_at_a_stop_is_answered(classifier):
+def test_queued_rows_are_answered_at_a_stop(classifier):
     async def work(worker):
         asked = [asyncio.create_task(worker.ask([(text, None)], False)) for text, _ in REVIEWS]
         await asyncio.sleep(0)
@@ -174,7 +174,7 @@ def test_what_is_in_the_queue_at_a_stop_is_answered(classifier):
     assert len(answers) == len(REVIEWS)
 
 
-def test_rows_of_a_request_that_was_given_up_are_not_answered(classifier):
+def test_rows_of_a_cancelled_request_are_skipped(classifier):
     async def work(worker):
         gone = asyncio.create_task(worker.ask([("good", None)] * 200, False))
         await asyncio.sleep(0)
@@ -201,7 +201,7 @@ def test_an_error_of_the_model_reaches_its_request_and_the_next_one_is_answered(
     assert len(answers) == 1
 
 
-def test_models_without_mixers_answer_without_branches(world, tmp_path):
+def test_models_without_mixers_omit_the_branches_from_answers(world, tmp_path):
     """A plain student, a teacher with its own head, and an ensemble."""
     random_student(tmp_path / "plain", world, branch_depth=0)
     backbone = world / "models" / "teacher-zh"
@@ -217,13 +217,13 @@ def test_models_without_mixers_answer_without_branches(world, tmp_path):
         assert model.branches == [] and model.branch_weights(rows) == {}
 
 
-def test_the_scores_of_an_ensemble_are_no_model_and_say_how_to_make_one(tmp_path):
+def test_an_ensembles_scores_are_refused_as_a_model_with_the_command_to_build_one(tmp_path):
     make_result(role="ensemble", seeds=(1, 2)).write(tmp_path)
     with pytest.raises(UserError, match="ensemble RUN RUN --out"):
         Classifier(tmp_path)
 
 
-def test_of_two_almost_equal_labels_the_answer_names_the_one_that_predict_names(world, tmp_path):
+def test_for_nearly_equal_probabilities_serve_and_predict_return_the_same_label(world, tmp_path):
     model = Classifier(random_student(tmp_path / "student", world))
     with torch.no_grad():
         model._model.head.weight.zero_()
@@ -238,7 +238,7 @@ def test_of_two_almost_equal_labels_the_answer_names_the_one_that_predict_names(
     assert answer == {"label": "fair", "probabilities": dict.fromkeys(("bad", "fair", "good"), 0.333333)}
 
 
-def test_a_model_that_fails_while_it_is_watched_is_not_watched_after_it(student):
+def test_a_failing_model_stops_recording_branch_weights(student):
     model = Classifier(student)
     (row,) = model.encode([("good", None)])
     with pytest.raises((IndexError, RuntimeError)):

@@ -52,7 +52,7 @@ def test_every_row_of_table_5_is_a_recipe_with_its_name():
     assert single.system == "MultiKD + MBLM - all mixers (single)"
 
 
-def test_every_ablation_is_a_run_of_its_own_and_survives_its_file(tmp_path):
+def test_every_ablation_is_a_separate_run_and_survives_its_file(tmp_path):
     configs = [paper.find(f"xnli-mbert-{name}", []) for name in TABLE_5]
     assert len({config.run_name for config in configs}) == len(configs)
     for config in configs:
@@ -60,7 +60,7 @@ def test_every_ablation_is_a_run_of_its_own_and_survives_its_file(tmp_path):
         assert paper.find(str(tmp_path / "config.yaml"), []) == config
 
 
-def test_what_a_configuration_refuses_is_what_the_model_refuses():
+def test_configuration_and_model_refuse_the_same_values():
     """Every combination of the four fields: both take it or neither does."""
     taken = 0
     for values in product(*structures.VALUES.values()):
@@ -77,14 +77,14 @@ def test_what_a_configuration_refuses_is_what_the_model_refuses():
     assert 0 < taken < 24
 
 
-def test_fields_of_the_configuration_and_of_the_model_have_the_same_defaults():
+def test_configuration_and_model_have_the_same_defaults():
     ours, theirs = Student(backbone="x"), MBLMConfig()
     for field in (*structures.VALUES, "branch_depth", "detach", "idle_dropout"):
         assert getattr(ours, field) == getattr(theirs, field), field
 
 
 @pytest.mark.parametrize("name", list(paper.ABLATIONS))
-def test_the_student_that_is_trained_has_the_structure_of_the_configuration(name, world):
+def test_the_trained_student_has_the_configured_structure(name, world):
     config = paper.find(f"xnli-mbert-mblm-{name}", [f"student.backbone={world}/models/student"])
     config = config.model_copy(update={"student": config.student.model_copy(update={"branch_depth": 2})})
     model = build_student(config, ("a", "b", "c"))
@@ -129,7 +129,7 @@ def without_mixers(world, tmp_path_factory):
     return folder
 
 
-def test_one_training_without_mixers_is_measured_in_both_ways(without_mixers, tmp_path):
+def test_one_run_without_mixers_is_evaluated_in_both_ways(without_mixers, tmp_path):
     config = paper.find(str(without_mixers / "toy.yaml"), [])
     found = {
         way: evaluate_folder(without_mixers, config, "test", tmp_path, way).accuracy["test"]
@@ -142,7 +142,7 @@ def test_one_training_without_mixers_is_measured_in_both_ways(without_mixers, tm
         evaluate_folder(without_mixers, config, "test", tmp_path, "both")
 
 
-def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(toy_yaml: Path, tmp_path: Path):
+def test_the_other_inference_setting_reuses_the_finished_training(toy_yaml: Path, tmp_path: Path):
     distributed.quiet()
     ranks = distributed.start()
     overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.3"]
@@ -162,7 +162,7 @@ def test_the_other_way_to_infer_takes_the_finished_training_and_only_measures(to
     assert json.loads((single / "model" / "config.json").read_text())["inference"] == "single"
 
 
-def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infer_is_finished(
+def test_a_stopped_run_resumes_although_the_other_inference_setting_is_finished(
     toy_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     step = Trainer.step
@@ -189,7 +189,7 @@ def test_a_run_that_was_stopped_goes_on_by_itself_although_the_other_way_to_infe
 
 
 @pytest.mark.parametrize("structure", [{"mixers": "none"}, {"heads": "per_language", "branch_position": "top"}, {}])
-def test_without_detaching_the_same_is_learned_where_deepspeed_fills_zeros_in_and_where_not(structure, toy_yaml: Path):
+def test_without_detaching_training_does_not_depend_on_zero_gradients_of_deepspeed(structure, toy_yaml: Path):
     """At stage 1 DeepSpeed makes zeros of missing gradients; at stage 0 with one rank a gradient may be missing."""
     distributed.quiet()
     ranks = distributed.start()
@@ -238,7 +238,7 @@ def test_a_classifier_of_other_labels_is_fine_tuned_with_a_new_head(toy_yaml: Pa
         "import mbkd.model.saved; from transformers import AutoTokenizer, AutoModelForSequenceClassification",
     ],
 )
-def test_importing_mbkd_makes_transformers_know_the_model_in_whatever_order(code, without_mixers):
+def test_importing_mbkd_registers_the_model_with_transformers_in_any_order(code, without_mixers):
     code += f"""
 AutoTokenizer.from_pretrained({str(without_mixers)!r})
 print(type(AutoModelForSequenceClassification.from_pretrained({str(without_mixers)!r})).__name__)
@@ -258,7 +258,7 @@ def test_importing_mbkd_alone_imports_neither_transformers_nor_torch():
     assert done.stdout.strip() == "set()"
 
 
-def test_a_saved_student_is_loaded_and_not_built_anew(without_mixers):
+def test_a_saved_student_is_loaded_and_not_rebuilt(without_mixers):
     first, second = (MBLMForSequenceClassification.from_pretrained(without_mixers) for _ in range(2))
     for name, parameter in first.state_dict().items():
         assert torch.equal(parameter, second.state_dict()[name]), name
@@ -302,7 +302,7 @@ def kinds(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_transformers_asks_of_a_classifier_is_done_or_refused_in_words(kind, kinds, tmp_path):
+def test_transformers_features_of_a_classifier_work_or_raise_a_clear_error(kind, kinds, tmp_path):
     load = AutoModelForSequenceClassification.from_pretrained
     model = load(kinds[kind]).eval()
     inputs = AutoTokenizer.from_pretrained(kinds[kind])(
@@ -327,7 +327,7 @@ def test_what_transformers_asks_of_a_classifier_is_done_or_refused_in_words(kind
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "without mixers"])
-def test_gradients_with_checkpointing_are_those_without(kind, kinds):
+def test_gradients_with_and_without_checkpointing_are_equal(kind, kinds):
     found = []
     for checkpointing in (False, True):
         model = AutoModelForSequenceClassification.from_pretrained(kinds[kind])
@@ -388,7 +388,7 @@ def carded(without_mixers, tmp_path):
     return tmp_path
 
 
-def test_the_card_says_languages_scores_configuration_and_a_licence(carded, world):
+def test_the_card_lists_languages_scores_configuration_and_licence(carded, world):
     text = (carded / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---\n")[1])
     assert metadata["language"] == ["en", "fr", "zh", "de", "es", "ja"]
@@ -402,7 +402,7 @@ def test_the_card_says_languages_scores_configuration_and_a_licence(carded, worl
     assert "trust_remote_code" not in text
 
 
-def test_what_is_uploaded_is_the_folder_with_the_licence_in_its_card(carded):
+def test_the_upload_is_the_folder_with_the_licence_in_its_card(carded):
     (carded / ".cache").mkdir()
     (carded / ".cache" / "secret").write_text("x")
     files = push.push(carded, "me/my-model", private=True, licence="apache-2.0", dry_run=True)
@@ -415,7 +415,7 @@ def test_what_is_uploaded_is_the_folder_with_the_licence_in_its_card(carded):
     assert "unknown" in (carded / "README.md").read_text()  # the folder itself stays
 
 
-def test_names_that_are_no_repository_and_folders_without_a_card_are_refused(carded, without_mixers):
+def test_invalid_repository_names_and_folders_without_a_card_are_refused(carded, without_mixers):
     with pytest.raises(UserError, match="me/my/model"):
         push.push(carded, "me/my/model", private=False, licence=None, dry_run=True)
     with pytest.raises(UserError, match=r"README\.md"):

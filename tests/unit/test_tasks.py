@@ -121,7 +121,7 @@ def hub_folder(folder: Path, *languages: str, label_names: bool = True) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "multinli", "XNLI-MT-1.0/multinli"])
-def test_xnli_mt_is_read_with_its_quotes_as_text_wherever_the_official_folders_put_it(tmp_path, inside):
+def test_xnli_mt_is_read_with_quotes_as_text_in_each_official_folder_layout(tmp_path, inside):
     xnli_mt(tmp_path / inside, "en", "fr")
     data = tasks.load(xnli(tmp_path, "en", "fr"), "train", "fr")
     assert texts(data) == EXPECTED
@@ -143,7 +143,7 @@ def test_xtreme_is_read_as_plain_lines(tmp_path):
     assert texts(tasks.load(xnli(tmp_path), "dev", "en")) == EXPECTED
 
 
-def test_xtreme_as_its_own_script_writes_it_loses_the_quoting_that_the_script_added(tmp_path):
+def test_quoting_added_by_xtremes_script_is_removed(tmp_path):
     with (tmp_path / "dev-en.tsv").open("w", newline="") as file:
         csv.writer(file, delimiter="\t").writerows(PAIRS)
     assert b'"" He said"' in (tmp_path / "dev-en.tsv").read_bytes()
@@ -151,7 +151,7 @@ def test_xtreme_as_its_own_script_writes_it_loses_the_quoting_that_the_script_ad
 
 
 @pytest.mark.parametrize("rows", [[pair[:2] for pair in PAIRS], [(*pair[:2], "neutral") for pair in PAIRS]])
-def test_xtreme_test_file_without_real_labels_is_refused_and_is_no_split(tmp_path, rows):
+def test_an_xtreme_test_file_without_labels_is_refused_and_is_not_a_split(tmp_path, rows):
     xnli_mt(tmp_path, "en")
     write(tmp_path / "dev-en.tsv", tsv(PAIRS))
     write(tmp_path / "test-en.tsv", tsv(rows))
@@ -184,13 +184,13 @@ def test_local_folder_in_the_hub_layout_is_read_without_its_readme(tmp_path):
     assert texts(tasks.load(xnli(tmp_path, "en", "fr"), "train", "fr")) == EXPECTED
 
 
-def test_hub_folder_without_a_language_or_a_split_says_what_is_there(tmp_path):
+def test_a_hub_folder_without_a_language_or_split_is_refused_with_the_existing_ones(tmp_path):
     hub_folder(tmp_path, "en", "fr")
     refuses(xnli(tmp_path, "en", "de"), "'de'", "there are en, fr", language="de")
     refuses(xnli(tmp_path), "'test'", split="test")
 
 
-def test_script_in_a_data_folder_is_never_run(tmp_path):
+def test_a_script_in_a_data_folder_is_never_run(tmp_path):
     folder = tmp_path / "xnli"
     hub_folder(folder, "en")
     write(folder / "xnli.py", f"open({str(tmp_path / 'ran')!r}, 'w')")
@@ -198,7 +198,7 @@ def test_script_in_a_data_folder_is_never_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_reading_local_data_leaves_nothing_in_the_cache_of_datasets(tmp_path, monkeypatch):
+def test_reading_local_data_leaves_no_file_in_the_cache_of_datasets(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     hub_folder(tmp_path / "hub", "en")
@@ -263,12 +263,12 @@ def test_marc_mirror_with_a_language_column_is_read(tmp_path):
         ({"review_id": "a1"}, ("line 2", "'a1'", "line 1")),
     ],
 )
-def test_marc_row_that_is_wrong_is_named_with_its_line(tmp_path, change, parts):
+def test_an_invalid_marc_row_is_named_with_its_line(tmp_path, change, parts):
     reviews(tmp_path / "dataset_en_train.json", {}, change)
     refuses(marc(tmp_path), "dataset_en_train.json", *parts)
 
 
-def test_line_that_is_no_json_object_is_named(tmp_path):
+def test_a_line_without_a_json_object_is_named(tmp_path):
     file = reviews(tmp_path / "dataset_en_train.json")
     good = file.read_text()
     write(file, good + '{"stars": 3,\n')
@@ -289,7 +289,7 @@ BAD_JSON = {
 
 
 @pytest.mark.parametrize("case", BAD_JSON)
-def test_json_line_is_refused_for(tmp_path, case):
+def test_an_invalid_json_line_is_refused(tmp_path, case):
     line, reason = BAD_JSON[case]
     file = write(tmp_path / "train.jsonl", '{"text": "a", "label": "pos", "language": "en"}\n' + line + "\n")
     refuses(own(file), "train.jsonl, line 2", reason)
@@ -351,7 +351,7 @@ def test_integer_labels_of_a_file_match_their_names(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
-def test_a_text_may_be_longer_than_the_csv_module_takes_by_itself(tmp_path, ending):
+def test_a_text_may_exceed_the_csv_modules_default_limit(tmp_path, ending):
     rows = [("text", "label", "language"), ("x" * 300_000, "pos", "en"), ("b", "neg", "en")]
     separator = "," if ending == ".csv" else "\t"
     file = write(tmp_path / f"train{ending}", "".join(separator.join(row) + "\n" for row in rows))
@@ -359,7 +359,7 @@ def test_a_text_may_be_longer_than_the_csv_module_takes_by_itself(tmp_path, endi
     assert [len(x) for x in tasks.load(own(file), "train", "en")["text_a"]] == [300_000, 1]
 
 
-def test_text_that_other_readers_take_for_a_missing_value_stays_text(tmp_path):
+def test_text_that_other_readers_treat_as_missing_remains_text(tmp_path):
     file = write(tmp_path / "train.csv", "text,label,language\nNA,NA,en\nnull,None,en\n")
     assert tasks.load(own(file, labels=("NA", "None")), "train", "en")["text_a"] == ["NA", "null"]
 
@@ -382,12 +382,12 @@ def test_own_rows_come_from_a_folder_in_the_hub_layout(tmp_path):
 
 
 @pytest.mark.parametrize("spelt", ["PT-br", "pt_BR", " pt-br "])
-def test_a_language_s_code_is_the_same_in_any_case_and_with_either_sign(tmp_path, spelt):
+def test_a_language_code_matches_in_any_case_and_with_hyphen_or_underscore(tmp_path, spelt):
     file = write(tmp_path / "train.csv", f"text,label,language\na,pos,pt-BR\nb,neg,{spelt}\nc,pos,pt\n")
     assert tasks.load(own(file, "pt-BR"), "train", "pt-BR")["text_a"] == ["a", "b"]
 
 
-def test_rows_in_a_language_of_neither_list_are_counted_and_named_once_a_file(tmp_path, caplog):
+def test_rows_in_unlisted_languages_are_counted_and_named_once_per_file(tmp_path, caplog):
     rows = ["text,label,language", "a,pos,en", "b,neg,en", "c,pos,de", "d,neg,de", "e,pos,eng", "f,pos,", "g,neg,"]
     file = write(tmp_path / "train.csv", "\n".join(rows))
     task = own(file, "en", "de")
@@ -404,14 +404,14 @@ def test_rows_in_a_language_of_neither_list_are_counted_and_named_once_a_file(tm
         assert "eng" not in tasks.unlisted(named, "train")
 
 
-def test_two_codes_of_one_language_are_no_two_languages():
+def test_two_codes_of_one_language_are_one_language():
     with pytest.raises(ValueError, match="named twice: PT_br, pt-BR"):
         own("x.csv", "pt-BR", "PT_br")
 
 
 @pytest.mark.parametrize("labels", [("1", "2", "10"), ("1.0", "2.0", "10.0")])
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_whole_numbers_are_the_same_labels_however_a_program_writes_them(tmp_path, labels, ending):
+def test_whole_numbers_are_the_same_labels_in_any_notation(tmp_path, labels, ending):
     rows = [{"text": x, "label": y, "language": "en"} for x, y in (("a", 1.0), ("b", 10.0), ("c", 2.0))]
     frame, file = pd.DataFrame(rows), tmp_path / f"train.{ending}"
     if ending == "parquet":
@@ -423,7 +423,7 @@ def test_whole_numbers_are_the_same_labels_however_a_program_writes_them(tmp_pat
     assert tasks.load(own(file, labels=labels), "train", "en")["label"] == [0, 2, 1]
 
 
-def test_labels_that_differ_by_case_or_space_are_one_unless_the_configuration_tells_them_apart(tmp_path):
+def test_case_and_spaces_of_labels_are_ignored_unless_the_configuration_distinguishes_them(tmp_path):
     file = write(tmp_path / "train.csv", "text,label,language\na, Pos,en\nb,NEG,en\nc,pos ,en\n")
     assert tasks.load(own(file), "train", "en")["label"] == [1, 0, 1]
     file = write(tmp_path / "exact.csv", "text,label,language\na,PER,en\nb,per,en\n")
@@ -432,7 +432,7 @@ def test_labels_that_differ_by_case_or_space_are_one_unless_the_configuration_te
     refuses(own(file, labels=("per", "PER")), "line 3", "unknown label 'Per'")
 
 
-def test_a_missing_number_is_no_label(tmp_path):
+def test_a_missing_number_is_not_a_label(tmp_path):
     table = pa.table({"text": ["a", "b", "c"], "label": [1.0, float("nan"), 2.0], "language": ["en"] * 3})
     pq.write_table(table, tmp_path / "train.parquet")
     refuses(own(tmp_path / "train.parquet", labels=("1", "2")), "row 2", "unknown label ''")
@@ -440,7 +440,7 @@ def test_a_missing_number_is_no_label(tmp_path):
     refuses(own(file, labels=("1", "2")), "line 3", "unknown label 'nan'")
 
 
-def test_one_text_of_a_pair_may_be_empty_and_not_both(tmp_path):
+def test_one_text_of_a_pair_may_be_empty_but_not_both(tmp_path):
     file = write(tmp_path / "train.csv", "text,more,label,language\na,,pos,en\n ,b,neg,en\n")
     assert tasks.load(own(file, text_pair="more"), "train", "en")["text_b"] == ["", "b"]
     refuses(own(file), "line 3", "text is empty")
@@ -448,7 +448,7 @@ def test_one_text_of_a_pair_may_be_empty_and_not_both(tmp_path):
     refuses(own(file, text_pair="more"), "line 3", "text and more is empty")
 
 
-def test_a_file_s_own_way_of_quotes_and_header_is_read_by_the_configuration(tmp_path):
+def test_the_configuration_sets_quotes_and_header_of_a_file(tmp_path):
     file = write(tmp_path / "train.tsv", '"a\tneg\n"b ""c""\tpos\n')
     columns = {"text": "1", "label": "2", "language": None, "header": False, "quoted": False}
     assert tasks.load(own(file, **columns), "train", "en")["text_a"] == ['"a', '"b ""c""']
@@ -483,7 +483,7 @@ BAD_OWN = {
 
 
 @pytest.mark.parametrize("case", BAD_OWN)
-def test_own_file_is_refused_for(tmp_path, case):
+def test_an_invalid_own_file_is_refused(tmp_path, case):
     text, parts = BAD_OWN[case]
     refuses(own(write(tmp_path / "train.csv", text)), "train.csv", *parts)
 
@@ -514,21 +514,21 @@ def test_missing_files_entries_and_language_columns_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c"])
-def test_path_that_looks_like_a_folder_and_is_not_there_is_said_so(path):
+def test_a_missing_folder_is_reported_as_a_missing_folder(path):
     refuses(xnli(path), "no such folder", "nowhere" if "nowhere" in path else path)
 
 
-def test_path_that_is_a_file_is_refused(tmp_path):
+def test_a_path_to_a_file_is_refused(tmp_path):
     refuses(xnli(write(tmp_path / "xnli.zip", "x")), "xnli.zip", "is a file")
 
 
-def test_hub_id_that_cannot_be_reached_gives_one_line():
+def test_an_unreachable_hub_id_gives_one_line():
     with pytest.raises(UserError, match=r"nobody/nothing: cannot be reached .* write \./nobody/nothing") as caught:
         tasks.load(xnli(Path("nobody/nothing")), "train", "en")
     assert "\n" not in str(caught.value)
 
 
-def test_missing_xnli_file_says_what_was_looked_for_and_which_languages_are_there(tmp_path):
+def test_a_missing_xnli_file_is_reported_with_the_expected_file_and_existing_languages(tmp_path):
     xnli_mt(tmp_path, "en", "fr")
     refuses(xnli(tmp_path, "de"), "multinli.train.de.tsv", "languages there are en, fr", language="de")
     refuses(xnli(tmp_path), "XNLI-1.0/xnli.dev.tsv", "dev-en.tsv", split="dev")
@@ -553,7 +553,7 @@ def test_supervised_language_needs_dev_rows_and_any_language_test_rows(tmp_path)
     assert tasks.languages(task, "test") == ("en", "de")
 
 
-def test_xnli_line_that_is_wrong_is_named(tmp_path):
+def test_an_invalid_xnli_line_is_named(tmp_path):
     file = tmp_path / "multinli.train.en.tsv"
     header = "premise\thypo\tlabel\n"
     write(file, header + "a\tb\tneutral\nc\td\n")
@@ -579,7 +579,7 @@ def test_limit_keeps_the_first_rows_of_every_language_after_the_checks(tmp_path)
     assert len(tasks.load(xnli(tmp_path, "en", "fr", limit=99), "dev", "fr")) == 3
 
 
-def test_kinds_know_their_labels_and_their_order():
+def test_kinds_define_their_labels_and_their_order():
     assert tasks.label_names(xnli(Path("x"))) == ("entailment", "neutral", "contradiction")
     assert tasks.label_names(marc("x")) == ("1", "2", "3", "4", "5")
     assert tasks.label_names(own("x.csv")) == ("neg", "pos")
@@ -593,7 +593,7 @@ def test_kinds_know_their_labels_and_their_order():
 
 
 @pytest.mark.parametrize("layout", [xnli_mt, hub_folder])
-def test_fingerprint_follows_the_bytes_and_the_fields_that_matter(tmp_path, layout):
+def test_the_fingerprint_depends_on_the_bytes_and_the_relevant_fields(tmp_path, layout):
     layout(tmp_path / "a", "en", "fr")
     layout(tmp_path / "b", "en", "fr")
     task = xnli(tmp_path / "a", "en", "fr")
@@ -608,7 +608,7 @@ def test_fingerprint_follows_the_bytes_and_the_fields_that_matter(tmp_path, layo
     assert len({print_, *others}) == 3
 
 
-def test_fingerprint_sees_a_changed_file_and_parses_none(tmp_path):
+def test_the_fingerprint_detects_a_changed_file_without_parsing(tmp_path):
     file = write(tmp_path / "train.csv", "this is no table")
     before = tasks.fingerprint(own(file), "train", "en")
     write(file, "this is another thing")

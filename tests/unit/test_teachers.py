@@ -84,9 +84,7 @@ def test_token_ids_of_the_student_are_refused(world: Path, folder: Path, ranks, 
         teacher.refuse_other_tokens(tokens(world, world / "models" / "student", tmp_path))
 
 
-def test_segment_ids_that_a_tokenizer_keeps_back_are_refused_before_anything_is_trained(
-    world: Path, toy_yaml: Path, tmp_path: Path
-):
+def test_missing_segment_ids_are_refused_before_training(world: Path, toy_yaml: Path, tmp_path: Path):
     """HerBERT, ALBERT and RemBERT come so out of transformers 5. A tokenizer that has none by nature is no fault."""
     models = world / "models"
     for name, tokenizer in (("lost", models / "teacher-zh"), ("by nature", models / "student")):
@@ -179,7 +177,7 @@ def test_other_labels_are_refused_by_name(folder: Path, ranks):
         Teacher(str(folder), LABELS, ranks)
 
 
-def test_a_sound_engine_passes_and_is_measured_once(world: Path, folder: Path, ranks, tmp_path: Path):
+def test_a_correct_engine_passes_and_is_checked_once(world: Path, folder: Path, ranks, tmp_path: Path):
     teacher, mine = Teacher(str(folder), LABELS, ranks), given(world, folder, tmp_path)
     found = checks.examine(teacher, "en", mine, tmp_path)
     checks.refuse("en", found, allow_chance=True)
@@ -193,7 +191,7 @@ def test_a_sound_engine_passes_and_is_measured_once(world: Path, folder: Path, r
     assert checks.examine(teacher, "en", mine, tmp_path)["accuracy"] == 0.875
 
 
-def test_an_engine_that_loses_the_answer_in_fp16_is_refused_with_the_numbers(world, folder, ranks, tmp_path):
+def test_an_engine_with_wrong_fp16_answers_is_refused_with_the_numbers(world, folder, ranks, tmp_path):
     if not distributed.half_supported():
         pytest.skip("this device computes in fp32 only")
 
@@ -217,7 +215,7 @@ def test_an_engine_that_overflows_is_refused(world: Path, folder: Path, ranks, t
         checks.refuse("en", found, allow_chance=True)
 
 
-def test_a_teacher_at_chance_is_refused_unless_it_is_allowed(world: Path, folder: Path, ranks, tmp_path: Path):
+def test_a_teacher_at_chance_is_refused_unless_allowed(world: Path, folder: Path, ranks, tmp_path: Path):
     edit_weights(folder, lambda weights: weights["classifier.out_proj.weight"].zero_())  # one answer for every row
     found = checks.examine(Teacher(str(folder), LABELS, ranks), "en", given(world, folder, tmp_path), tmp_path)
     assert found["accuracy"] <= found["chance"]
@@ -257,7 +255,7 @@ def several(toy_yaml: Path, **teachers: object) -> Config:
     return parse(values, "test")
 
 
-def test_one_multilingual_teacher_is_loaded_once_and_a_list_teaches_together(world, toy_yaml, ranks, tmp_path):
+def test_one_multilingual_teacher_is_loaded_once_and_a_list_is_averaged(world, toy_yaml, ranks, tmp_path):
     many, other = (classifier(world, tmp_path / x, "student", seed) for seed, x in enumerate(("many", "other")))
     both = [{"model": str(many), "fine_tuned": True, "weight": 3}, {"model": str(other), "fine_tuned": True}]
     config = several(toy_yaml, en=both[0], fr=both, zh=both[1])
@@ -290,7 +288,7 @@ def test_a_list_of_teachers_is_fine_tuned_one_run_each_and_survives_its_yaml(toy
         several(toy_yaml, en=[{"model": "a"}, {"model": "a"}])
 
 
-def test_a_language_may_have_a_temperature_of_its_own(toy_yaml: Path):
+def test_a_language_may_have_its_own_temperature(toy_yaml: Path):
     values = yaml.safe_load(toy_yaml.read_text())
     values["distill"] = {"temperature": 6, "temperatures": {"zh": 4}}
     distill = parse(values, "test").distill
@@ -300,7 +298,7 @@ def test_a_language_may_have_a_temperature_of_its_own(toy_yaml: Path):
         parse(values, "test")
 
 
-def test_longer_rows_than_backbone_and_teachers_have_positions_are_refused_in_one_message(world, toy_yaml, tmp_path):
+def test_rows_beyond_the_positions_of_backbone_or_teachers_are_refused_in_one_message(world, toy_yaml, tmp_path):
     """Also where no row is that long: the check of the teachers pads."""
     roberta, bert = (classifier(world, tmp_path / x, x) for x in ("teacher-en", "teacher-zh"))
     given = {"en": roberta, "fr": roberta, "zh": bert}

@@ -78,7 +78,7 @@ def printed(value: float) -> str:
     [STUDENTS[-1:], STUDENTS, tuple(f"{x} (lr {lr}, epochs 10; n=5)" for x in STUDENTS for lr in ("1e-05", "2e-05"))],
     ids=["train", "grow", "sweep"],
 )
-def test_every_score_is_whole_and_in_its_place(window, systems: tuple[str, ...], count: int):
+def test_every_score_is_complete_and_in_its_place(window, systems: tuple[str, ...], count: int):
     runs = [result(x, codes(count)) for x in systems]
     results.print_results(runs, "test")
     lines = window.lines()
@@ -100,7 +100,7 @@ def test_every_score_is_whole_and_in_its_place(window, systems: tuple[str, ...],
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_languages_stand_across_where_they_fit(window, count: int):
+def test_languages_are_columns_if_they_fit(window, count: int):
     results.print_results([result("MultiKD + MBLM", codes(count))], "test")
     across = "supervised" not in shown(window.lines())
     # 3 columns of a frame and 5 or 6 of a number; the label's 14; the window's own edge.
@@ -108,7 +108,7 @@ def test_languages_stand_across_where_they_fit(window, count: int):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_a_teacher_is_one_line_with_its_own_language(window, count: int):
+def test_a_teacher_is_one_line_with_its_language(window, count: int):
     runs = [result(f"Teacher {x}", [x], 1, "teacher") for x in codes(count)]
     results.print_results(runs, "test")
     found = shown(window.lines())
@@ -116,7 +116,7 @@ def test_a_teacher_is_one_line_with_its_own_language(window, count: int):
 
 
 @pytest.mark.parametrize("branches", [3, 15])
-def test_every_branch_s_weight_is_whole(window, branches: int):
+def test_every_weight_of_a_branch_is_complete(window, branches: int):
     languages = codes(48)
     rows = [
         {"language": x, "mixer": mixer, "branch": branch, "mean": (i + 1) / 50, "std": 0.02}
@@ -129,7 +129,7 @@ def test_every_branch_s_weight_is_whole(window, branches: int):
     assert cells == [f"{2.0 * (i + 1):.1f} ± 2.0" for i in range(branches)]
 
 
-def test_a_block_of_a_report_is_a_table_of_its_own_where_languages_go_down(window):
+def test_a_block_of_a_report_is_a_separate_table_if_languages_are_rows(window):
     languages = codes(15)
     rows = [
         tables.Row(system, [tables.Cell(None, f"{b}{s}.{i:02}") for i in range(15)], block)
@@ -148,7 +148,7 @@ def test_a_block_of_a_report_is_a_table_of_its_own_where_languages_go_down(windo
         assert found["MonoKD"] == [f"{b}0.{i:02}" for b in (1, 2) for i in range(15)]
 
 
-def test_a_table_of_words_becomes_paragraphs_where_it_does_not_fit(window):
+def test_a_table_of_words_becomes_paragraphs_if_it_does_not_fit(window):
     what = "no run of MultiKD was found for seeds 3, 4 and 5, so that its mean is one of two runs only"
     console = make_console()
     console.print(render.on_terminal(render.problems([("runs/own-mblm", what)]), console))
@@ -156,7 +156,7 @@ def test_a_table_of_words_becomes_paragraphs_where_it_does_not_fit(window):
     assert what in text and ("┃" in text) == (window.width >= 120)
 
 
-def test_a_label_s_markup_is_text(window):
+def test_markup_in_a_label_is_text(window):
     console = make_console()
     for table in grid.fitting([grid.Row("[red]a[/red]", ["[b]1"])], [("", ["[i]n"])], console):
         console.print(table)
@@ -176,7 +176,7 @@ LATIN = "The fission bomb works on the principle that it takes energy to put tog
 
 
 @pytest.mark.parametrize("count", [3, 7, 77])
-def test_data_shows_whole_numbers_and_as_much_text_as_the_window_is_wide(window, count: int):
+def test_data_shows_complete_numbers_and_cuts_text_to_the_window(window, count: int):
     labels = {f"science/technology {i}": 10 + i for i in range(count)}
     splits = [split("eng_Latn", labels, LATIN), split("zho_Hans", labels, "裂变炸弹的工作原理是" * 12)]
     data.print_data({"splits": splits, "labels": list(labels), "max_length": 128, "tokenizers": {}, "warnings": []})
@@ -211,7 +211,7 @@ def warning(kind: str, split: str, language: str, message: str) -> dict[str, str
     return {"kind": kind, "split": split, "language": language, "message": message}
 
 
-def test_a_fact_is_said_once_with_its_languages_and_its_numbers():
+def test_a_warning_is_printed_once_with_its_languages_and_numbers():
     found = [
         warning("unknown tokens", "dev", "am", "36.9% of the tokens are unknown to student"),
         warning("unknown tokens", "dev", "ar", "2.1% of the tokens are unknown to student"),
@@ -230,13 +230,13 @@ def test_a_fact_is_said_once_with_its_languages_and_its_numbers():
     ]
 
 
-def test_a_file_gets_lines_of_two_hundred_columns(monkeypatch: pytest.MonkeyPatch):
+def test_lines_in_a_file_have_two_hundred_columns(monkeypatch: pytest.MonkeyPatch):
     for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     assert make_console().width == 200
 
 
-def test_a_phase_speaks_when_it_outlasts_its_patience_and_only_then(capsys: pytest.CaptureFixture[str]):
+def test_a_phase_shows_progress_only_after_its_patience(capsys: pytest.CaptureFixture[str]):
     with progress.ProgressBar("tokens", 3, patience=60) as quick:
         quick.advance()
     assert capsys.readouterr().err == ""
@@ -258,7 +258,7 @@ def test_a_phase_speaks_when_it_outlasts_its_patience_and_only_then(capsys: pyte
 
 
 @pytest.mark.parametrize("count", [6, 48])
-def test_the_spread_of_ensembles_is_whole(window, count: int):
+def test_the_spread_of_ensembles_is_complete(window, count: int):
     groups = [result(f"Ens2 {i}", codes(count)) for i in range(3)]
     results.print_spread(groups, "test")
     text = " ".join(window.lines())
@@ -267,7 +267,7 @@ def test_the_spread_of_ensembles_is_whole(window, count: int):
         assert f" {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} " in text
 
 
-def test_every_number_of_a_plan_is_whole(window):
+def test_every_number_of_a_plan_is_complete(window):
     def run(system: str, hours: float) -> dict[str, Any]:
         sizes = {"memory": {"weights": 4e9}, "disk": {"finished": 7e8, "checkpoints": 2e9}, "flops": {"forward": 1e18}}
         where = {"task": "xnli", "backbone": "google-bert/bert-base-multilingual-cased", "finished": False}

@@ -107,7 +107,7 @@ def assert_whole(store, task, name, caplog):
 
 @pytest.mark.parametrize("pair", [True, False])
 @pytest.mark.parametrize(("segments", "padding_side"), [(True, "right"), (False, "right"), (True, "left")])
-def test_a_batch_is_what_the_tokenizer_itself_pads(tmp_path, segments, padding_side, pair):
+def test_a_batch_equals_the_tokenizers_padding(tmp_path, segments, padding_side, pair):
     name = make_tokenizer(tmp_path / "tokenizer", segments, padding_side)
     task = make_task(tmp_path / "data", pair=pair)
     store = open_store(tmp_path, task, "train", "en", name, 24)
@@ -120,7 +120,7 @@ def test_a_batch_is_what_the_tokenizer_itself_pads(tmp_path, segments, padding_s
 
 
 @pytest.mark.parametrize("name", MINI)
-def test_a_batch_is_what_a_small_encoders_tokenizer_pads(tmp_path, name):
+def test_a_batch_equals_a_small_encoders_tokenizer_padding(tmp_path, name):
     model, task = str(MODELS / name), make_task(tmp_path / "data")
     store = open_store(tmp_path, task, "train", "en", model, 32)
     for rows in np.random.default_rng(0).integers(0, 200, (10, 7)):
@@ -128,7 +128,7 @@ def test_a_batch_is_what_a_small_encoders_tokenizer_pads(tmp_path, name):
     assert ("token_type_ids" in store.batch(np.arange(3))) == (name == "mini-zh")
 
 
-def test_a_batch_is_what_a_tokenizer_written_in_python_pads(tmp_path):
+def test_a_batch_equals_a_python_tokenizers_padding(tmp_path):
     from transformers import PhobertTokenizer
 
     (tmp_path / "vocab.txt").write_text("".join(f"{word} 1\n" for word in WORDS), encoding="utf-8")
@@ -149,7 +149,7 @@ def test_the_second_text_keeps_its_segment_id(tmp_path):
     assert batch["token_type_ids"][0].tolist() == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
 
-def test_the_chunks_of_a_build_leave_no_trace(tmp_path, monkeypatch):
+def test_the_chunks_of_a_build_do_not_affect_the_store(tmp_path, monkeypatch):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     whole = open_store(tmp_path / "whole", task, "train", "en", name, 24)
     monkeypatch.setattr(tokens, "CHUNK", 7)
@@ -157,14 +157,14 @@ def test_the_chunks_of_a_build_leave_no_trace(tmp_path, monkeypatch):
     assert parts.manifest["files"] == whole.manifest["files"]
 
 
-def test_labels_and_ids_stand_in_the_order_of_the_file(tmp_path):
+def test_labels_and_ids_are_in_the_files_order(tmp_path):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data", count=5)
     store = open_store(tmp_path, task, "train", "en", name, 24)
     assert store.labels.tolist() == [0, 1, 0, 1, 0]
     assert store.row_ids == [f"item-{row}" for row in range(5)]
 
 
-def test_a_row_that_does_not_fit_the_width_is_refused(tmp_path):
+def test_a_row_longer_than_the_width_is_refused(tmp_path):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     store = open_store(tmp_path, task, "train", "en", name, 24)
     with pytest.raises(ValueError, match="24 tokens does not fit the width 8"):
@@ -173,7 +173,7 @@ def test_a_row_that_does_not_fit_the_width_is_refused(tmp_path):
         store.batch(np.array([200]))
 
 
-def test_a_second_opening_reads_and_does_not_tokenise(tmp_path, caplog):
+def test_a_second_opening_does_not_tokenise(tmp_path, caplog):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     caplog.set_level(logging.INFO, "mbkd.data.tokens")
     first = open_store(tmp_path, task, "train", "en", name, 24)
@@ -184,7 +184,7 @@ def test_a_second_opening_reads_and_does_not_tokenise(tmp_path, caplog):
     assert_same(second.batch(np.arange(9)), first.batch(np.arange(9)))
 
 
-def test_another_length_tokenizer_or_text_is_another_store(tmp_path):
+def test_another_length_tokenizer_or_text_gives_another_store(tmp_path):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     stores = [open_store(tmp_path, task, "train", "en", name, length) for length in (24, 32)]
     make_tokenizer(tmp_path / "tokenizer", extra=["new"])
@@ -195,7 +195,7 @@ def test_another_length_tokenizer_or_text_is_another_store(tmp_path):
     assert_same(stores[3].batch(np.arange(5)), padded_by_the_tokenizer(name, task, range(5), 24))
 
 
-def test_weights_and_notes_beside_a_tokenizer_do_not_change_its_fingerprint(tmp_path):
+def test_other_files_next_to_a_tokenizer_do_not_change_its_fingerprint(tmp_path):
     name = make_tokenizer(tmp_path / "tokenizer")
     before = tokenizer_fingerprint(name)
     (tmp_path / "tokenizer" / "model.safetensors").write_bytes(b"weights")
@@ -205,7 +205,7 @@ def test_weights_and_notes_beside_a_tokenizer_do_not_change_its_fingerprint(tmp_
 
 
 @pytest.mark.parametrize("file", ["ids.npy", "offsets.npy", "segments.npy", "labels.npy", "row_ids.json"])
-def test_a_truncated_file_is_named_and_built_again(tmp_path, caplog, file):
+def test_a_truncated_file_is_named_and_rebuilt(tmp_path, caplog, file):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     store = open_store(tmp_path, task, "train", "en", name, 24)
     size = (store.folder / file).stat().st_size
@@ -217,7 +217,7 @@ def test_a_truncated_file_is_named_and_built_again(tmp_path, caplog, file):
 
 
 @pytest.mark.parametrize("manifest", ["", "{}", "[]", '{"files": {}, "fingerprint": "of another store"}', None])
-def test_a_store_without_its_own_manifest_is_built_again(tmp_path, caplog, manifest):
+def test_a_store_without_its_manifest_is_rebuilt(tmp_path, caplog, manifest):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     file = open_store(tmp_path, task, "train", "en", name, 24).folder / "manifest.json"
     file.unlink() if manifest is None else file.write_text(manifest)
@@ -226,7 +226,7 @@ def test_a_store_without_its_own_manifest_is_built_again(tmp_path, caplog, manif
     assert_whole(tmp_path, task, name, caplog)
 
 
-def test_a_whole_store_opens_on_a_disk_that_cannot_be_written(tmp_path):
+def test_a_complete_store_opens_on_a_read_only_disk(tmp_path):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     folder = open_store(tmp_path, task, "train", "en", name, 24).folder
     folder.with_name(folder.name + ".lock").unlink()
@@ -275,7 +275,7 @@ def _build_slowly(store, task, name):
     open_store(store, task, "train", "en", name, 24)
 
 
-def test_processes_that_open_at_once_build_once(tmp_path):
+def test_concurrent_processes_build_a_store_once(tmp_path):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data", count=3000)
     spawn = multiprocessing.get_context("spawn")
     barrier, results = spawn.Barrier(2), spawn.Queue()
@@ -288,7 +288,7 @@ def test_processes_that_open_at_once_build_once(tmp_path):
     assert sum(message.startswith("tokenised") for message in said_a + said_b) == 1
 
 
-def test_who_waits_for_another_process_says_so_once(tmp_path, monkeypatch, caplog):
+def test_a_waiting_process_reports_the_wait_once(tmp_path, monkeypatch, caplog):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     folder = open_store(tmp_path, task, "train", "en", name, 24).folder
     shutil.rmtree(folder)
@@ -304,7 +304,7 @@ def test_who_waits_for_another_process_says_so_once(tmp_path, monkeypatch, caplo
     assert caplog.text.count(f"waiting for another process that builds {folder.name}") == 1
 
 
-def test_a_build_that_was_killed_half_way_is_built_again(tmp_path, caplog):
+def test_a_killed_build_is_rebuilt(tmp_path, caplog):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data", count=5000)
     process = multiprocessing.get_context("spawn").Process(target=_build_slowly, args=(tmp_path, task, name))
     process.start()
@@ -324,7 +324,7 @@ def test_a_build_that_was_killed_half_way_is_built_again(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("file", ["ids.npy", "offsets.npy", "segments.npy", "labels.npy", "row_ids.json"])
-def test_a_flipped_bit_is_named_and_built_again(tmp_path, caplog, file):
+def test_a_store_with_a_flipped_bit_is_named_and_rebuilt(tmp_path, caplog, file):
     name, task = make_tokenizer(tmp_path / "tokenizer"), make_task(tmp_path / "data")
     store = open_store(tmp_path, task, "train", "en", name, 24)
     whole = (store.folder / file).read_bytes()

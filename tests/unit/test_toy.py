@@ -71,7 +71,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     assert bytes_below(tmp_path / "one") != bytes_below(tmp_path / "other")
 
 
-def test_reviews_have_marcs_layout_and_the_same_number_of_each_star(tmp_path: Path) -> None:
+def test_reviews_have_marcs_layout_and_balanced_stars(tmp_path: Path) -> None:
     toy.write_reviews(tmp_path, train=25, dev=10, test=5)
     names = {f"dataset_{lang}_train.json" for lang in toy.SUPERVISED}
     names |= {f"dataset_{lang}_{split}.json" for lang in LANGUAGES for split in ("dev", "test")}
@@ -88,12 +88,12 @@ def test_reviews_have_marcs_layout_and_the_same_number_of_each_star(tmp_path: Pa
     assert len(set(ids)) == len(ids)
 
 
-def test_stars_that_cannot_be_balanced_are_refused(tmp_path: Path) -> None:
+def test_unbalanced_numbers_of_stars_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 5"):
         toy.write_reviews(tmp_path, train=12, dev=5, test=5)
 
 
-def test_splits_languages_and_pretraining_text_are_different_draws() -> None:
+def test_splits_languages_and_pretraining_text_are_independent_draws() -> None:
     drawn = {(lang, split): [m for m, _ in toy.reviews(lang, split, 50)] for lang in LANGUAGES for split in toy.SPLITS}
     firsts = [meanings[0] for meanings in drawn.values()]
     assert len(set(firsts)) == len(firsts)
@@ -101,7 +101,7 @@ def test_splits_languages_and_pretraining_text_are_different_draws() -> None:
     assert len(seen & {body for body, _ in toy.unlabelled("en", 200)}) < 10  # a short sentence may come twice
 
 
-def test_every_language_has_every_pattern_and_leaves_no_slot_open() -> None:
+def test_every_language_has_every_pattern_and_fills_every_slot() -> None:
     assert all(set(patterns) == set(LANGUAGES) for patterns in PATTERNS.values())
     for row in toy.parallel(400, frames=(2,)):
         assert list(row) == list(LANGUAGES)
@@ -119,7 +119,7 @@ def test_german_puts_the_verb_last_and_japanese_marks_the_topic() -> None:
     assert " " not in row["zh"]
 
 
-def test_a_bag_of_words_stays_clearly_below_the_best_possible() -> None:
+def test_a_bag_of_words_is_clearly_below_the_best_possible_accuracy() -> None:
     for language, analyzer in (("en", "word"), ("zh", "char")):
         train = [row for _, row in toy.reviews(language, "train", 3000)]
         dev = list(toy.reviews(language, "dev", 1000))
@@ -136,7 +136,7 @@ def test_a_bag_of_words_stays_clearly_below_the_best_possible() -> None:
         assert scores[1] < best - 0.12
 
 
-def test_a_title_alone_says_little() -> None:
+def test_a_title_alone_is_weak_evidence() -> None:
     train = [row for _, row in toy.reviews("en", "train", 2000)]
     dev = [row for _, row in toy.reviews("en", "dev", 500)]
     words = TfidfVectorizer()
@@ -147,7 +147,7 @@ def test_a_title_alone_says_little() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_tokenizer_round_trips_a_pair_with_its_own_specials(world: Path, name: str) -> None:
+def test_every_tokenizer_round_trips_a_pair_with_its_special_tokens(world: Path, name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(world / "models" / name)
     start, end, between = ("[CLS]", "[SEP]", 1) if name == "teacher-zh" else ("<s>", "</s>", 2)
     text = SENTENCES[name]
@@ -166,7 +166,7 @@ def test_every_tokenizer_round_trips_a_pair_with_its_own_specials(world: Path, n
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_long_pair_is_cut_longest_first_to_128(world: Path, name: str) -> None:
+def test_a_long_pair_is_truncated_longest_first_to_128(world: Path, name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(world / "models" / name)
     assert tokenizer.model_max_length == 128
     short = tokenizer(SENTENCES[name], add_special_tokens=False)["input_ids"]
@@ -186,7 +186,7 @@ def test_chinese_bert_tokenizer_gives_segment_ids(world: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_encoder_is_another_architecture_and_takes_128_tokens(world: Path, name: str) -> None:
+def test_every_encoder_has_another_architecture_and_accepts_128_tokens(world: Path, name: str) -> None:
     folder = world / "models" / name
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -200,7 +200,7 @@ def test_every_encoder_is_another_architecture_and_takes_128_tokens(world: Path,
     assert torch.isfinite(logits).all()
 
 
-def test_a_world_is_built_the_same_way_twice_and_a_complete_one_is_left_alone(
+def test_a_world_is_reproducible_and_a_complete_world_is_not_rebuilt(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink(monkeypatch)
@@ -213,7 +213,7 @@ def test_a_world_is_built_the_same_way_twice_and_a_complete_one_is_left_alone(
 
 
 @pytest.mark.parametrize("left", [None, "", '{"format": 0}'])
-def test_unfinished_world_is_rebuilt(
+def test_an_unfinished_world_is_rebuilt(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str | None
 ) -> None:
     shrink(monkeypatch)
@@ -228,7 +228,7 @@ def test_unfinished_world_is_rebuilt(
     assert (tmp_path / name).read_bytes() == (world / name).read_bytes()
 
 
-def test_vectors_of_translations_are_nearer_than_those_of_other_words() -> None:
+def test_vectors_of_translations_are_closer_than_those_of_other_words() -> None:
     texts = {lang: [body for body, _ in toy.unlabelled(lang, 300)] for lang in ("en", "de")}
     tokenizer = toy_models.unigram(texts, 700)
     rows = toy.parallel(2000)

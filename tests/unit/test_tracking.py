@@ -59,12 +59,12 @@ def assert_once(found: list[tuple[str, int, float]]) -> None:
     assert {(name, step): value for name, step, value in found} == pytest.approx(EXPECTED)
 
 
-def test_tensorboard_has_every_number_by_its_name(tmp_path: Path):
+def test_tensorboard_receives_every_number_by_name(tmp_path: Path):
     follow("tensorboard", tmp_path, LINES)
     assert_once(scalars(tmp_path))
 
 
-def test_a_run_that_goes_on_sends_no_step_twice(tmp_path: Path):
+def test_a_resumed_run_sends_no_step_twice(tmp_path: Path):
     follow("tensorboard", tmp_path, LINES[:3])
     go_on(tmp_path, 1)
     follow("tensorboard", tmp_path, LINES[1:2])  # stopped again before it caught up
@@ -73,21 +73,21 @@ def test_a_run_that_goes_on_sends_no_step_twice(tmp_path: Path):
     assert_once(scalars(tmp_path))
 
 
-def test_a_run_that_is_tracked_from_its_middle_on_sends_what_was_before(tmp_path: Path):
+def test_a_run_that_is_tracked_later_sends_its_earlier_steps(tmp_path: Path):
     follow("none", tmp_path, LINES[:2])
     assert not scalars(tmp_path)
     follow("tensorboard", tmp_path, LINES[2:])
     assert_once(scalars(tmp_path))
 
 
-def test_tensorboard_reads_what_is_written(tmp_path: Path):
+def test_tensorboard_reads_the_written_files(tmp_path: Path):
     module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     follow("tensorboard", tmp_path, LINES)
     reader = module.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(x.step, x.value) for x in reader.Scalars("dev/accuracy/de")] == [(40, 0.5)]
 
 
-def test_a_tracker_that_fails_does_not_stop_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_failing_tracker_does_not_stop_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "tensorboard").write_text("a file where a folder should be")
     follow("tensorboard", tmp_path, LINES)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
@@ -103,7 +103,7 @@ def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatc
         tracking.refuse_missing("wandb")
 
 
-def test_mlflow_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mlflow_receives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -118,7 +118,7 @@ def test_mlflow_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert_once([(n, x.step, x.value) for n in names for x in client.get_metric_history(run.info.run_id, n)])
 
 
-def test_wandb_gets_the_same_under_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wandb_receives_the_same_numbers_under_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     follow("wandb", tmp_path, LINES[:3])

@@ -60,32 +60,32 @@ def largest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("distill", [{}, {"tau_squared": True}, {"signal": "labels"}], ids=str)
 @pytest.mark.parametrize("train", [{}, {"accumulation": 2}], ids=str)
-def test_twelve_steps_in_fp32_are_the_papers_loop(tmp_path: Path, ranks, train, distill):
+def test_twelve_steps_in_fp32_equal_the_papers_loop(tmp_path: Path, ranks, train, distill):
     config = configuration(tmp_path, train, distill)
     languages = [loop_oracle.plan(config).language(step) for step in range(12)]
     assert set(languages) == set(LANGUAGES)
     assert largest(trained(tmp_path, ranks, train, distill), loop_oracle.train(config)) < 1e-6
 
 
-def test_gradients_below_the_clip_are_left_as_they_are(tmp_path: Path, ranks):
+def test_gradients_below_the_clip_are_unchanged(tmp_path: Path, ranks):
     found = trained(tmp_path, ranks, {"clip": 10.0})
     assert largest(found, loop_oracle.train(configuration(tmp_path, {"clip": 10.0}))) < 1e-6
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_zero_stages_are_the_papers_loop_on_one_rank(tmp_path: Path, ranks, stage: int):
+def test_zero_stages_equal_the_papers_loop_on_one_rank(tmp_path: Path, ranks, stage: int):
     found = trained(tmp_path, ranks, {"zero_stage": stage})
     assert largest(found, loop_oracle.train(configuration(tmp_path))) < 1e-6
 
 
-def test_idle_branches_may_drift_as_deepspeed_lets_them(tmp_path: Path, ranks):
+def test_idle_branches_drift_as_in_deepspeed_if_configured(tmp_path: Path, ranks):
     found = trained(tmp_path, ranks, {"idle_branches": "drift"})
     wanted = loop_oracle.train(configuration(tmp_path), idle_branches="drift")
     assert largest(found, wanted) < 1e-6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_bf16_goes_the_same_way_as_fp32_which_no_mistake_does(tmp_path: Path, ranks, stage: int):
+def test_bf16_is_closer_to_fp32_than_any_mistake(tmp_path: Path, ranks, stage: int):
     """The bound is on the update: an untrained model is 1 away from the end of the way."""
     config = configuration(tmp_path)
     right = loop_oracle.train(config)
@@ -96,7 +96,7 @@ def test_bf16_goes_the_same_way_as_fp32_which_no_mistake_does(tmp_path: Path, ra
             assert moved(config, loop_oracle.train(config, **mistake), right) > 2 * BF16, name
 
 
-def test_two_accumulation_steps_in_bf16_are_one_of_twice_the_rows(tmp_path: Path, ranks):
+def test_two_accumulation_steps_in_bf16_equal_one_step_of_twice_the_rows(tmp_path: Path, ranks):
     config = configuration(tmp_path)
     found = trained(tmp_path, ranks, {"precision": "bf16", "accumulation": 2})
     assert moved(config, found, loop_oracle.train(config)) < BF16
@@ -139,7 +139,7 @@ NOT_IN_THE_LOOP = {
 }
 
 
-def test_every_field_is_tried_or_named():
+def test_every_field_is_tested_or_listed():
     assert TRAINING.keys() | NOT_IN_THE_PARAMETERS.keys() == Training.model_fields.keys()
     assert DISTILLING.keys() | NOT_IN_THE_LOOP.keys() == Distill.model_fields.keys()
 
@@ -159,7 +159,7 @@ def test_a_field_changed_alone_changes_the_trained_parameters(tmp_path: Path, ra
     assert not torch.allclose(found[shared], plain[shared], rtol=0, atol=1e-5)
 
 
-def test_deterministic_steps_use_deterministic_algorithms_only_and_give_the_same_bits(tmp_path: Path, ranks, plain):
+def test_deterministic_steps_use_deterministic_algorithms_and_are_bitwise_reproducible(tmp_path: Path, ranks, plain):
     found = trained(tmp_path, ranks, {"deterministic": True})
     assert torch.are_deterministic_algorithms_enabled()
     trained(tmp_path, ranks, {"epochs": 0.1})

@@ -33,7 +33,7 @@ def result(config, score: float, steps: int = 10) -> Result:
     return make_result(system=config.system, seed=config.seed, steps=steps, averages=averages)
 
 
-def test_a_list_at_a_single_value_is_a_grid_and_a_list_of_languages_is_not():
+def test_a_list_for_a_single_value_is_a_grid_but_a_list_of_languages_is_not():
     values = {
         "task": {"kind": "own", "supervised": ["en", "fr"], "labels": ["a", "b"]},
         "train": {"lr": ["1e-5", "2e-5"], "epochs": 3},
@@ -52,7 +52,7 @@ def test_an_empty_list_is_named():
         grids.split({"train": {"lr": []}})
 
 
-def test_values_are_validated_where_they_are_set():
+def test_values_are_validated_when_they_are_set():
     with pytest.raises(UserError, match=r"train\.lr = -1"):
         grids.with_values(full(), {"train.lr": -1})
 
@@ -72,14 +72,14 @@ def test_the_papers_grid_is_fifteen_configurations_of_every_system():
     assert len({config.run_name for config in left}) == 4 * 15 * 5
 
 
-def test_an_override_of_the_signal_stays():
+def test_an_override_of_the_signal_is_kept():
     config, _ = base("xnli-mbert", ["distill.signal=online"], EXPERIMENTS["main"])
     assert config.distill.signal == "online"
     hidden, _ = base("xnli-mbert", ["distill.hidden=[{student: 4, teacher: 8}]"], EXPERIMENTS["main"])
     assert hidden.distill.signal == "online"
 
 
-def test_depth_is_the_papers_training_unless_a_value_is_given():
+def test_depth_uses_the_papers_training_unless_a_value_is_given():
     config, _ = base("xnli-mbert", [], EXPERIMENTS["depth"])
     assert (config.train.lr, config.train.epochs) == (1e-5, 3)
     config, _ = base("xnli-mbert", ["train.epochs=1"], EXPERIMENTS["depth"])
@@ -98,7 +98,7 @@ def test_systems_share_their_runs_between_experiments():
     assert len(names["main"] & names["ablations"]) == 2
 
 
-def test_other_teachers_are_another_run_only_where_they_are_asked():
+def test_other_teachers_give_another_run_only_if_they_are_used():
     config, _ = base("xnli-mbert", [], EXPERIMENTS["main"])
     other = grids.with_values(config, {"teachers.en": {"model": "another"}, "teaching.epochs": 9})
     systems = zip(EXPERIMENTS["main"].systems(config, []), EXPERIMENTS["main"].systems(other, []), strict=True)
@@ -106,7 +106,7 @@ def test_other_teachers_are_another_run_only_where_they_are_asked():
     assert same == ["MultiTrain"]
 
 
-def test_a_teacher_is_searched_by_its_own_values_with_one_seed():
+def test_a_teacher_is_searched_over_its_own_values_with_one_seed():
     config, _ = base("marc-mbert", [], EXPERIMENTS["teachers"])
     found = groups(EXPERIMENTS["teachers"].systems(config, []), grids.combinations({"teaching.lr": [1e-5, 3e-5]}))
     assert [group.system for group in found] == ["Teacher en", "Teacher fr", "Teacher zh"]
@@ -135,7 +135,7 @@ def test_confirm_searches_with_one_seed_and_gives_the_winner_the_others():
     assert found["missing"] == []
 
 
-def test_a_failed_run_is_not_asked_for_again_and_is_in_the_record():
+def test_a_failed_run_is_not_repeated_and_is_in_the_record():
     (group,) = groups(EXPERIMENTS["grid"].systems(full(), []), grids.combinations({"train.lr": [1e-5, 2e-5]}))
     one, other = wanted(group, "full", [1], {}, set(), "all")
     results = {other.run_name: result(other, 0.5)}
@@ -145,7 +145,7 @@ def test_a_failed_run_is_not_asked_for_again_and_is_in_the_record():
     assert found["chosen"] == {"train.lr": 2e-5}
 
 
-def test_the_row_single_is_measured_from_the_training_that_was_chosen(tmp_path):
+def test_the_row_single_is_measured_on_the_chosen_run(tmp_path):
     found = groups(EXPERIMENTS["ablations"].systems(full(), []), grids.combinations({"train.lr": [1e-5, 2e-5]}))
     results = {}
     for group in found:
@@ -163,7 +163,7 @@ def test_the_row_single_is_measured_from_the_training_that_was_chosen(tmp_path):
     assert _single_inference(study) == []
 
 
-def test_a_setting_that_is_not_there_is_named():
+def test_an_unknown_setting_is_named():
     with pytest.raises(UserError, match="xnli-bert: neither a file nor one of the paper's settings"):
         base("xnli-bert", [], EXPERIMENTS["main"])
 
@@ -179,7 +179,7 @@ def conditions(root: Path = Path("/"), cpus: float = 1, gpus: float | None = Non
     return Conditions(root, root, None, cpus, gpus, silence=60)
 
 
-def test_a_study_keeps_its_name_and_does_nothing_when_it_is_given_again_in_any_state(tmp_path):
+def test_a_study_keeps_its_name_and_a_finished_study_does_nothing(tmp_path):
     def asked() -> Sweep:
         systems = EXPERIMENTS["ablations"].systems(full(), [])
         found = groups(systems, grids.combinations({"train.lr": [1e-5, 2e-5]}))
@@ -208,7 +208,7 @@ def test_a_study_keeps_its_name_and_does_nothing_when_it_is_given_again_in_any_s
     assert len(content["groups"][-1]["runs"]) == 2
 
 
-def test_a_refused_teacher_fails_those_who_ask_it_and_the_others_ask_theirs_again():
+def test_a_refused_teacher_fails_only_the_runs_that_use_it():
     config, _ = base("xnli-mbert", [], EXPERIMENTS["main"])
     mono, _, multi, mblm = (system.run({}, 1) for system in EXPERIMENTS["main"].systems(config, []))
     assert mono.languages == ("en",)
@@ -221,7 +221,7 @@ def test_a_refused_teacher_fails_those_who_ask_it_and_the_others_ask_theirs_agai
     assert _refusal(mono, refused) == "so is en"
 
 
-def test_a_job_that_succeeds_leaves_no_failure_of_an_earlier_attempt(tmp_path):
+def test_a_successful_job_removes_the_failure_of_an_earlier_attempt(tmp_path):
     job = Job(full(), "measure")
     job.home(tmp_path).mkdir(parents=True)
     write_json(job.home(tmp_path) / "failed.json", {"reason": "exit code 247", "attempts": 1, "log": []})
@@ -230,7 +230,7 @@ def test_a_job_that_succeeds_leaves_no_failure_of_an_earlier_attempt(tmp_path):
     assert failure(job.home(tmp_path)) == {}
 
 
-def test_a_trial_without_gpus_sees_none_and_another_what_ray_gave_it(monkeypatch):
+def test_a_trial_sees_exactly_the_gpus_assigned_by_ray(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert _environment(conditions(gpus=0).with_gpus(8))["CUDA_VISIBLE_DEVICES"] == ""
     assert _environment(conditions().with_gpus(0))["CUDA_VISIBLE_DEVICES"] == ""
@@ -238,7 +238,7 @@ def test_a_trial_without_gpus_sees_none_and_another_what_ray_gave_it(monkeypatch
     assert _environment(conditions(gpus=0.5).with_gpus(8))["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-def test_trials_are_counted_machine_by_machine_for_none_spans_two():
+def test_trials_are_counted_per_machine_because_no_trial_spans_two():
     head, worker = {"memory": 1e9}, {"CPU": 16.0, "GPU": 4.0, "memory": 1e9}
     assert conditions(cpus=1, gpus=0).room([worker]) == 16
     assert conditions(cpus=1, gpus=1).room([head, worker, worker]) == 8
@@ -263,7 +263,7 @@ def test_a_trial_that_fits_on_no_machine_is_refused(cpus, gpus, machines, messag
 
 
 @pytest.mark.parametrize(("busy", "tries", "ends"), [(2, 3, True), (9, 4, False)])
-def test_a_trial_is_given_again_after_faults_of_a_moment_and_not_for_ever(tmp_path, monkeypatch, busy, tries, ends):
+def test_a_trial_is_retried_a_limited_number_of_times_after_transient_errors(tmp_path, monkeypatch, busy, tries, ends):
     config = full()
     directory = runs.folder(tmp_path, config)
     directory.mkdir(parents=True)
