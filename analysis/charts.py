@@ -41,14 +41,14 @@ def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.
     if many := len(order) > ACROSS:
         each_has = {x: [each[x].mean for each in found.values() if x in each] or [0.0] for x in order}
         order.sort(key=lambda x: (x in zero_shot, -fmean(each_has[x])))
-    figure = look.new(look.WIDTH, 1.4 + 0.3 * len(order) + 0.1 * len(groups))
+    figure = look.new(look.WIDTH, 1.4 + (0.2 if many else 0.3) * len(order) + 0.1 * len(groups))
     axes = figure.subplots()
     for place, (name, each) in enumerate(found.items()):
         there = [language for language in order if language in each]
         beside = (place - (len(found) - 1) / 2) * 0.6 / len(found)  # so that equal scores do not hide each other
         means, rows = [each[x].mean for x in there], [order.index(x) + beside for x in there]
         axes.plot(means, rows, looks[name].marker, color=looks[name].color, label=name, alpha=0.9)
-    axes.set_yticks(range(len(order)), order)
+    axes.set_yticks(range(len(order)), order, fontsize=8 if many else None)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=f"accuracy x100, {split}")
     caption = f"{split}; {_mean_over(list(groups.values()))}."
     if many:

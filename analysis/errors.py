@@ -16,6 +16,7 @@ from mbkd.config import Task
 from mbkd.errors import UserError
 
 ITEMS = 900  # of all comparisons together: a page stays below a few MB
+NAMED = 20  # languages that a gap names
 CHARACTERS = 500  # of a text; what is longer is cut, visibly
 PAIRS = (("MultiKD + MBLM", "MultiKD"), ("MultiKD", "MultiTrain"))
 
@@ -76,8 +77,10 @@ def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
             items += some
             rows += count
         if textless:
-            languages, why = ", ".join(textless), next(iter(textless.values()))
-            gaps.append(Problem(f"texts of {title}", f"row numbers only for {split} {languages}: {why}"))
+            languages, why = [*textless], next(iter(textless.values()))
+            more = f" and {len(languages) - NAMED} more" if len(languages) > NAMED else ""
+            named = f"{', '.join(languages[:NAMED])}{more}"
+            gaps.append(Problem(f"texts of {title}", f"row numbers only for {split} {named}: {why}"))
         if items:
             items.sort(key=lambda item: -abs(item.difference))
             labels = tuple(first.runs[0].result.labels)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DARK = 0.7  # share of the colours' span from which on a cell's number is written in white
+LONGEST = 4  # letters of a branch's name that fit below its column
 
 
 def draw(found: dict[str, Any]) -> "Figure":
@@ -31,7 +32,8 @@ def draw(found: dict[str, Any]) -> "Figure":
     # The inner mixers of a layer, one for each branch, stand beside each other; layers below each other.
     columns = min(len(mixers), len(branches))
     lines = -(-len(mixers) // columns)
-    size = (1.5 + columns * (0.3 + 0.4 * len(branches)), lines * (0.7 + 0.22 * len(languages)))
+    below = 0.7 if max(map(len, branches)) <= LONGEST else 1.1
+    size = (1.5 + columns * (0.3 + 0.4 * len(branches)), lines * (below + 0.22 * len(languages)))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for place, (panel, mixer) in enumerate(zip(panels, mixers, strict=False)):
@@ -44,7 +46,8 @@ def draw(found: dict[str, Any]) -> "Figure":
                 center = (column + 0.5, row + 0.5)
                 panel.annotate(f"{100 * value:.{decimals}f}", center, ha="center", va="center", fontsize=7, color=color)
         panel.set_title(mixer, fontsize=8)
-        panel.set_xticks([x + 0.5 for x in range(len(branches))], branches)
+        long = {"rotation": 40, "ha": "right"} if max(map(len, branches)) > LONGEST else {}
+        panel.set_xticks([x + 0.5 for x in range(len(branches))], branches, **long)
         names = languages if place % columns == 0 else [""] * len(languages)
         panel.set_yticks([y + 0.5 for y in range(len(languages))], names)
         panel.tick_params(length=0, labelsize=8)

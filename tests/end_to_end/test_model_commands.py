@@ -100,15 +100,19 @@ def test_mixers_shows_writes_and_draws_the_weights(trained: Path, toy_yaml: Path
     assert out.with_suffix(".png").is_file()
 
 
-def test_export_writes_a_graph_and_says_how_it_compares(trained: Path):
+def test_export_writes_graphs_and_says_how_they_compare_in_each_language(trained: Path, toy_yaml: Path):
     pytest.importorskip("onnxruntime")
-    done = mbkd("export", trained, "--format", "onnx")
+    done = mbkd("export", trained, toy_yaml, "--dtype", "fp32", "--dtype", "int8")
     assert done.returncode == 0, done.stderr
-    assert "torch fp32" in done.stdout
-    assert "onnx fp32" in done.stdout
+    for words in ("torch fp32", "onnx fp32", "onnx int8", "accuracy x100", "same label as torch, %"):
+        assert words in done.stdout
     folder = Path(done.stdout.split()[-1])
     assert folder == trained / "model" / "onnx"
-    assert json.loads((folder / "export.json").read_text())["engines"]["onnx fp32"]["agreement"] >= 0.999
+    engines = json.loads((folder / "export.json").read_text())["engines"]
+    assert engines["onnx fp32"]["agreement"] >= 0.999
+    measured = json.loads((trained / "result.json").read_text())["accuracy"]["dev"]
+    assert engines["torch fp32"]["accuracy"] == pytest.approx(measured)
+    assert set(engines["onnx int8"]["accuracy"]) == set(measured)
     assert done.stderr == ""
 
 
