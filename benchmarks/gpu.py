@@ -25,7 +25,7 @@ from transformers import BertConfig, RobertaConfig
 from benchmarks import common, serving
 from benchmarks.reference import PlainMBLM
 from mbkd import distributed, precision
-from mbkd.config import Config, Training, changed, paper
+from mbkd.config import Config, changed, paper
 from mbkd.demo import toy
 from mbkd.estimate import cost, dry_run
 
@@ -81,6 +81,7 @@ def variants(config: Config, shape: BertConfig, rows: int, tokens: int, ranks: d
 
     single = changed(config, {"student": {"branch_depth": 0}})
     fp32 = changed(config, {"train": {"precision": "fp32"}})
+    compiled = changed(config, {"train": {"compile": True}})
     found: dict[str, tuple[Config | None, Callable[[], Step]]] = {
         "plain autocast loop, MBLM, cached": (None, lambda: Plain(shape, rows, tokens, ranks.device).step),
         "MBLM, cached": (config, ours(config, "cache")),
@@ -88,10 +89,8 @@ def variants(config: Config, shape: BertConfig, rows: int, tokens: int, ranks: d
         "single, cached": (single, ours(single, "cache")),
         "single, teacher online": (single, ours(single, "online")),
         "MBLM, cached, fp32": (fp32, ours(fp32, "cache")),
+        "MBLM, cached, compiled": (compiled, ours(compiled, "cache")),
     }
-    if "compile" in Training.model_fields:
-        compiled = changed(config, {"train": {"compile": True}})
-        found["MBLM, cached, compiled"] = (compiled, ours(compiled, "cache"))
     return found
 
 
@@ -135,6 +134,7 @@ def steps(
             found[name]["flops"] = cost.student_flops(mine, rows, tokens) + (
                 cost.teacher_flops(mine, rows, tokens) if "online" in name else 0.0
             )
+            found[name]["peak"] = precision.peak(distributed.device_name(ranks), kind)
 
     def turn(step: Step) -> Callable[[int], float]:
         def run(number: int) -> float:
@@ -253,11 +253,18 @@ def show(
             text = f"{common.spread([1e3 * x for x in values['seconds']], 1)} ms, {values['memory']:.1f} GB"
             if "flops" in values:
                 text += f" (planned {values['planned'] / 1e9:.1f} GB)"
-                text += f", {values['flops'] / np.median(values['seconds']) / 1e12:.1f} TFLOP/s"
+                speed = values["flops"] / np.median(values["seconds"])
+                text += f", {speed / 1e12:.1f} TFLOP/s"
+                text += "" if np.isnan(values["peak"]) else f", {speed / values['peak']:.0%} of the peak"
             if name != plain and "seconds" in each[plain]:
                 text += f", plain / it {np.median(each[plain]['seconds']) / np.median(values['seconds']):.2f}"
             cells.append(text)
         lines.append((name, *cells))
+    eager, compiled = (
+        [np.median(each[f"MBLM, cached{way}"].get("seconds", np.nan)) for each in measured]
+        for way in ("", ", compiled")
+    )
+    lines.append(("eager / compiled, MBLM, cached", *(f"{a / b:.2f}" for a, b in zip(eager, compiled, strict=True))))
     for source in ("cached", "teacher online"):
         medians = [
             [np.median(each[f"{name}, {source}"].get("seconds", np.nan)) for name in ("MBLM", "single")]

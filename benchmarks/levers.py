@@ -21,7 +21,9 @@ def padded(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def _wide(store: Any, batch: Callable[..., dict[str, np.ndarray]], width: int, rows: np.ndarray) -> dict[str, Any]:
+def _wide(
+    store: Any, batch: Callable[..., dict[str, np.ndarray]], width: int, rows: np.ndarray, _: int | None
+) -> dict[str, Any]:
     columns = batch(store, rows).items()
     return {name: np.pad(values, ((0, 0), (0, width - values.shape[1]))) for name, values in columns}
 

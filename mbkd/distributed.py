@@ -125,8 +125,13 @@ def deterministic(wanted: bool) -> None:
 
 
 def tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """A batch of arrays as tensors on the device."""
-    return {name: to_device(values, device) for name, values in batch.items()}
+    """A batch of arrays as tensors on the device, without the attention mask where nothing is padded.
+
+    The host knows that; a model that has a mask may ask the device, which stops its queue of work.
+    """
+    mask = batch.get("attention_mask")
+    left_out = {"attention_mask"} if mask is not None and mask.all() else set()
+    return {name: to_device(values, device) for name, values in batch.items() if name not in left_out}
 
 
 def backend() -> str:

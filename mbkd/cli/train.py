@@ -1,5 +1,6 @@
 """Commands that train: baseline, demo, teach, cache, train, grow."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -34,28 +35,40 @@ def demo(
     run_demo(runs, ranks)
 
 
-def teach(
-    config: ConfigArgument,
-    overrides: Overrides = None,
-    runs: Runs = Path("runs"),
-    ranks: Ranks = None,
-    fresh: Fresh = False,
-    checkpoint_minutes: CheckpointMinutes = 10.0,
-    checkpoint_steps: CheckpointSteps = None,
-    log: Log = "tensorboard",
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Fine-tune the teachers of a configuration, each on its own language."""
-    from mbkd.config import paper
-    from mbkd.train.launch import carry_out
+def _training(teachers: bool, name: str, text: str) -> Callable[..., None]:
+    """`mbkd teach` or `mbkd train`, which have the same options."""
 
-    found = paper.find(config, overrides or [])
-    wanted = list(paper.teacher_runs(found))
-    if not wanted:
-        raise UserError(f"{config}: names no teacher to fine-tune (teachers.<language>.model)")
-    arguments = [config, *(overrides or []), "--teach", *_job(checkpoint_minutes, checkpoint_steps, log)]
-    _show(carry_out(wanted, arguments, runs, ranks, fresh, verbose), json, several=True)
+    def command(
+        config: ConfigArgument,
+        overrides: Overrides = None,
+        runs: Runs = Path("runs"),
+        ranks: Ranks = None,
+        fresh: Fresh = False,
+        checkpoint_minutes: CheckpointMinutes = 10.0,
+        checkpoint_steps: CheckpointSteps = None,
+        log: Log = "tensorboard",
+        json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from mbkd.config import paper
+        from mbkd.train.launch import carry_out
+
+        found = paper.find(config, overrides or [])
+        wanted = list(paper.teacher_runs(found)) if teachers else [found]
+        if not wanted:
+            raise UserError(f"{config}: names no teacher to fine-tune (teachers.<language>.model)")
+        given = [config, *(overrides or []), *(["--teach"] if teachers else [])]
+        arguments = [*given, *_job(checkpoint_minutes, checkpoint_steps, log)]
+        _show(carry_out(wanted, arguments, runs, ranks, fresh, verbose), json, several=teachers)
+
+    command.__name__, command.__doc__ = name, text
+    return command
+
+
+teach = _training(True, "teach", "Fine-tune the teachers of a configuration, each on its own language.")
+train = _training(
+    False, "train", "Train one student and evaluate it in every language. The last output line is the run directory."
+)
 
 
 def cache(
@@ -74,27 +87,6 @@ def cache(
 
     build_cache(found, [config, *overrides], runs, ranks, verbose)
     print(runs / "store" / "logits")
-
-
-def train(
-    config: ConfigArgument,
-    overrides: Overrides = None,
-    runs: Runs = Path("runs"),
-    ranks: Ranks = None,
-    fresh: Fresh = False,
-    checkpoint_minutes: CheckpointMinutes = 10.0,
-    checkpoint_steps: CheckpointSteps = None,
-    log: Log = "tensorboard",
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train one student and evaluate it in every language. The last output line is the run directory."""
-    from mbkd.config import paper
-    from mbkd.train.launch import carry_out
-
-    found = paper.find(config, overrides or [])
-    arguments = [config, *(overrides or []), *_job(checkpoint_minutes, checkpoint_steps, log)]
-    _show(carry_out([found], arguments, runs, ranks, fresh, verbose), json)
 
 
 def grow(
@@ -160,11 +152,12 @@ def _show(results: dict[Path, Result], json: bool, several: bool = False, above:
         documents = [{"directory": str(directory), **result.as_json()} for directory, result in results.items()]
         print_json(documents if several else documents[0])
         return
-    from mbkd.terminal.results import print_calibration, print_results
+    from mbkd.terminal.results import print_calibration, print_results, print_speed
 
     for split in next(iter(results.values())).accuracy:
         print_results([*(above or []), *results.values()], split)
     for result in results.values():
         print_calibration(result)
+        print_speed(result)
     for directory in results:
         print(directory)

@@ -173,6 +173,7 @@ class Training(Section):
     zero_stage: Literal[0, 1, 2] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = Field(False, description="bitwise reproducible on a GPU, at some cost in speed")
+    compile: bool = Field(False, description="compile the layers; pad each batch to one of a few widths")
 
     @field_validator("zero_stage", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from mbkd.errors import UserError
 WINDOW = 50  # batches that are sorted by length together: little padding, yet the rows still mix
 LANGUAGE, ROWS, ORDER = range(3)  # what a stream of draws is for: no two purposes share one
 
+EIGHTHS = (2, 3, 4, 6)  # of the greatest length: the widths of compiled batches below it
 TOKENS_PER_BATCH = 8192  # rows times the longest row, of a batch that is only measured
 
 
@@ -139,6 +140,14 @@ def micro_batch(rows: np.ndarray, rank: int, world: int, accumulation: int, inde
             f"= {parts}; {fits} would fit"
         )
     return rows[index * world + rank :: parts]
+
+
+def compiled_width(longest: int, max_length: int) -> int:
+    """The width of a batch for layers that are compiled, each width once: one of a few, multiples of 8 or max_length.
+
+    longest: tokens of the longest row, max_length at most
+    """
+    return next((w for w in (max_length * eighths // 64 * 8 for eighths in EIGHTHS) if longest <= w), max_length)
 
 
 def evaluation_batches(lengths: np.ndarray, tokens_per_batch: int, rank: int, world: int) -> list[np.ndarray]:

@@ -35,10 +35,10 @@ class MadeUp:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Input ids and mask (B, n) of some rows, padded to the longest."""
+    def batch(self, rows: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
+        """Input ids and mask (B, n) of some rows, padded to the longest, or to `width`."""
         lengths = self.lengths[rows][:, None]
-        mask = (np.arange(lengths.max()) < lengths).astype(np.int64)
+        mask = (np.arange(width or lengths.max()) < lengths).astype(np.int64)
         return {"input_ids": mask * (5 + rows[:, None] % SMALLEST_VOCABULARY), "attention_mask": mask}
 
 

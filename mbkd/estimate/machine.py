@@ -11,20 +11,8 @@ import numpy as np
 from mbkd.config import Config, changed
 from mbkd.errors import UserError
 from mbkd.estimate import cost
+from mbkd.precision import PEAKS
 
-# Dense bf16 peaks (fp16 where the GPU has no bf16) in TFLOP/s, from the vendors' data sheets.
-PEAKS = {
-    "A100": (312, "bf16"),  # NVIDIA A100 data sheet
-    "A10": (125, "bf16"),  # NVIDIA A10 data sheet
-    "A30": (165, "bf16"),  # NVIDIA A30 data sheet
-    "H100": (989, "bf16"),  # NVIDIA H100 data sheet, SXM: 1,979 with sparsity
-    "H100-PCIe": (756, "bf16"),  # the same, PCIe: 1,513 with sparsity
-    "H200": (989, "bf16"),  # NVIDIA H200 data sheet: 1,979 with sparsity
-    "L4": (121, "bf16"),  # NVIDIA L4 data sheet: 242 with sparsity
-    "L40S": (362, "bf16"),  # NVIDIA L40S data sheet: 733 with sparsity
-    "T4": (65, "fp16"),  # NVIDIA T4 data sheet
-    "V100": (125, "fp16"),  # NVIDIA V100 data sheet, SXM2
-}
 # NVIDIA's fine-tuning of BERT-large reaches 26 % of an A100's peak and 31 % of a V100's, at 384 tokens.
 UTILISATION = 0.25
 Timed = tuple[float, float]  # seconds, and FLOPs
@@ -53,7 +41,8 @@ def on_gpu(name: str) -> Machine:
     if name.lower() not in known:
         raise UserError(f"--gpu {name}: it can be {', '.join(PEAKS)}; without --gpu the speed is measured here")
     name = known[name.lower()]
-    peak, precision = PEAKS[name]
+    precision = "bf16" if "bf16" in PEAKS[name] else "fp16"
+    peak = PEAKS[name][precision]
     source = f"one {name}: an assumed {UTILISATION:.0%} of its published {peak} TFLOP/s (dense {precision}); "
     source += "small batches of short texts reach less, for they are bound by the launches of kernels"
     return Machine(peak * 1e12 * UTILISATION, peak * 1e12 * UTILISATION, precision, True, source)
@@ -76,7 +65,8 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
     if needed > (free := free_bytes(ranks.device) / 1e9):
         raise UserError(f"a step needs about {needed:.1f} GB, and {free:.1f} are free; --gpu NAME plans without a step")
     whole = config.train.batch_size
-    config = changed(config, {"train": {"accumulation": 1, "draw": "uniform"}})
+    # What compiling gains is not counted on: it takes minutes once.
+    config = changed(config, {"train": {"accumulation": 1, "draw": "uniform", "compile": False}})
     trainer = dry_run.trainer(config, lengths, ranks)
 
     def step(rows: int) -> Timed:

@@ -16,7 +16,7 @@ import numpy as np
 from mbkd import runs
 from mbkd.config import Config, changed
 from mbkd.data import hub, tasks
-from mbkd.data.batches import Plan
+from mbkd.data.batches import Plan, compiled_width
 from mbkd.data.tokens import open_store, tokenizer_fingerprint
 from mbkd.errors import UserError
 from mbkd.estimate import cost
@@ -144,17 +144,26 @@ def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, 
 
 
 @functools.cache  # a grid asks for the same batches again and again
-def _batches(read: Text, batch_size: int, draw: Any, alpha: float, group_by_length: bool) -> tuple[int, Counter[int]]:
-    """Steps of an epoch, and how often a batch of each width comes among the first ones."""
+def _batches(
+    read: Text, batch_size: int, draw: Any, alpha: float, group_by_length: bool, widest: int | None
+) -> tuple[int, Counter[int]]:
+    """Steps of an epoch, and how often a batch of each width comes among the first ones.
+
+    widest: the greatest length where layers are compiled, for a few widths only.
+    """
     lengths = read.lengths
     plan = Plan(lengths, batch_size, epochs=1, seed=1, draw=draw, alpha=alpha, group_by_length=group_by_length)
     steps = range(min(SAMPLE, plan.steps))
-    return plan.steps_per_epoch, Counter(int(lengths[plan.language(s)][plan.rows(s)].max()) for s in steps)
+    widths = [int(lengths[plan.language(s)][plan.rows(s)].max()) for s in steps]
+    if widest is not None:
+        widths = [compiled_width(each, widest) for each in widths]
+    return plan.steps_per_epoch, Counter(widths)
 
 
 def _batches_of(config: Config, read: Text) -> tuple[int, Counter[int]]:
     train = config.train
-    return _batches(read, train.batch_size, train.draw, train.draw_alpha, train.group_by_length)
+    widest = train.max_length if train.compile else None
+    return _batches(read, train.batch_size, train.draw, train.draw_alpha, train.group_by_length, widest)
 
 
 def _mean(widths: Counter[int], flops: Callable[[int], float]) -> float:

@@ -44,9 +44,9 @@ class BertLike:
         return encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
 
     @staticmethod
-    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
-        """How to run one layer on states like `hidden` (B, n, d), masked by `mask` (B, n)."""
-        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
+        """How to run one layer on states like `hidden` (B, n, d), masked by `mask` (B, n); None: nothing is padded."""
+        attention_mask = _attention_mask(create_bidirectional_mask, encoder, hidden, mask)
         return lambda block, states: block(states, attention_mask)
 
     @classmethod
@@ -80,7 +80,7 @@ class RemBert(BertLike):
         return encoder.encoder.embedding_hidden_mapping_in(found)
 
     @staticmethod
-    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
         run = BertLike.layer(encoder, hidden, mask)
         return lambda block, states: run(block, states)[0]
 
@@ -105,8 +105,8 @@ class MPNet(BertLike):
         return encoder.embeddings(input_ids=input_ids)
 
     @staticmethod
-    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
-        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
+        attention_mask = _attention_mask(create_bidirectional_mask, encoder, hidden, mask)
         bias = encoder.encoder.compute_position_bias(hidden)
         return lambda block, states: block(states, attention_mask, bias)[0]
 
@@ -133,7 +133,8 @@ class DebertaV2(BertLike):
             super().narrow(last)
 
     @staticmethod
-    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
+        mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long) if mask is None else mask
         shared = {
             "attention_mask": encoder.encoder.get_attention_mask(mask),
             "relative_pos": encoder.encoder.get_rel_pos(hidden),
@@ -188,11 +189,10 @@ class ModernBert(BertLike):
         return encoder.embeddings(input_ids=input_ids)
 
     @staticmethod
-    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
-        arguments: dict[str, Any] = {"config": encoder.config, "inputs_embeds": hidden, "attention_mask": mask}
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
         masks = {
-            "full_attention": create_bidirectional_mask(**arguments),
-            "sliding_attention": create_bidirectional_sliding_window_mask(**arguments),
+            "full_attention": _attention_mask(create_bidirectional_mask, encoder, hidden, mask),
+            "sliding_attention": _attention_mask(create_bidirectional_sliding_window_mask, encoder, hidden, mask),
         }
         positions = _positions(hidden)
         rotary = {kind: encoder.rotary_emb(hidden, positions, kind) for kind in set(encoder.config.layer_types)}
@@ -218,14 +218,23 @@ class EuroBert(ModernBert):
         return encoder.embed_tokens(input_ids)
 
     @staticmethod
-    def layer(encoder: Any, hidden: Tensor, mask: Tensor) -> Layer:
-        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
+    def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
+        attention_mask = _attention_mask(create_bidirectional_mask, encoder, hidden, mask)
         rotary = encoder.rotary_emb(hidden, _positions(hidden))
         return lambda block, states: block(states, attention_mask=attention_mask, position_embeddings=rotary)
 
     @staticmethod
     def finish(encoder: Any, hidden: Tensor) -> Tensor:
         return encoder.norm(hidden)
+
+
+def _attention_mask(create: Callable[..., Any], encoder: Any, hidden: Tensor, mask: Tensor | None) -> Any:
+    """What an encoder's attention takes for a mask (B, n), made by a function of transformers.
+
+    A mask is there because something is padded: without the skip transformers does not ask the device whether it is.
+    """
+    skip = mask is None
+    return create(encoder.config, inputs_embeds=hidden, attention_mask=mask, allow_is_bidirectional_skip=skip)
 
 
 def _positions(hidden: Tensor) -> Tensor:

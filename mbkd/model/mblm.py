@@ -6,6 +6,7 @@ Letters: B batch, n tokens, d width, N languages with a branch, K branch depth, 
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -136,6 +137,7 @@ class MBLMForSequenceClassification(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Logits (B, C) of a batch of token ids (B, n).
 
+        attention_mask: (B, n), 1 at tokens and 0 at padding. Without it nothing is padded, and attention needs no mask.
         language: the batch's language. It decides which branch learns (Eq. 8), and where the structure asks for it
         which branch or head answers; None, or a language without a branch, is the zero-shot path.
         Raises ValueError where hidden states or attentions are asked for: a branched layer has several.
@@ -149,7 +151,7 @@ class MBLMForSequenceClassification(PreTrainedModel):
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.family.embed(self.encoder, input_ids, token_type_ids, mask)  # Eq. 5: (B, n, d)
-        run = self.family.layer(self.encoder, hidden, mask)
+        run = self.family.layer(self.encoder, hidden, attention_mask)
         names, kept = self.answering, [hidden]
         own = names.index(language) if language in names and self.branches else None
         if return_states and self.branches and own is None:
@@ -245,6 +247,14 @@ class MBLMForSequenceClassification(PreTrainedModel):
         first = self.dropout(self.family.finish(self.encoder, hidden)[:, 0])  # (B, d): first position of H_L
         with without_autocast(first.device):  # one row of each text: logits in full precision cost nothing
             return head(first.to(head.weight.dtype))
+
+
+def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of a student, those of all branches included; of another classifier its longest list of modules."""
+    if isinstance(model, MBLMForSequenceClassification):
+        return [*chain.from_iterable(model.branches), *model.shared]
+    lists = [list(each) for each in model.modules() if isinstance(each, nn.ModuleList)]
+    return max(lists, key=len)
 
 
 def label_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor | None:

@@ -109,7 +109,7 @@ class Classifier:
         """The probability of each label for each encoded row, (B, C) fp32; rows of one language, where it is told."""
         told = {"language": language} if saved.takes_language(self._model.config) else {}
         with precision.autocast(self._precision, self._device):
-            logits = self._model(**self._padded(rows), **told).logits
+            logits = self._model(**self._inputs(rows), **told).logits
         return logits.float().softmax(dim=-1).cpu().numpy()
 
     @torch.inference_mode()
@@ -124,14 +124,20 @@ class Classifier:
             self._model.watch = note
             try:
                 with precision.autocast(self._precision, self._device):
-                    self._model(**self._padded(rows))
+                    self._model(**self._inputs(rows))
             finally:
                 self._model.watch = None
         return found
 
+    def _inputs(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
+        padded = self._padded(rows)
+        if padded["attention_mask"].all():  # nothing is padded; a model that has no mask need not ask its device
+            del padded["attention_mask"]
+        return {name: values.to(self._device) for name, values in padded.items()}
+
     def _padded(self, rows: Sequence[Encoding]) -> Any:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return self._tokenizer.pad(columns, return_tensors="pt").to(self._device)
+        return self._tokenizer.pad(columns, return_tensors="pt")
 
 
 class GraphClassifier(Classifier):

@@ -69,6 +69,17 @@ def print_calibration(result: Result) -> None:
     console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 
 
+def print_speed(result: Result) -> None:
+    """Print what a step of a training took, and how much of the device it used."""
+    found = result.step_seconds
+    if "gflop_per_second" not in found:
+        return
+    text = f"{found['median']:.3g} s a step (median), {found['gflop_per_second']:,.1f} GFLOP/s"
+    if "share_of_peak" in found:
+        text += f", {found['share_of_peak']:.1%} of the device's peak"
+    make_console().print(f"{result.system}: {text}", highlight=False, soft_wrap=True)
+
+
 def print_spread(results: Sequence[Result], split: str) -> None:
     """Print the scores of several ensembles of one system on a split: accuracy, and MAE for ordinal labels."""
     console = make_console()

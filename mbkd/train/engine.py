@@ -12,10 +12,14 @@ from mbkd.config import Training
 from mbkd.data.batches import micro_batch
 from mbkd.distributed import Ranks, deterministic
 from mbkd.errors import UserError
+from mbkd.model.mblm import encoder_layers
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 from mbkd.train.optim import BranchAdamW
 
 import deepspeed  # isort: skip - after mbkd.distributed, which keeps its import quiet
+
+BACKEND = "inductor"  # of train.compile
+GRAPHS = 64  # of a layer, beyond which torch would go on without compiling: five widths with and without padding
 
 
 def training_engine(
@@ -25,6 +29,7 @@ def training_engine(
 
     Collective: all ranks must call. DeepSpeed's JSON is derived from the configuration here, never written by hand.
     Weights, gradients and moments are fp32 in every precision; matrix products run in `train.precision` by autocast.
+    With `train.compile` the layers are compiled when they first run; evaluation is to call them without.
     Raises UserError where the global batch does not divide over the ranks, or the device lacks the precision.
     """
     micro_batch(np.arange(train.batch_size), ranks.rank, ranks.world, train.accumulation, 0)
@@ -59,6 +64,11 @@ def training_engine(
     }
     with ProgressBar("starting DeepSpeed", 0, ranks.first, patience=PATIENCE):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    if train.compile:
+        # One graph for all layers of a width that learn, one for those that do not, one for a narrow last layer.
+        torch._dynamo.config.recompile_limit = GRAPHS
+        for layer in encoder_layers(model):
+            layer.compile(dynamic=False, backend=BACKEND)  # in place: parameters keep their names
     still = train.idle_branches == "still" and one_branch_learns(model)
     if ranks.world == 1 and whole and still:
         # Nobody to average with; DeepSpeed would copy all gradients forth and back. Drift needs the zeros it fills in.

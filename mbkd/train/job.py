@@ -123,6 +123,11 @@ def of_torch(error: RuntimeError) -> UserError | TransientError | None:
             f"the memory does not suffice ({first}); raise train.accumulation, which takes a batch in "
             "parts, or lower train.max_length; `mbkd plan` says what is needed"
         )
+    if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+        return UserError(
+            f"train.compile: torch cannot compile the layers here ({said.splitlines()[0]}); it needs Triton on a GPU, "
+            "a C++ compiler on a CPU; or set train.compile=false"
+        )
     if "gloo" in said and any(words in said for words in ("Unable to find address", "connectFullMesh", "resolve")):
         here, problem = gloo_interface()
         return UserError(

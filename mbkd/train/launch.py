@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -159,7 +160,7 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False, beside: int 
         )
         for command, device in zip(commands, one_each, strict=True)
     ]
-    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
+    before = {kind: signal.signal(kind, stop) for kind in stop_signals()}
     try:
         # A signal's number, negated, as the launcher ends with it; the worst of jobs beside each other.
         code = max(process.wait() % 256 for process in processes)
@@ -177,6 +178,12 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False, beside: int 
         raise TransientError("the job did not come to its end, for the reason above")
     if code or stopped:
         sys.exit(STOPPED if stopped else code)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask to stop. None outside the main thread: Python sets handlers there only."""
+    main = threading.current_thread() is threading.main_thread()
+    return (signal.SIGTERM, signal.SIGINT) if main else ()
 
 
 def die_with_parent() -> None:

@@ -26,6 +26,7 @@ from mbkd.train.engine import training_engine
 from mbkd.train.optim import parameter_groups
 from mbkd.train.student import build_student
 from mbkd.train.trainer import STEPS_PER_RECORD, Trainer
+from mbkd.train.work import speed
 
 # What a run that only infers in another way takes from the result of the run that trained.
 OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "made_from")
@@ -81,6 +82,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         before = {split: trainer.measure(split, epoch=0) for split in inputs.heldout}
         engine.module.opening = 1.0
     found = {split: trainer.measure(split) for split in inputs.heldout}
+    warm = trainer.seconds[STEPS_PER_RECORD:] or trainer.seconds
     if ranks.first:
         result = Result(
             system=config.system,
@@ -104,8 +106,9 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
             steps_per_language=plan.steps_per_language,
             train_seconds=sum(trainer.seconds),
             step_seconds={
-                "median": statistics.median(trainer.seconds[STEPS_PER_RECORD:] or trainer.seconds or [0.0]),
+                "median": statistics.median(warm or [0.0]),
                 "teacher": config.distill.signal,
+                **speed(trainer.work[STEPS_PER_RECORD:] or trainer.work, warm),
             },
             rows=inputs.rows,
             made_from=inputs.made_from,

@@ -3,12 +3,14 @@
 Letters: B rows, C classes.
 """
 
+import math
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import torch
 
 from mbkd import distributed, precision, runs
 from mbkd.config import Config
-from mbkd.data.batches import Plan, micro_batch
+from mbkd.data.batches import Plan, compiled_width, micro_batch
 from mbkd.distill import signals
 from mbkd.distill.losses import step_loss
 from mbkd.errors import Stopped, UserError
@@ -28,8 +30,10 @@ from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 from mbkd.train import checkpoint
 from mbkd.train.engine import gradient_norm, loss_scale, one_branch_learns
+from mbkd.train.launch import stop_signals
 from mbkd.train.optim import BranchAdamW, lr_factor
 from mbkd.train.tracking import Tracker
+from mbkd.train.work import Counter, Work, speed
 
 STEPS_PER_RECORD = 20  # steps that one entry of metrics.jsonl sums up
 SECONDS_PER_WRITE = 1.0  # of metrics.jsonl, where nothing else calls for it
@@ -68,6 +72,8 @@ class Trainer:
         self.tracker: Tracker | None = None  # on the first rank
         self.done = 0  # steps
         self.seconds: list[float] = []  # of every step
+        self.work: list[Work] = []  # of every step of this rank
+        self.counter = Counter(config, engine.module, source, inputs, ranks)
         self.sums = torch.zeros(len(plan.languages), 3, device=ranks.device)  # loss, KL, steps by language
         self.finite: list[torch.Tensor] = []  # of every step since they were last looked at
         self.one = torch.ones((), device=ranks.device)
@@ -92,6 +98,7 @@ class Trainer:
             for step, batches in self._prepared(worker):
                 self.step(step, batches)
                 self.done += 1
+                self.work.append(self._work(step, batches))
                 epoch = epoch_ends.get(self.done)
                 recorded = self.done % STEPS_PER_RECORD == 0 or self.done == plan.steps
                 stopping = self._stopping(stop.asked, recorded)
@@ -156,10 +163,21 @@ class Trainer:
         found = []
         for index in range(count):
             mine = micro_batch(rows, ranks.rank, ranks.world, count, index)
-            inputs = distributed.tensors(tokens.batch(mine), ranks.device)
+            inputs = distributed.tensors(tokens.batch(mine, self._width(tokens.lengths[mine])), ranks.device)
             labels = distributed.to_device(np.asarray(tokens.labels[mine]), ranks.device)
             found.append(Batch(mine, inputs, labels))
         return found
+
+    def _width(self, lengths: np.ndarray) -> int | None:
+        """How wide a batch of rows of these lengths is; None: as its longest row."""
+        train = self.config.train
+        return compiled_width(int(lengths.max()), train.max_length) if train.compile else None
+
+    def _work(self, step: int, batches: list[Batch]) -> Work:
+        """What this rank computed in a step."""
+        language = self.plan.language(step)
+        each = [self.counter.of(language, batch.rows, batch.inputs["input_ids"].shape[1]) for batch in batches]
+        return Work(*map(sum, zip(*each, strict=True)))
 
     def _prepared(self, worker: ThreadPoolExecutor) -> Iterator[tuple[int, list[Batch]]]:
         """The steps that are left with their batches, each prepared while the step before it is computed."""
@@ -212,7 +230,7 @@ class Trainer:
         sums = distributed.sum_over_ranks(self.sums).cpu()
         self.sums = torch.zeros_like(self.sums)
         window = self.seconds[-STEPS_PER_RECORD:]
-        speed = self.config.train.batch_size * len(window) / sum(window)
+        rate = self.config.train.batch_size * len(window) / sum(window)
         lr = self.optimizer.param_groups[0]["lr"]
         if self.ranks.first:
             each = {
@@ -221,13 +239,14 @@ class Trainer:
                 if row[2] > 0
             }
             epoch = self.done / self.plan.steps_per_epoch
-            values = {"step": self.done, "epoch": epoch, "lr": lr, "sequences_per_second": speed, "languages": each}
-            self.note(**values)
+            took = {"step_seconds": sum(window) / len(window), **speed(self.work[-len(window) :], window)}
+            values = {"step": self.done, "epoch": epoch, "lr": lr, "sequences_per_second": rate, **took}
+            self.note(**values, languages=each)
         total = sums.sum(dim=0)
         shown = {"loss": (total[0] / total[2]).item(), "KL": (total[1] / total[2]).item()}
         if self.config.distill.signal == "labels":
             del shown["KL"]
-        return shown | {"lr": lr, "seq/s": round(speed)}
+        return shown | {"lr": lr, "seq/s": round(rate)}
 
     def note(self, **values: Any) -> None:
         """Add a line to metrics.jsonl, on the first rank; lines are written together, a second's at a time."""
@@ -251,6 +270,8 @@ class Trainer:
         stores = self.inputs.heldout[split]
         found, labels = {}, {}
         with (
+            # Of any width, so none of its batches is worth compiling for.
+            torch.compiler.set_stance("force_eager") if self.config.train.compile else nullcontext(),
             ProgressBar(f"measuring {split}", len(stores), self.ranks.first and epoch is None) as progress,
             precision.autocast(self.precision, self.ranks.device),
         ):
@@ -325,6 +346,8 @@ class Trainer:
         """Load a checkpoint into the engine and this trainer."""
         state = checkpoint.restore(self.engine, folder)
         self.done, self.seconds = state["done"], state["seconds"]
+        # One that an earlier version wrote has none.
+        self.work = [Work(*each) for each in state.get("work", self.done * [(math.nan, math.nan)])]
         if (scaler := loss_scale(self.engine)) is not None:
             scaler.load_state_dict(state["loss_scale"])
         if len(state["sums"]) == self.ranks.world:
@@ -344,6 +367,7 @@ class Trainer:
         state = {
             "done": self.done,
             "seconds": self.seconds,
+            "work": [tuple(each) for each in self.work],
             "loss_scale": None if (scaler := loss_scale(self.engine)) is None else scaler.state_dict(),
             "sums": distributed.all_gather_object(self.sums.tolist()),
             "metrics_bytes": (self.directory / "metrics.jsonl").stat().st_size,
@@ -358,7 +382,7 @@ class StopSignal:
     asked = False
 
     def __enter__(self) -> "StopSignal":
-        self.before = {kind: signal.signal(kind, self._ask) for kind in (signal.SIGTERM, signal.SIGINT)}
+        self.before = {kind: signal.signal(kind, self._ask) for kind in stop_signals()}
         return self
 
     def _ask(self, number: int, frame: Any) -> None:

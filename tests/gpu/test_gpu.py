@@ -30,10 +30,14 @@ def ranks() -> Iterator[distributed.Ranks]:
     distributed.stop()
 
 
-@pytest.mark.parametrize("precision", BOUNDS)
-def test_training_on_a_gpu_ends_where_the_naive_loop_on_a_cpu_does(ranks, tmp_path: Path, precision: str):
+@pytest.mark.parametrize(
+    ("precision", "compiled"), [*((each, False) for each in BOUNDS), ("fp32", True), ("bf16", True)]
+)
+def test_training_on_a_gpu_ends_where_the_naive_loop_on_a_cpu_does(
+    ranks, tmp_path: Path, precision: str, compiled: bool
+):
     assert torch.distributed.get_backend() == "nccl" and ranks.device.type == "cuda"
-    config = loop_oracle.configuration(tmp_path, {"precision": precision})
+    config = loop_oracle.configuration(tmp_path, {"precision": precision, "compile": compiled})
     trainer = loop_oracle.trainer(config, ranks)
     for step in range(trainer.plan.steps):
         trainer.step(step)

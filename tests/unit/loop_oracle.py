@@ -45,9 +45,12 @@ class Rows:
     def __len__(self) -> int:
         return ROWS
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        mask = (np.arange(self.lengths[rows].max()) < self.lengths[rows][:, None]).astype(np.int64)
-        return {"input_ids": self.ids[rows][:, : mask.shape[1]] * mask, "attention_mask": mask}
+    def batch(self, rows: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
+        mask = (np.arange(width or self.lengths[rows].max()) < self.lengths[rows][:, None]).astype(np.int64)
+        return {
+            "input_ids": np.pad(self.ids[rows], ((0, 0), (0, 4)))[:, : mask.shape[1]] * mask,
+            "attention_mask": mask,
+        }
 
 
 def configuration(

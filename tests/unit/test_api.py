@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_returns_the_result_of_the_configured_run(toy_yaml: Path, root: Path):
-    result = mbkd.train(toy_yaml, runs=root, ranks=1, seed=2, **QUICK)
+    with ThreadPoolExecutor(1) as thread:  # Python sets signal handlers in the main thread only
+        result = thread.submit(mbkd.train, toy_yaml, runs=root, ranks=1, seed=2, **QUICK).result()
     config = configuration.read(toy_yaml, ["distill.signal=labels", "train.epochs=0.25", "seed=2"])
     file = root / config.run_name / "result.json"
     assert result == mbkd.Result.read(file.parent)
     assert result.seed == 2
+    assert result.step_seconds["gflop_per_second"] > 0
     before = file.stat().st_mtime_ns
     assert mbkd.train(config.model_copy(update={"seed": 1}), runs=root, seed=2) == result  # finished: it is read
     assert file.stat().st_mtime_ns == before

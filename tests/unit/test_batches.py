@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mbkd.data.batches import WINDOW, Plan, evaluation_batches, micro_batch
+from mbkd.data.batches import WINDOW, Plan, compiled_width, evaluation_batches, micro_batch
 from mbkd.errors import UserError
 
 ROWS = {"en": 200, "fr": 130, "zh": 75}
@@ -219,3 +219,12 @@ def test_an_evaluation_respects_its_token_budget_and_starts_with_long_rows():
 
 def test_a_row_longer_than_the_token_budget_is_a_separate_batch():
     assert [b.tolist() for b in evaluation_batches(np.array([5, 90, 80, 6]), 20, 0, 1)] == [[1], [2], [3, 0]]
+
+
+def test_compiled_batches_have_one_of_five_widths_and_are_as_wide_as_their_longest_row():
+    for most in (16, 100, 128, 512):
+        widths = {longest: compiled_width(longest, most) for longest in range(1, most + 1)}
+        assert all(longest <= width <= most for longest, width in widths.items())
+        assert len(set(widths.values())) <= 5
+        assert all(width % 8 == 0 or width == most for width in widths.values())
+    assert set(widths.values()) == {128, 192, 256, 384, 512}

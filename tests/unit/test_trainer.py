@@ -1,15 +1,23 @@
 """Trainer's own steps against the paper's loop in plain torch: the same parameters, and what a mistake would change."""
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig
 
-from mbkd import distributed
-from mbkd.config import Distill, Training
+from mbkd import distributed, runs
+from mbkd.config import Distill, Training, changed
+from mbkd.distill import signals
+from mbkd.distill.hidden import Matching
+from mbkd.errors import UserError
+from mbkd.train import engine
 from mbkd.train.optim import language_of
 from tests.unit import loop_oracle
 from tests.unit.loop_oracle import LANGUAGES, MISTAKES, configuration, moved, parameters, trainer
@@ -37,6 +45,7 @@ def trained(folder: Path, ranks: distributed.Ranks, train: Any = None, distill: 
         if config.train.idle_branches == "still":
             for name, parameter in parameters(model).items():
                 if language_of(name, list(LANGUAGES)) not in (None, language):
+                    assert not model.get_parameter(name).requires_grad, f"step {step} ({language}): {name} may learn"
                     assert torch.equal(parameter, before[name]), f"step {step} ({language}): {name} moved"
             for old, new in zip(moments, idle_moments(optimizer, language), strict=True):
                 assert torch.equal(old, new), f"step {step} ({language}): an idle moment moved"
@@ -121,6 +130,7 @@ NOT_IN_THE_PARAMETERS = {
     "accumulation": "the same rows in parts: the same model, see above",
     "zero_stage": "the same model on fewer bytes, see above",
     "deterministic": "the same bits on a CPU either way, see below",
+    "compile": "the same numbers, see below",
     "max_length": "cuts rows when they are tokenised, before the loop",
     "draw_alpha": "with draw=proportional only, see below",
 }
@@ -134,7 +144,7 @@ DISTILLING: dict[str, Any] = {
 }
 NOT_IN_THE_LOOP = {
     "hidden": "asks running teachers for their states: tests/unit/test_hidden.py",
-    "hidden_weight": "the same",
+    "hidden_weight": "the same, see below",
     "allow_chance_teachers": "decides whether a teacher is refused, before the loop",
 }
 
@@ -165,6 +175,128 @@ def test_deterministic_steps_use_deterministic_algorithms_and_are_bitwise_reprod
     trained(tmp_path, ranks, {"epochs": 0.1})
     assert not torch.are_deterministic_algorithms_enabled()
     assert largest(found, plain) == 0
+
+
+def test_compiled_layers_give_the_losses_of_eager_ones_also_after_a_resume(tmp_path: Path, ranks, monkeypatch):
+    """By the backend that needs no C++ compiler: what is traced, when, and with which widths is the same."""
+    monkeypatch.setattr(engine, "BACKEND", "aot_eager")
+    fields = {"group_by_length": True}
+    languages = {"languages": ["en", "fr"]}
+    ways = {way: configuration(tmp_path, fields | {"compile": way}, languages) for way in (True, False)}
+    compiled, eager = (trainer(ways[way], ranks) for way in (True, False))
+    graphs = torch._dynamo.utils.counters["stats"]
+    for step in range(4):
+        compiled.step(step)
+        eager.step(step)
+    assert {compiled.plan.language(step) for step in range(4)} == {"en", "fr"}
+    widths = {batch.inputs["input_ids"].shape[1] for step in range(4) for batch in compiled.batches(step)}
+    made = graphs["unique_graphs"]
+    assert len(widths) == 2 and widths <= {8, 16}
+    assert 3 <= made <= 4 * len(widths)  # no language has graphs of its own
+    compiled.directory = tmp_path / "run"
+    runs.begin(compiled.directory, ways[True], {})
+    compiled.inputs = dataclasses.replace(compiled.inputs, heldout={"dev": compiled.inputs.train})
+    compiled.measure("dev", epoch=1)
+    assert graphs["unique_graphs"] == made
+    names = compiled.engine.module.state_dict().keys()
+    assert names == eager.engine.module.state_dict().keys()
+    compiled.done = 4
+    compiled.checkpoint()
+    resumed = trainer(ways[True], ranks, compiled.directory)
+    resumed.begin_or_go_on()
+    for step in range(4, 8):
+        resumed.step(step)
+        eager.step(step)
+    torch.testing.assert_close(resumed.sums, eager.sums, rtol=0, atol=1e-5)
+    assert largest(parameters(resumed.engine.module), parameters(eager.engine.module)) < 1e-5
+
+
+def test_the_distance_of_hidden_states_counts_by_its_weight(tmp_path: Path, ranks):
+    losses = {}
+    for weight in (0.25, 1.0, 2.0):
+        wish = {"hidden": [{"student": 1, "teacher": 2}], "hidden_weight": weight}
+        made = trainer(configuration(tmp_path, {}, wish), ranks)
+        model, asked = made.engine.module, made.source.signal
+        shape = SimpleNamespace(config=BertConfig(hidden_size=16, num_hidden_layers=2))
+        teacher: Any = SimpleNamespace(engine=SimpleNamespace(module=shape), path="teacher")
+        torch.manual_seed(0)
+        each = {x: [teacher] for x in LANGUAGES}
+        model.matching = Matching(model, each, {x: [1.0] for x in LANGUAGES}, made.config.distill)
+
+        def signal(language: str, rows: np.ndarray, asked: Any = asked) -> signals.TeacherSignal:
+            return signals.TeacherSignal(asked(language, rows).logits, ((torch.ones(len(rows), 16),),))
+
+        made.source = signals.TeacherSource(signal)
+        made.step(0)
+        losses[weight] = float(made.sums[:, 0].sum())
+    distance = losses[2.0] - losses[1.0]
+    assert distance > 0.1
+    assert losses[1.0] - losses[0.25] == pytest.approx(0.75 * distance, abs=1e-5)
+
+
+def test_a_new_branch_opens_over_the_warm_up(tmp_path: Path, ranks):
+    made = trainer(configuration(tmp_path), ranks)
+    made.config = changed(made.config, {"student": {"grow": "fr"}})
+    opened = []
+    for step in range(5):
+        made.step(step)
+        opened.append(made.engine.module.opening)
+    assert opened == [0, 1 / 3, 2 / 3, 1, 1]
+
+
+def test_dropout_is_drawn_anew_for_every_seed_step_and_rank(tmp_path: Path, ranks):
+    def drawn(seed: int, step: int, rank: int) -> int:
+        made = trainer(configuration(tmp_path).model_copy(update={"seed": seed}), ranks)
+        made.ranks = distributed.Ranks(rank, 2, ranks.device)
+        made.step(step)
+        return torch.initial_seed()
+
+    seeds = [drawn(1, 0, 0), drawn(2, 0, 0), drawn(1, 1, 0), drawn(1, 0, 1)]
+    assert len(set(seeds)) == 4
+    assert drawn(1, 0, 0) == seeds[0]
+
+
+def test_a_record_has_the_means_of_its_window_and_dev_is_measured_where_an_epoch_ends(tmp_path: Path, ranks):
+    """Loss and KL differ by the teacher's entropy; the learning rate is that of the window's last step."""
+    config = configuration(tmp_path, {"epochs": 1.5, "lr": 1e-3}, {"hard_label_weight": 0.0, "temperatures": {}})
+    made = trainer(config, ranks, tmp_path / "run")
+    made.inputs = dataclasses.replace(made.inputs, heldout={"dev": made.inputs.train})
+    made.begin_or_go_on()
+    made.train()
+    made.write_metrics()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line.get("split")) for line in lines] == [(20, None), (24, "dev"), (36, None)]
+    assert [line["epoch"] for line in lines] == [20 / 24, 1, 1.5]
+    warm = int(0.25 * 36)
+    rates = [1e-3 * (36 - step) / (36 - warm) for step in (19, 35)]
+    assert [line["lr"] for line in lines if "lr" in line] == pytest.approx(rates, rel=1e-9)
+    for line, window in ((lines[0], range(20)), (lines[2], range(20, 36))):
+        entropies: dict[str, list[float]] = {}
+        for step in window:
+            language = made.plan.language(step)
+            p = np.exp(loop_oracle.Rows(language).teacher[made.plan.rows(step)] / 8)
+            p /= p.sum(axis=1, keepdims=True)
+            entropies.setdefault(language, []).append(-(p * np.log(p)).sum(axis=1).mean())
+        assert line["languages"].keys() == entropies.keys()
+        for language, each in line["languages"].items():
+            assert each["loss"] - each["kl"] == pytest.approx(np.mean(entropies[language]), abs=1e-5)
+            assert each["kl"] > 0
+    assert "share_of_peak" not in lines[0] and lines[0]["gflop_per_second"] > 0
+
+
+@pytest.mark.parametrize("what", ["gradient", "loss"])
+def test_a_step_whose_loss_or_gradient_is_not_finite_is_named(tmp_path: Path, ranks, what: str):
+    made = trainer(configuration(tmp_path), ranks)
+    made.step(0)
+    made.refuse_not_finite()
+    if what == "gradient":
+        made.engine.module.head.weight.register_hook(lambda gradient: gradient * torch.inf)
+    else:
+        made.config = changed(made.config, {"distill": {"temperatures": {"en": 1e-40, "fr": 1e-40, "zh": 1e-40}}})
+    made.step(1)
+    made.done = 2
+    with pytest.raises(UserError, match=rf"step 2, language {made.plan.language(1)}: loss or gradient is not finite"):
+        made.refuse_not_finite()
 
 
 def test_a_seed_changes_the_draw_of_languages_and_rows(tmp_path: Path):

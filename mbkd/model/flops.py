@@ -1,0 +1,210 @@
+"""FLOPs of a student's step and of a classifier's answer, counted from their shapes.
+
+They are those of matrix products, as torch's FlopCounterMode counts them: a multiplication and an addition are two, a
+backward pass is two forward passes.
+
+Letters: B rows, n tokens, d width, N languages with a branch, K branch depth, L layers, C classes.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from mbkd.config import Student
+from mbkd.model import backbones
+from mbkd.model.mblm import MBLMForSequenceClassification, encoder_layers
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the cost of a classifier depends on.
+
+    parameters, embeddings   all of them, and those in tables that are looked up
+    layers, width, heads     L, d, and the attention's heads
+    layer_weights            in the linear maps of one layer, through which every token goes
+    key_value_weights        those of them that give keys and values
+    head_weights             in the linear maps outside of the layers, through which one position goes
+    token_weights            in those outside of the layers through which every token goes, as of narrow word vectors
+    narrow                   whether its last layer computes only the first position where a head reads no other
+    attention                width of all heads together, mostly d
+    positions                DeBERTa's vectors of relative positions
+    position_maps            (weights of one, how many) linear maps through which they go in a layer
+    position_products        of queries or keys with all of them, in a layer: "c2p", "p2c"
+    convolution              weights of the convolution over tokens behind the first layer, DeBERTa's
+    difference               FLOPs that add its low-rank difference to the weights of one branch's layer
+    branches                 N of a student whose K is not 0
+    """
+
+    parameters: int
+    embeddings: int
+    layers: int
+    width: int
+    heads: int
+    layer_weights: int
+    key_value_weights: int
+    head_weights: int
+    token_weights: int
+    narrow: bool
+    attention: int
+    positions: int = 0
+    position_maps: tuple[int, int] = (0, 0)
+    position_products: tuple[str, ...] = ()
+    convolution: int = 0
+    difference: int = 0
+    branches: int = 0
+
+    def layer(self, rows: float, tokens: float) -> float:
+        """FLOPs of one layer's forward pass over (B, n): its linear maps, the attention's products, DeBERTa's more."""
+        each = 2 * self.layer_weights + 4 * tokens * self.attention
+        each += 2 * len(self.position_products) * self.positions * self.attention
+        return rows * tokens * each + 2 * self.positions * math.prod(self.position_maps)
+
+    def last_layer(self, rows: float, tokens: float, whole: bool = False) -> float:
+        """The same for a last layer whose first position alone is read; whole: it is computed for all tokens."""
+        if whole or not self.narrow:
+            return self.layer(rows, tokens)
+        key_value = self.key_value_weights  # keys and values are of all tokens
+        found = rows * (2 * tokens * key_value + 2 * (self.layer_weights - key_value) + 4 * tokens * self.attention)
+        # One query looks at n positions; what keys say of them is no matrix product.
+        products = 2 * rows * tokens * self.attention if "c2p" in self.position_products else 0
+        return found + products + 2 * tokens * self.position_maps[0] * len(self.position_products)
+
+    def outside(self, rows: float, tokens: float) -> float:
+        """FLOPs of what is no layer: narrow word vectors made wide, a convolution, the head."""
+        return 2 * rows * (tokens * (self.token_weights + self.convolution) + self.head_weights)
+
+    def forward(self, rows: float, tokens: float, whole: bool = False) -> float:
+        """FLOPs of a plain classifier's answer for (B, n), such as a teacher's."""
+        layers = (self.layers - 1) * self.layer(rows, tokens) + self.last_layer(rows, tokens, whole)
+        return layers + self.outside(rows, tokens)
+
+
+def size(model: Any) -> Size | None:
+    """The size of a student or teacher; None for an architecture whose layers are not found, or run more than once."""
+    if isinstance(model, MBLMForSequenceClassification):
+        return student_size(model)
+    try:
+        found = classifier_size(model)
+    except (AttributeError, ValueError):
+        return None
+    return found if found.layers == getattr(model.config, "num_hidden_layers", None) else None
+
+
+def student_size(model: Any) -> Size:
+    """The size of a student: an MBLM, or a classifier with its backbone's own head."""
+    if not isinstance(model, MBLMForSequenceClassification):
+        return classifier_size(model)
+    branches, rank = len(model.branches), model.config.branch_rank
+    copies = 1 if rank else branches  # of the branched layers' own linear maps
+    own = model.base if rank else next(iter(model.branches), [])
+    path = [*own, *model.shared]  # the layers that a token goes through
+    found = _size(model, model.encoder.config, path, copies * model.config.branch_depth + len(model.shared))
+    maps = found.position_maps if not getattr(model.encoder.config, "share_att_key", False) else (0, 0)
+    difference = 2 * rank * (found.layer_weights + math.prod(maps))
+    return replace(found, difference=difference, branches=branches)
+
+
+def of_step(size: Size, student: Student, rows: float, tokens: float, whole: bool = False) -> float:
+    """FLOPs of one optimizer step of the student, forward and backward, on a batch of B rows padded to n tokens.
+
+    whole: the last layer is computed for all tokens, as the paper's models do.
+    """
+    N, K = size.branches, student.branch_depth
+    mixed, own_heads = K > 0 and student.mixers != "none", K > 0 and student.heads == "per_language"
+    others = N - 1 if mixed else 0  # without mixers a batch in training goes through its own branch alone
+    mixer = _mixer(size, N, rows, tokens)
+    own = (size.layers - 1) * size.layer(rows, tokens) + last_layer(student, size, rows, tokens, whole)
+    layer = size.layer(rows, tokens) + size.difference
+    # A branch that does not learn on the batch (Eq. 8) is run forward only, and so is its mixer.
+    idle = 1 if student.detach else 3
+    # The last layer of another language's branch, and the mixer before it, lead to no head of this batch.
+    inner = K - 1 if mixed and student.mixers == "all" else 0
+    unread, unread_mixer = (1, min(inner, 1)) if own_heads else (0, 0)
+    other = (idle * (K - unread) + unread) * layer + (idle * (inner - unread_mixer) + unread_mixer) * mixer
+    other += idle * _convolution(student, size, rows, tokens)
+    outer = 1 if mixed and not own_heads else 0
+    if own_heads:
+        size = replace(size, head_weights=size.head_weights // N)
+    own += K * size.difference + (inner + outer) * mixer + size.outside(rows, tokens)
+    return 3 * own + others * other
+
+
+def of_answer(size: Size, student: Student, rows: float, tokens: float) -> float:
+    """FLOPs of the student's answer for (B, n) where no branch is chosen: all run, and are mixed."""
+    N, K = size.branches, student.branch_depth
+    layers = (size.layers - 1 + (N - 1) * K if K else size.layers - 1) * size.layer(rows, tokens)
+    inner = (K - 1) * N if K and student.mixers == "all" else 0
+    outer = 1 if K and student.mixers != "none" and student.heads == "shared" else 0
+    branches = N * K * size.difference + max(N - 1, 0) * _convolution(student, size, rows, tokens)
+    mixers = (inner + outer) * _mixer(size, N, rows, tokens)
+    return layers + branches + last_layer(student, size, rows, tokens) + mixers + size.outside(rows, tokens)
+
+
+def classifier_size(model: Any) -> Size:
+    """The size of a classifier of any architecture of transformers."""
+    layers = encoder_layers(model)
+    size = _size(model, model.config, layers, len(layers))
+    if getattr(model.config, "classifier_pooling", None) == "late":  # EuroBERT's head reads every token
+        size = replace(size, token_weights=size.token_weights + size.head_weights, head_weights=0)
+    return replace(size, narrow=backbones.reads_first(model.config))
+
+
+def _size(model: Any, config: PreTrainedConfig, path: list[nn.Module], layers: int) -> Size:
+    """Count a model whose tokens go through the layers of `path`, out of `layers` that are all alike."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each, maps, products = _linear(path[0]), (0, 0), ()
+    attention, positions, shared = head * config.num_attention_heads, 0, False
+    if config.model_type == "deberta-v2" and getattr(config, "relative_attention", False):
+        products = tuple(config.pos_att_type or ())
+        spans = [getattr(config, name, -1) for name in ("position_buckets", "max_relative_positions")]
+        positions = 2 * next((span for span in spans if span > 0), config.max_position_embeddings)
+        shared = getattr(config, "share_att_key", False)
+        maps = (config.hidden_size * attention, 2 if shared else len(products))
+    own = 0 if not positions or shared else math.prod(maps)  # maps of positions are none of tokens
+    tokens = sum(m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear) and "embed" in name)
+    convolved = [m for m in model.modules() if isinstance(m, nn.Conv1d)]
+    return Size(
+        parameters=sum(p.numel() for p in model.parameters()),
+        embeddings=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)),
+        layers=len(path),
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        layer_weights=each - own,
+        key_value_weights=2
+        * config.hidden_size
+        * head
+        * getattr(config, "num_key_value_heads", config.num_attention_heads),
+        head_weights=_linear(model) - layers * each - tokens,
+        token_weights=tokens,
+        narrow=not (convolved and len(path) == 1),
+        attention=attention,
+        positions=positions,
+        position_maps=maps,
+        position_products=products,
+        convolution=convolved[0].weight.numel() if convolved else 0,
+    )
+
+
+def _linear(module: nn.Module) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+def _mixer(size: Size, branches: int, rows: float, tokens: float) -> float:
+    return 2 * branches * rows * tokens * size.width  # Eq. 10
+
+
+def _convolution(student: Student, size: Size, rows: float, tokens: float) -> float:
+    """The forward pass of the first layer's convolution in one branch, where that layer branches."""
+    depth = student.branch_depth
+    branched = depth > 0 and (student.branch_position == "bottom" or depth == size.layers)
+    return 2 * rows * tokens * size.convolution if branched else 0.0
+
+
+def last_layer(student: Student, size: Size, rows: float, tokens: float, whole: bool = False) -> float:
+    """The forward pass of the last layer that a batch goes through; one that branches has a mixer after it."""
+    depth, bottom = student.branch_depth, student.branch_position == "bottom"
+    shared = depth == 0 or (bottom and depth < size.layers)
+    return size.last_layer(rows, tokens, whole or not shared)

@@ -1,0 +1,62 @@
+"""What a run's steps compute, by counted FLOPs, and what a device could at its peak."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mbkd import distributed, precision
+from mbkd.config import Config
+from mbkd.distill.signals import TeacherSource
+from mbkd.inputs import Inputs
+from mbkd.model import flops
+
+
+class Work(NamedTuple):
+    """FLOPs, and the seconds that they take at the device's peak; nan where that is not known."""
+
+    flops: float = 0.0
+    least: float = 0.0
+
+
+class Counter:
+    """Counts the work of one rank's steps, from the shapes of a student and of the teachers that run in its steps."""
+
+    def __init__(self, config: Config, model: Any, source: TeacherSource, inputs: Inputs, ranks: distributed.Ranks):
+        self.student, self.inputs = config.student, inputs
+        # Most weights get no gradient where a branch is grown, which is not counted.
+        self.size = None if config.student.grow is not None else flops.size(model)
+        self.teachers = {x: [flops.size(t.engine.module) for t in each] for x, each in source.teachers.items()}
+        name, kind = distributed.device_name(ranks), precision.choose(config.train.precision, ranks.device)
+        self.peak = precision.peak(name, kind)
+        self.teachers_peak = {x: precision.peak(name, _short(each)) for x, each in source.precision.items()}
+
+    def of(self, language: str, rows: np.ndarray, width: int) -> Work:
+        """The work of rows (B,) of a language in a batch so many tokens wide."""
+        sizes = self.teachers.get(language, [])
+        if self.size is None or None in sizes:
+            return Work(math.nan, math.nan)
+        student, teachers = flops.of_step(self.size, self.student, len(rows), width), 0.0
+        given = self.inputs.teachers.get(language, ()) if sizes else ()
+        for size, each in zip(filter(None, sizes), given, strict=True):
+            teachers += size.forward(len(rows), int(each.train.lengths[rows].max()))
+        least = student / self.peak
+        return Work(student + teachers, least + (teachers / self.teachers_peak[language] if teachers else 0.0))
+
+
+def speed(work: list[Work], seconds: list[float]) -> dict[str, float]:
+    """GFLOP per second of some steps, and the share of the device's peak (MFU); what is not known is left out.
+
+    The share is of the peak in what each model computes in (PaLM: Chowdhery et al. 2022, appendix B).
+    """
+    spent = sum(seconds)
+    found = {
+        "gflop_per_second": sum(each.flops for each in work) / 1e9 / spent if spent else math.nan,
+        "share_of_peak": sum(each.least for each in work) / spent if spent else math.nan,
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _short(kinds: str) -> str:
+    """The precision of a language's teachers; of several in different ones the widest, whose peak is the least."""
+    return "fp32" if "float32" in kinds else "fp16"
