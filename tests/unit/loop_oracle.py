@@ -1,7 +1,7 @@
-"""MultiKD's training loop written down from the paper with plain torch (Eq. 1-4, decisions 7-16), and a run to try it.
+"""MultiKD's training loop from the paper in plain torch (Eq. 1-4, decisions 7-16), and a run to test it.
 
-Softmax, losses, learning rate, clipping and AdamW are written out; of mbkd it borrows the model, and the plan's draw of
-languages and rows. `Trainer` must come to the same parameters.
+Softmax, losses, learning rate, clipping and AdamW are written out. The model and the plan of languages and rows come
+from mbkd. `Trainer` must reach the same parameters.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from mbkd.train.optim import parameter_groups
 from mbkd.train.trainer import Trainer
 
 LANGUAGES, CLASSES, ROWS, BATCH = ("en", "fr", "zh"), 3, 64, 8
-# Where gradients are as small as eps, AdamW turns the last bit of a sum into a step: eps stands above that here.
+# For gradients as small as eps, AdamW turns rounding errors of sums into steps, so eps is larger here.
 TRAIN = {"batch_size": BATCH, "epochs": 0.5, "lr": 1e-2, "warmup": 0.25, "weight_decay": 0.3, "clip": 0.02,
          "eps": 1e-5, "max_length": 16, "precision": "fp32", "group_by_length": False}  # fmt: skip
 DISTILL = {"hard_label_weight": 0.3, "temperatures": {"fr": 4.0}}
@@ -86,7 +86,7 @@ def plan(config: Config) -> Plan:
 
 
 def trainer(config: Config, ranks: distributed.Ranks, directory: Path = Path()) -> Trainer:
-    """The project's own trainer of the same run, before its first step."""
+    """mbkd's trainer of the same run before its first step."""
     rows: dict[str, Any] = {x: Rows(x) for x in config.languages}
     model = student(config)
     groups = parameter_groups(model, list(model.config.branch_languages), config.train.weight_decay)
@@ -107,7 +107,7 @@ def parameters(model: MBLMForSequenceClassification) -> dict[str, Tensor]:
 
 
 def train(config: Config, **mistakes: Any) -> dict[str, Tensor]:
-    """The parameters that the paper's loop comes to; `mistakes` are what a wrong loop would do instead."""
+    """Return the parameters after the paper's loop; `mistakes` select errors of a wrong loop."""
     model, steps, train, distill = student(config).train(), plan(config), config.train, config.distill
     names = {p: name for name, p in model.named_parameters()}
     first = {p: torch.zeros_like(p) for p in names}
@@ -150,7 +150,7 @@ def train(config: Config, **mistakes: Any) -> dict[str, Tensor]:
 
 
 def moved(config: Config, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """How far two trainings end from each other, in shares of the way that the second one went."""
+    """Return the distance between two trained models, relative to the second model's total update."""
     start = parameters(student(config))
     apart = sum(float((found[n] - wanted[n]).square().sum()) for n in wanted)
     way = sum(float((wanted[n] - start[n]).square().sum()) for n in wanted)

@@ -1,7 +1,7 @@
-"""MBLM written down from the paper's equations with plain loops (Eq. 5-12, Fig 2-4): slow, obvious, and nothing else.
+"""MBLM from the paper's equations in plain loops (Eq. 5-12, Fig 2-4): slow and obvious.
 
-It reads a model's parameters by their names and borrows only a transformer layer's own call. Masks, rotary angles,
-the mixers, the detach rule and the heads are written out here.
+The oracle reads a model's parameters by name, and uses only the forward of a transformer layer. Masks, rotary angles,
+mixers, the detach rule and the heads are written out here.
 Letters: B batch, n tokens, d width, N languages with a branch, K branch depth, L layers, C classes.
 """
 
@@ -147,13 +147,13 @@ class Oracle:
                     outputs[branch] = outputs[branch].detach()  # Eq. 8
             states = outputs
             if config.mixers == "all" and i < config.branch_depth - 1:
-                for branch in branches:  # Eq. 9, the inner mixer: one submodule per branch that follows
+                for branch in branches:  # Eq. 9, the inner mixer: one submodule per following branch
                     states = {**states, branch: mix(list(outputs.values()), model.inner[branch][i], mask)}
         return states
 
     def layer(self, layer: nn.Module, H: Tensor, mask: Tensor) -> Tensor:
-        # A model's last layer may give its first position only: its class's own forward gives all. In training it is
-        # the layer itself, which draws the same dropout.
+        # A model's last layer may return its first position only; the forward of its class returns all positions. In
+        # training, the layer itself is called, because it draws the same dropout.
         call = layer if self.model.training else partial(type(layer).forward, layer)
         encoder = self.encoder.config
         if self.kind == "deberta-v2":

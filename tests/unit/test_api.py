@@ -1,4 +1,4 @@
-"""Claims about mbkd from Python: its functions do what the commands do, and answers keep the order of the texts."""
+"""Claims about the Python API: functions do what the commands do, and results keep the order of the texts."""
 
 import os
 import shutil
@@ -33,13 +33,13 @@ def test_train_returns_the_result_of_the_configured_run(toy_yaml: Path, root: Pa
     assert result.seed == 2
     assert result.step_seconds["gflop_per_second"] > 0
     before = file.stat().st_mtime_ns
-    assert mbkd.train(config.model_copy(update={"seed": 1}), runs=root, seed=2) == result  # finished: it is read
+    assert mbkd.train(config.model_copy(update={"seed": 1}), runs=root, seed=2) == result  # the finished run is read
     assert file.stat().st_mtime_ns == before
 
     scores = mbkd.evaluate(file.parent, config, "test", runs=root)
     assert scores.scores("test") == result.scores("test")
     assert mbkd.evaluate(mbkd.load(file.parent), toy_yaml, "test", runs=root, **QUICK) == scores
-    assert "RANK" not in os.environ  # a trainer that runs next in the same notebook would take itself for a rank
+    assert "RANK" not in os.environ  # otherwise a later trainer in the same notebook would run as a rank
 
 
 def test_a_failed_process_raises_an_error_and_does_not_exit(

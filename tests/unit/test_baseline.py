@@ -1,4 +1,4 @@
-"""Claims about the floor: a frozen encoder's mean states and a logistic regression on them."""
+"""Claims about the baseline: a logistic regression on a frozen encoder's mean states."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ from mbkd.data import tasks
 @pytest.fixture(scope="module")
 def made(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    for _ in range(2):  # the second time nothing is left to do
+    for _ in range(2):  # the second call has nothing to do
         done = CliRunner().invoke(app, ["baseline", str(toy_yaml), "--runs", str(root)])
         assert done.exit_code == 0, (done.output, done.exception)
     return Path(done.stdout.splitlines()[-1])
 
 
 def test_the_baseline_is_a_logistic_regression_on_each_texts_mean_state(made: Path, toy_yaml: Path):
-    """Counted here once more, text by text, by transformers and scikit-learn alone."""
+    """The oracle uses transformers and scikit-learn only, one text at a time."""
     config = configuration.read(toy_yaml)
     words = AutoTokenizer.from_pretrained(config.student.backbone)
     encoder = AutoModel.from_pretrained(config.student.backbone).eval()

@@ -25,7 +25,7 @@ def interval(x: np.ndarray, draws: int, rng: np.random.Generator) -> bootstrap.E
 
 
 def coverage(spread: tuple[float, float, float], trials: int, seeds: int = 5, rows: int = 200) -> float:
-    """How often the 95 % interval holds the truth."""
+    """Return how often the 95 % interval covers the truth."""
     rng = np.random.default_rng(0)
     found = [interval(sample(rng, seeds, rows, spread), 1000, rng) for _ in range(trials)]
     return float(np.mean([x.low <= 0 <= x.high for x in found]))
@@ -72,7 +72,7 @@ def test_error_of_the_seeds_equals_the_analysis_of_variance():
 
 
 def test_error_of_the_seeds_does_not_grow_with_blocks():
-    """Two languages with rows of their own, and one spread over seeds in both."""
+    """Two languages with different rows and the same spread over seeds."""
     rng, found = np.random.default_rng(9), []
     for _ in range(400):
         both = sample(rng, 5, 600, (0.2, 1.0, 1.0))

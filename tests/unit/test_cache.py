@@ -1,4 +1,4 @@
-"""The cache of teacher logits: the engine's own numbers, built once, whole or not at all, never another teacher's."""
+"""Claims about the cache of teacher logits: the engine's numbers, built once, complete, and never another teacher's."""
 
 import json
 import os

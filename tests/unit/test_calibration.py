@@ -1,4 +1,4 @@
-"""Claims about calibrated probabilities: the fitted temperature, its measures, and what stays as it was."""
+"""Claims about calibrated probabilities: the fitted temperature, its metrics, and the unchanged raw logits."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from mbkd.train.run import run
 
 
 def world(temperature: float, rows: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a model that is `temperature` times too sure, and labels drawn from the true probabilities."""
+    """Logits of an overconfident model (by the factor `temperature`), and labels from the true probabilities."""
     draw = np.random.default_rng(0)
     logits = 2 * draw.standard_normal((rows, 4))
     labels = (calibration.probabilities(logits, None).cumsum(axis=1) > draw.random((rows, 1))).argmax(axis=1)
@@ -42,7 +42,7 @@ def test_the_calibration_error_is_the_mean_distance_of_the_bins():
     found = np.array([[0.99, 0.01], [0.98, 0.02], [0.6, 0.4], [0.41, 0.59]])
     labels = np.array([0, 1, 0, 1])
     bins = (abs(0.985 - 0.5) * 2 + abs(0.595 - 1) * 1 + abs(0.605 - 1) * 0) / 4
-    apart = abs(0.985 - 0.5) * 2 / 4 + abs(0.6 - 1) / 4 + abs(0.59 - 1) / 4  # 0.59 and 0.6 lie in two of 15 bins
+    apart = abs(0.985 - 0.5) * 2 / 4 + abs(0.6 - 1) / 4 + abs(0.59 - 1) / 4  # 0.59 and 0.6 are in different bins of 15
     assert calibration.error(found, labels) == pytest.approx(apart)
     assert bins != apart
 

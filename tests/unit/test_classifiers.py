@@ -1,4 +1,4 @@
-"""A model's folder without loading it: labels matched by name, and no hash of what is not there."""
+"""Claims about model folders that are not loaded: labels match by name, and incomplete folders have no hash."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Folders of runs as they are found in life: unfinished, failed, damaged, doubled, of another task."""
+"""Claims about folders of real runs: unfinished, failed, damaged, duplicate, and of another task."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def config(name: str = "multikd", seed: int = 1, **train: Any) -> Config:
 
 
 def run(root: Path, of: Config, share: float = 0.8, rows: int = ROWS, **result: Any) -> Path:
-    """A run that gets a share of the rows right, other ones in every language."""
+    """A run with a share of correct rows, different in every language."""
     rng = np.random.default_rng(of.seed)
     rights = {s: {x: rng.permutation(rows) < share * rows for x in of.task.languages} for s in ("dev", "test")}
     return write_run(root, of, rights, **result)
@@ -135,7 +135,7 @@ def test_a_run_of_another_task_is_left_out_and_named(tmp_path: Path):
     fewer = changed(config(seed=4), {"task": {"zero_shot": ["de", "es"]}})
     less = run(tmp_path, fewer)
     marc = paper.system(paper.base(paper.marc(), paper.BACKBONES["mbert"]), "multikd")
-    run(tmp_path, marc)  # a task with tables of its own
+    run(tmp_path, marc)  # a task with separate tables
     collection = collect(tmp_path)
     assert sorted((x.task, x.seeds) for x in collection.runs) == [("marc", (1,)), ("xnli", (1,)), ("xnli", (2,))]
     assert f"{small.name}: another xnli task than that of 2 runs: 10 rows in dev en, not 40" in said(collection)

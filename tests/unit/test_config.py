@@ -1,4 +1,4 @@
-"""What YAML makes of a value that was meant as a text, and numbers and languages that no run could use."""
+"""Claims about configurations: strings that YAML reads as other types, invalid numbers and languages, run names."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ train: {epochs: 3}
 
 
 def read(tmp_path: Path, old: str = "", new: str = "", *overrides: str) -> Config:
-    """The configuration above with a part of its text in other words."""
+    """Read the configuration above with a part of its text replaced."""
     assert old in BASE
     (tmp_path / "c.yaml").write_text(BASE.replace(old, new))
     return configuration.read(tmp_path / "c.yaml", list(overrides))
@@ -72,7 +72,7 @@ def test_unused_teachers_do_not_change_a_runs_name():
     ],
 )
 def test_a_finished_run_with_a_first_schema_name_is_found(tmp_path, recipe, name):
-    """The names are those of 25 November 2026, before names left the defaults out."""
+    """The expected names are those of the first schema, which hashed defaults too."""
     config = paper.recipes()[recipe]
     assert runs.folder(tmp_path, config) == tmp_path / config.run_name != tmp_path / name
     (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Claims about counted costs: they agree with torch's own counter, with the models, and with the paper's ratios."""
+"""Claims about counted costs: they agree with torch's counter, with the models, and with the paper's ratios."""
 
 import contextlib
 import dataclasses
@@ -99,7 +99,7 @@ def test_flops_of_a_student_step_equal_torchs_count(full: Config, fields: dict):
 
 
 class Flops(FlopCounterMode):
-    """torch's counter without its hooks on modules: they fail on views made without a graph, as in idle branches."""
+    """torch's counter without module hooks, which fail on views without a graph, as in idle branches."""
 
     def __init__(self):
         super().__init__(display=False)
@@ -153,7 +153,7 @@ def test_parameters_equal_the_models_with_and_without_embeddings(full: Config):
 
 
 def test_time_ratios_equal_the_papers():
-    """1.1 x in Table 6 is with the teacher in every step; 1.222 is 44 / 36 layers; 1.306 is without Eq. 8."""
+    """Table 6's 1.1 x includes the teacher in every step; 1.222 is 44 / 36 layers; 1.306 is without Eq. 8."""
     full, attached = paper_system(), paper_system(detach=False)
     assert round(cost.time_ratio(full, 32, 128, teacher=True, whole=True), 3) == 1.102
     assert round(cost.time_ratio(full, 32, 128, teacher=False, whole=True), 3) == 1.222
@@ -190,11 +190,11 @@ def test_a_last_layer_of_one_position_saves_seven_percent_of_a_student_and_nothi
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fields", [{"branch_depth": 0}, {}, {"detach": False}], ids=str)
 def test_activations_are_bounded_closely_from_above(full: Config, fields: dict, precision: str):
-    """Against the bytes that autograd really keeps, weights left out, attention not fused."""
+    """Compare with the bytes that autograd keeps, without weights, with unfused attention."""
     config = changed(full, {"student": fields})
     model = cost.empty_student(config).train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    # Nor are their casts to 16 bit activations.
+    # Casts of weights to 16 bits are not activations either.
     shapes = {s for p in model.parameters() if p.ndim == 2 for s in (tuple(p.shape), tuple(p.shape)[::-1])}
     kept: dict[int, int] = {}
 

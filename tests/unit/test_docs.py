@@ -1,4 +1,4 @@
-"""What the documentation says, held against the code: its commands, its configurations, the messages it explains."""
+"""Claims about the documentation: its commands, configurations and messages match the code."""
 
 import ast
 import importlib
@@ -78,7 +78,7 @@ COMMANDS = [pytest.param(page, line, id=f"{page.name}: {line[:60]}") for page in
 
 
 def parse(words: list[str]) -> None:
-    """Raise where a command line of `mbkd` would be refused before it does anything."""
+    """Raise if `mbkd` refuses a command line before any work."""
     group = typer.main.get_command(app)
     name, *rest = words
     with group.commands[name].make_context(name, rest) as context:
@@ -96,7 +96,7 @@ def check_fields(overrides: list[str]) -> None:
     for each in overrides:
         try:
             configuration.parse(configuration.override(values, [each]), each)
-        except UserError as error:  # a value that does not fit the other values is none of ours
+        except UserError as error:  # combinations of values are not checked here
             assert "unknown field" not in str(error), error
 
 
@@ -127,7 +127,7 @@ def test_every_command_in_the_documentation_is_valid(page: Path, line: str):
 
 
 def check_module(name: str, arguments: list[str]) -> None:
-    """Raise where `python -m NAME` would refuse its arguments, or there is no such module."""
+    """Raise if `python -m NAME` refuses its arguments or the module does not exist."""
     module = importlib.import_module(name)
     if hasattr(module, "app"):
         typer.main.get_command(module.app).make_context(name, arguments)
@@ -157,7 +157,7 @@ def test_every_configuration_in_the_documentation_has_known_fields_only(page: Pa
 
 
 def raised() -> list[str]:
-    """Every string of the code, with \\0 for the values in it."""
+    """Return every string of the code, with \\0 for interpolated values."""
     found = []
     for file in [*ROOT.glob("mbkd/**/*.py"), *ROOT.glob("tuning/*.py"), *ROOT.glob("analysis/*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

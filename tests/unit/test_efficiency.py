@@ -1,4 +1,4 @@
-"""Claims about Table 6's Params and Time as they are measured."""
+"""Claims about the measurement of Table 6's Params and Time."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ def test_single_ens2_and_mblm_are_measured_on_the_same_steps(
 
 
 def test_a_structure_is_recorded_under_its_name(toy: Config, tmp_path: Path):
-    """A report takes what is called MBLM for branches that are copies."""
+    """A report expects full branches in a system named MBLM."""
     found = efficiency.measure(changed(toy, {"student": {"branch_rank": 2, "detach": False}}), tmp_path, 1)
     assert list(found["systems"]) == ["Single", "Ens2", "MBLM - detaching, rank 2"]
 

@@ -1,4 +1,4 @@
-"""What the door to DeepSpeed sets up for a process."""
+"""Claims about the DeepSpeed engine and its setup of a process."""
 
 import ctypes
 import subprocess
@@ -116,7 +116,7 @@ fp16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_fp16_supported(), reas
 
 @fp16
 def test_fp16_scales_the_loss_and_skips_a_step_that_overflows():
-    """In a process of its own: DeepSpeed keeps the precision of the last engine for all that follow."""
+    """Run in a separate process, because DeepSpeed keeps the precision of the last engine for later engines."""
     done = subprocess.run([sys.executable, "-c", OVERFLOW], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -144,7 +144,7 @@ def test_fp16_over_shards_is_refused(stage: int, ranks):
 
 
 def test_the_fused_step_removes_the_loss_scale_and_then_clips():
-    """A GradScaler's way through the optimizer on any CPU: its scale and its overflow are seen."""
+    """The optimizer handles a GradScaler's scale and overflow, on any CPU."""
     found = []
     for scale in (1.0, 1024.0):
         torch.manual_seed(0)
@@ -187,7 +187,7 @@ def test_only_what_the_language_of_a_step_owns_or_shares_asks_for_gradients_and_
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1700), ("bf16", 2300)])
 def test_a_step_of_the_papers_student_dispatches_few_operations(precision: str, most: int, ranks, tmp_path):
-    """Of 12 layers, K = 4, three branches: operations are about kernel launches, reads stop a GPU's queue."""
+    """12 layers, K = 4, three branches. Operations approximate kernel launches; reads stall a GPU's queue."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
     BertConfig(vocab_size=1100, **sizes).save_pretrained(tmp_path)
     values = {

@@ -1,4 +1,4 @@
-"""Claims about ensembles: from saved logits and as a model they are the same, and only comparable runs join."""
+"""Claims about ensembles: saved logits and the model agree, and only comparable runs are combined."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def seeds(toy_yaml: Path, root: Path) -> list[Path]:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_saved_logits_and_the_ensemble_model_agree_bitwise(seeds: list[Path], root: Path, tmp_path: Path, size: int):
-    """In fp32 on one kind of device, with as many threads, over the same batches: then each member repeats itself."""
+    """Members are reproducible in fp32 on one kind of device, with equal threads and batches."""
     config = configuration.read(seeds[0] / "config.yaml")
     runs.write_model(seeds[:size], tmp_path / "model")
     _, expected = runs.combine(runs.read(seeds[:size]))

@@ -1,4 +1,4 @@
-"""Claims about the ONNX graph of a trained model: what it answers, for which shapes, and what is said of it."""
+"""Claims about the ONNX graph of a trained model: its outputs, its shapes, and its report."""
 
 import json
 import resource
@@ -56,7 +56,7 @@ def tokenizer(kind):
 
 
 def student(kind, folder, **fields):
-    """A saved student with branches that have parted and mixers with a preference, its tokenizer beside."""
+    """A saved student with different branches and non-uniform mixers, and its tokenizer."""
     words = tokenizer(kind)
     sizes = {**SIZES, "vocab_size": len(words), "pad_token_id": words.pad_token_id}
     config = {
@@ -118,7 +118,7 @@ def session(file):
 
 
 def test_the_graph_agrees_with_torch_on_a_thousand_reviews(exported):
-    """Counted here once more, by the tokenizer's and the model's own calls, in batches of other shapes."""
+    """The oracle calls the tokenizer and the model directly, in batches of other shapes."""
     folder, report, out = exported
     graph, model, words = session(out / "model.onnx"), saved.load(folder), load_tokenizer(folder)
     pairs = reviews(1000, seed=5)
@@ -194,7 +194,7 @@ def test_a_given_task_has_agreement_and_accuracy_measured_in_each_language(world
 
 
 def test_a_graph_that_loses_over_a_point_in_a_language_is_not_good():
-    """Ninety-eight of a hundred rows right where torch has all; the other language has lost nothing."""
+    """The graph has 98 of 100 correct rows in one language, torch all; the other language loses nothing."""
     rows = export.Rows([("", None)] * 200, "", ("en",) * 100 + ("fr",) * 100, (1,) * 200, ("a", "b"))
     logits = np.tile([0.0, 1.0], (200, 1))
     before = export.accuracies(logits, rows, [0, 1])
@@ -214,7 +214,7 @@ STRUCTURES = {
     "multi-classifier-no-mixers": {"branch_position": "top", "mixers": "none", "heads": "per_language"},
     "multi-classifier": {"branch_position": "top", "heads": "per_language"},
 }
-QUICK = (("xlm-roberta", "no-mixers"), ("bert", "multi-classifier"))  # all eighteen are slow together
+QUICK = (("xlm-roberta", "no-mixers"), ("bert", "multi-classifier"))  # all eighteen together are slow
 
 
 @pytest.mark.parametrize(
@@ -236,11 +236,11 @@ def test_every_structure_of_table_5_exports(kind: str, name: str, tmp_path):
     with torch.no_grad():
         expected = model(**batch).logits.numpy()
     assert np.abs(found - expected).max() <= 1e-4
-    assert np.ptp(expected, axis=0).max() > 1e-2  # the rows differ, so the graph did look at them
+    assert np.ptp(expected, axis=0).max() > 1e-2  # the rows differ, so the graph depends on them
 
 
 def trained(folder):
-    """Train a saved student on the length of texts, until its logits are far apart; returns its folder."""
+    """Train a saved student on the length of texts until its logits are far apart; return its folder."""
     model, words = saved.load(folder).train(), load_tokenizer(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(60):
@@ -274,7 +274,7 @@ def test_fp16_and_int8_graphs_are_smaller_and_measured(tmp_path):
 
 
 def test_no_quantised_weight_is_signed(tmp_path):
-    """Signed weights saturate on processors without VNNI, so a test of agreement passes or fails with the processor."""
+    """Signed weights saturate on processors without VNNI, so a test of agreement would depend on the processor."""
     import onnx
 
     _, out = export.export(student("xlm-roberta", tmp_path, branch_depth=1), ["int8"], None)
@@ -294,7 +294,7 @@ def test_an_unknown_precision_is_refused_with_the_valid_ones(tmp_path):
 
 
 def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path):
-    """A disk that does not take the graph, and a graph whose logits are not the model's."""
+    """The failures are a full disk, and a graph with other logits than the model."""
     folder = student("bert", tmp_path, branch_depth=1)
     model = saved.load(folder)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The figures of a report: what they show is what the runs hold, and a text in them stays text."""
+"""Claims about the figures of a report: they show the values of the runs, and text remains text."""
 
 import json
 
@@ -25,7 +25,7 @@ def read(root):
 
 
 def rights(share, rows=20):
-    """The first rows of each language are right."""
+    """The first rows of each language are correct."""
     languages = paper.xnli().languages
     return {split: {x: np.arange(rows) < share * rows for x in languages} for split in ("dev", "test")}
 
@@ -71,7 +71,7 @@ def test_mixer_weights_of_two_seeds_are_averaged(context):
 
 
 def test_many_languages_are_listed_vertically_and_sorted_within_their_group(tmp_path):
-    """Thirty languages: in the figures, on the page and in the Markdown; the labelled ones first."""
+    """Thirty languages in the figures, on the page and in the Markdown, with labelled languages first."""
     names = [f"l{number:02}" for number in range(30)]
     full = config("mblm", depth=2).model_dump(exclude_defaults=True)
     full["task"] = {"kind": "own", "files": {"train": "none.csv"}, "labels": ["a", "b"], "supervised": names[:3],
@@ -135,7 +135,7 @@ def test_the_most_different_rows_are_those_that_one_system_gets_wrong(context):
     comparisons, gaps = errors.compare(context)
     first = comparisons[0]
     assert (first.first, first.second) == ("MultiKD + MBLM", "MultiKD")
-    # Rows 12 and 13 are right with both seeds of one system and wrong with the other, 14 and 15 with one seed.
+    # One system has rows 12 and 13 correct with both seeds, 14 and 15 with one seed; the other has them wrong.
     german = [item for item in first.items if item.language == "de"]
     assert {item.id for item in german[:2]} == {"row 13", "row 14"}
     assert all(

@@ -59,7 +59,7 @@ def test_a_model_without_branches_is_refused():
 
 @pytest.fixture(scope="module")
 def finished(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of MultiTrain + MBLM, and beside it the plain one."""
+    """A run of MultiTrain + MBLM, and a plain run."""
     distributed.quiet()
     ranks, root = distributed.start(), tmp_path_factory.mktemp("runs")
     overrides = ["distill.signal=labels", "train.epochs=0.25"]

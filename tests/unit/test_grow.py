@@ -102,7 +102,7 @@ def test_after_opening_the_whole_new_branch_learns_and_nothing_else(structure, o
     for name, gradient in gradients(new, new.train()(**ragged("bert"), language="de").logits).items():
         if branch_of(name) == NEW:
             assert gradient is not None, name
-            waits = ".down." in name and opening < 1  # behind factors that are zero yet
+            waits = ".down." in name and opening < 1  # multiplied by factors that are still zero
             assert always_zero(name) or waits or gradient.abs().max() > 0, name
             seen.add(name.split(".")[0])
         else:
@@ -113,7 +113,7 @@ def test_after_opening_the_whole_new_branch_learns_and_nothing_else(structure, o
 
 
 def test_a_branch_next_to_a_single_branch_learns_without_dropout():
-    """Equal to the only branch it starts from, the new one would stay so behind a gate that had to learn to open."""
+    """The new branch equals the only other branch at the start; with a learned gate, both would remain equal."""
     _, new = grown_pair("bert", "full", ("en",))
     new.opening = grow.opening(1, steps=100, warmup=0.1)
     found = gradients(new, new.eval()(**ragged("bert"), language="de").logits)

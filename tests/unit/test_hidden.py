@@ -1,4 +1,4 @@
-"""Hidden-state matching: the right layers meet, each language has projections of its own, wrong layers are refused."""
+"""Claims about hidden-state matching: the chosen layers, one projection per language, and refused layers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,14 +50,14 @@ def matching(
 
 
 def batches(world: Path, teachers: list[Teacher], language: str) -> list[dict[str, np.ndarray]]:
-    """Five rows as each of a language's teachers reads them."""
+    """Return five rows as input of each of a language's teachers."""
     task = Task(kind="marc", path=str(world / "data"))
     stores = [open_store(world / "store", task, "train", language, x.path, 128) for x in teachers]
     return [store.batch(np.arange(5)) for store in stores]
 
 
 def states(world: Path, teachers: list[Teacher], language: str) -> tuple[tuple[torch.Tensor, ...], ...]:
-    """What a language's teachers say of five rows: the states of layers 2 and 1."""
+    """Return the hidden states of a language's teachers for five rows, from layers 2 and 1."""
     given = zip(teachers, batches(world, teachers, language), strict=True)
     return tuple(state for teacher, batch in given for state in teacher.answer(batch, (2, 1)).states or ())
 

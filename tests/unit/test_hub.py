@@ -1,4 +1,4 @@
-"""What the hub is asked, how often, and what happens while it is too busy: a hub on this machine counts."""
+"""Claims about requests to the hub: their number, and retries of a busy hub. A local hub counts the requests."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.conftest import run
 from tests.hub import Hub, serving
 from tests.unit.test_tasks import hub_folder
 
-# What a run asks of its rows before the first step, twice, and then in a process that it starts, as a rank is.
+# The hub requests of a run for its rows before the first step, twice, and then in a child process, as in a rank.
 ASK = """
 import subprocess, sys
 from pathlib import Path
@@ -36,7 +36,7 @@ def hub(tmp_path: Path):
 
 
 def ask(hub: Hub, folder: Path, code: str = ASK, home: str = "home"):
-    """Run code against the hub; `home`: where the hub's own libraries keep what they have read."""
+    """Run code against the hub; `home` is the cache folder of the hub's libraries."""
     online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_HOME": str(folder / home)}
     return run(sys.executable, "-c", code, folder / "store", **online, HF_HUB_DISABLE_XET="1", timeout=60)
 
@@ -67,7 +67,7 @@ def test_a_new_revision_is_another_dataset_and_the_last_revision_is_used_offline
 
 
 def test_a_request_to_a_busy_hub_is_retried(hub: Hub, tmp_path: Path):
-    hub.busy = 3  # the first is the client's own, before any data set
+    hub.busy = 3  # the client sends the first request itself, before any data set
     done = ask(hub, tmp_path, ASK.replace("errors\n", "errors\nerrors.WAITS = (0.1, 0.2)\n", 2))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("429") == done.stderr.count("trying again in") == 2
@@ -93,7 +93,7 @@ cli.main()
     assert ask(hub, tmp_path, code).returncode == 0
 
 
-# What a run asks of its models before the first step, and again in a process that it starts.
+# The hub requests of a run for its models before the first step, and again in a child process.
 ASK_MODELS = """
 import subprocess, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which way imports go: the picture in docs/design.md, held."""
+"""Claims about the direction of imports, as in the picture in docs/design.md."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-# The floors of docs/design.md from the ground up: each imports itself and those below it.
+# The layers of docs/design.md from the bottom up. Each layer imports itself and the layers below it.
 FLOORS = [
     {"errors", "registration", "precision"},
     {"config"},
@@ -36,7 +36,7 @@ FILES = sorted(p for top in ("mbkd", "launchers", "tuning", "analysis") for p in
 
 
 def imports(file: Path) -> set[str]:
-    """Every module that a file imports, also inside functions."""
+    """Yield every module that a file imports, including imports inside functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -47,7 +47,7 @@ def imports(file: Path) -> set[str]:
 
 
 def floor(module: str) -> int | None:
-    """The floor of a module of mbkd, such as data.tokens or distill.losses.step_loss."""
+    """Return the layer of a module of mbkd, such as data.tokens or distill.losses.step_loss."""
     return next((number for number, names in enumerate(FLOORS) if module.split(".", maxsplit=1)[0] in names), None)
 
 
@@ -102,7 +102,7 @@ def test_light_modules_stay_free_of_torch(module: str):
 
 
 def test_every_package_that_is_imported_is_declared():
-    """A package that only another package brings can leave with that package's next version."""
+    """An undeclared package, installed only as a dependency, may disappear with the next version of its parent."""
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = chain.from_iterable(project["optional-dependencies"].values())

@@ -1,4 +1,4 @@
-"""What `mbkd init` sees in rows, and that what it writes is a configuration that reads them."""
+"""Claims about `mbkd init`: what it detects in rows, and that its configuration reads them."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ QUEUES = ("billing", "technical", "other")
 
 
 def tickets(language: str, count: int, start: int = 0) -> list[dict[str, str]]:
-    """Rows under names of a user's own, in turn of each label."""
+    """Rows with the user's column names; labels alternate."""
     texts = islice(toy.unlabelled(language, start + count), start, None)
     return [
         {"nr": f"{language}{start + i}", "body": a, "subject": b, "queue": QUEUES[i % 3], "locale": language}
@@ -46,7 +46,7 @@ def save(file: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def init(given: str | Path, tmp_path: Path, force: bool = False, **options: object) -> Config:
-    """The configuration that is written without a question."""
+    """Return the configuration that is written without questions."""
     return configuration.read(write(str(given), tmp_path / "new.yaml", Options(**options), force, False))
 
 
@@ -72,7 +72,7 @@ def test_options_override_guesses(whole: Path, tmp_path: Path):
     assert (config.task.columns.text, config.task.columns.text_pair) == ("subject", None)
     assert (config.task.supervised, config.task.zero_shot, config.task.labels) == (("fr",), ("en",), QUEUES)
     assert (config.student.backbone, config.distill.signal, config.teachers) == ("a/b", "labels", {})
-    assert config.student.branch_depth == 0  # one language has nothing to branch from
+    assert config.student.branch_depth == 0  # one language needs no branches
 
 
 def test_labelled_languages_get_known_teachers(whole: Path, tmp_path: Path):
@@ -104,7 +104,7 @@ def test_splits_hold_every_row_once_in_the_files_format(tmp_path: Path, ending: 
     ]
     assert sorted(found) == sorted((x["body"], x["subject"], QUEUES.index(x["queue"]), x["locale"]) for x in rows)
     counts = {(s, x): len(tasks.load(config.task, s, x)) for s in ("dev", "test") for x in config.task.languages}
-    assert set(counts.values()) == {6, 15}  # two of twenty of each label; half of a language that is not trained on
+    assert set(counts.values()) == {6, 15}  # two of twenty per label; half of a language without training
 
 
 def test_splits_are_reproducible_and_keep_duplicates_together():
@@ -215,7 +215,7 @@ def test_the_file_explains_itself(whole: Path, tmp_path: Path):
     assert "rows: en 300, fr 210" in text
 
 
-# --- what init sees in the files of others ---
+# --- detection in foreign files ---
 
 
 def texts(language: str, count: int) -> list[tuple[str, str]]:
@@ -404,7 +404,7 @@ def test_unnamed_files_are_ignored(tmp_path: Path, capsys, names: tuple[str, str
     task = init(tmp_path / f"{names[0]}.csv", tmp_path, language="nl", split=True).task
     assert task.languages == ("nl",)
     assert not list(tmp_path.glob(f"{names[1]}.*.csv"))
-    with pytest.raises(UserError, match="--language"):  # the name says another language than the rows, or none at all
+    with pytest.raises(UserError, match="--language"):  # the name implies another language than the rows, or none
         init(tmp_path / f"{names[0]}.csv", tmp_path, force=True, split=True)
     assert "lie beside it" in capsys.readouterr().err
 
@@ -415,7 +415,9 @@ def test_a_splits_short_name_is_not_part_of_a_language(tmp_path: Path, capsys, n
         lines = [f"{a}\t{b}\t{XNLI[i % 3]}\n" for i, (a, b) in enumerate(texts(language, 210))]
         (tmp_path / f"{name.format(language)}.tsv").write_text("".join(lines))
     file = tmp_path / f"{name.format('{language}')}.tsv"
-    with pytest.raises(UserError, match=rf"header \(.+, .+, {XNLI[0]}\)"):  # also what the files do not share
+    with pytest.raises(
+        UserError, match=rf"header \(.+, .+, {XNLI[0]}\)"
+    ):  # includes columns that the files do not share
         init(file, tmp_path)
     assert init(file, tmp_path, header=False, split=False).task.supervised == ("en", "fr")
     (tmp_path / "new.yaml").unlink()

@@ -1,4 +1,4 @@
-"""Rows of two languages are the same items where their ids are, in whatever order, and nowhere else."""
+"""Claims about items: rows of two languages are the same item exactly if their ids are equal, in any order."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def own_task(seed: int = 1) -> Config:
 
 
 def resampled(root: Path, ids: Mapping[str, Sequence[str]], seeds: int = 1) -> Resampled:
-    """Of runs that are right on the same items in both languages, with labels that are equal row by row."""
+    """Runs that are correct on the same items in both languages, with equal labels in each row."""
     for seed in range(1, seeds + 1):
         rights = {"test": {"en": RIGHT, "fr": RIGHT[::-1]}}
         run = write_run(root, own_task(seed), rights)
@@ -50,7 +50,7 @@ def test_rows_with_the_same_ids_are_paired_by_id_in_any_order(tmp_path: Path):
     assert found.blocks == [("en", "fr")]
     ((group, _), *_) = found.columns
     (shares,) = found._scores(group, "S")
-    assert sorted(shares[0].tolist()) == sorted(RIGHT.astype(float).tolist())  # right in both, or in none
+    assert sorted(shares[0].tolist()) == sorted(RIGHT.astype(float).tolist())  # correct in both languages or in neither
 
 
 def test_rows_with_equal_labels_and_other_ids_are_not_translations(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""How a job starts and ends on one machine: the devices of its ranks, and errors of torch that a user can mend."""
+"""Claims about jobs on one machine: the devices of ranks, and errors of torch that a user can fix."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Claims about the examples for clusters and containers: they parse, fit their schemas, and name what is there."""
+"""Claims about the examples for clusters and containers: they parse, match their schemas, and name existing files."""
 
 import fnmatch
 import re
@@ -23,7 +23,7 @@ def load(name):
 
 
 def validate(resource):
-    """Raise where Kubernetes' own schema, in its strict form, refuses a resource."""
+    """Raise if Kubernetes' strict schema refuses a resource."""
     pytest.importorskip("kubernetes_validate").validate(resource, "1.34", strict=True)
 
 

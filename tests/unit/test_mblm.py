@@ -1,4 +1,4 @@
-"""Claims about MBLM as a whole (Eq. 5-12, Fig 2-4), against the oracle and against the encoders it is built from."""
+"""Claims about MBLM as a whole (Eq. 5-12, Fig 2-4), compared with the oracle and with its encoders."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ SIZES = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 2,
     "intermediate_size": 12,
-    "initializer_range": 0.3,  # at 0.02 a tiny encoder hardly tells one text from another
+    "initializer_range": 0.3,  # with 0.02, a tiny encoder hardly distinguishes texts
 }
 POSITIONS = {"max_position_embeddings": 140, "pad_token_id": 1, "type_vocab_size": 1}
 BACKBONES = {
@@ -138,7 +138,7 @@ def mblm(backbone="bert", structure="full", languages=LANGUAGES, source=None, **
 
 
 def trained(*args, **fields):
-    """A model whose branches have parted and whose mixers have a preference."""
+    """A model with different branches and non-uniform mixers."""
     model = mblm(*args, **fields)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -192,7 +192,7 @@ def gradients(model, logits):
 
 
 def base_logits(source, model, inputs, language):
-    """The plain encoder under the model's own head; with several heads the asked one, or their mean (Fig 4d)."""
+    """The plain encoder under the model's head; with several heads, the chosen head or their mean (Fig 4d)."""
     with torch.no_grad():
         first = source(**inputs).last_hidden_state[:, 0]
         if not hasattr(model, "heads") or model.config.branch_depth == 0 or model.config.heads == "shared":
@@ -316,7 +316,7 @@ def test_the_language_changes_logits_exactly_in_language_dependent_structures(st
 
 @every_branched_structure
 def test_logits_do_not_depend_on_the_autograd_graph(structure):
-    """Training or inference is the model's mode (`train` or `eval`), not the caller's `no_grad`."""
+    """The model's mode (`train` or `eval`) decides between training and inference, not the caller's `no_grad`."""
     inputs, model = ragged("bert"), trained("bert", structure)
     for language in QUESTIONS:
         recorded = model(**inputs, language=language).logits.detach()
@@ -345,7 +345,7 @@ def test_the_order_of_the_branches_does_not_matter(structure):
 
 
 def compare_with_the_oracle(model, inputs, language):
-    """Dropout on, the same random state: the same loss, and the same gradient or absence of one, everywhere."""
+    """With dropout and the same random state, the losses and all gradients are equal, including missing gradients."""
     model = model.double().train()
     torch.manual_seed(1)
     logits = model(**inputs, language=language).logits
@@ -380,7 +380,7 @@ def test_dropout_is_active_in_these_comparisons():
 
 @pytest.mark.parametrize("idle_dropout", [True, False])
 def test_idle_branches_use_dropout_only_if_configured(idle_dropout):
-    """With every other dropout at rate 0, the idle branches alone decide whether two passes agree."""
+    """All other dropout rates are 0, so only the idle branches can make two passes differ."""
     model, inputs = trained(idle_dropout=idle_dropout).train(), ragged("bert")
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and not name.startswith(("branches.1", "branches.2")):
@@ -406,7 +406,7 @@ def branch_of(name):
 
 
 def always_zero(name):
-    """A bias of the keys moves all scores of a query alike, so the softmax does not see it."""
+    """A bias of the keys shifts all scores of a query equally, so the softmax does not change."""
     return name.endswith(("key.bias", "k_lin.bias", "attn.k.bias"))
 
 
@@ -511,7 +511,7 @@ def test_token_ids_of_the_padding_do_not_change_logits(backbone):
 
 @different_backbones
 def test_wide_padding_does_not_change_gradients(backbone):
-    """Local attention leaves far padding without a single key to look at; no NaN may come from there."""
+    """With local attention, distant padding has no visible key; this must not give NaN."""
     model, texts = trained(backbone).double(), [text(backbone, tokens) for tokens in (9, 4)]
     narrow = gradients(model, model(**batch(backbone, texts), language="en").logits)
     wide = gradients(model, model(**batch(backbone, texts, 128), language="en").logits)
@@ -607,7 +607,7 @@ def test_a_student_is_built_from_a_checkpoint_with_pre_training_heads_or_in_half
     source, inputs = BertForPreTraining(copy.deepcopy(BACKBONES["bert"])).eval(), ragged("bert")
     source.save_pretrained(tmp_path / "single")
     source.to(torch.bfloat16).save_pretrained(tmp_path / "half")
-    source = source.float()  # now rounded to what the half-precision file holds
+    source = source.float()  # rounded to the values of the half-precision file
     for folder in ("single", "half"):
         model = MBLMForSequenceClassification.from_pretrained(
             tmp_path / folder, branch_languages=LANGUAGES, branch_depth=2
@@ -657,7 +657,7 @@ def test_labels_give_the_cross_entropy_of_the_logits():
 
 @different_backbones
 def test_a_low_rank_branch_is_the_base_layer_with_its_difference_added(backbone):
-    """The same model with the sums written into copies of the layers."""
+    """Return the same model with the sums stored in copies of the layers."""
     low, inputs = trained(backbone, "low_rank"), ragged(backbone)
     full = mblm(backbone, "full")
     full.load_state_dict(low.state_dict(), strict=False)

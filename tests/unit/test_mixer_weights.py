@@ -1,4 +1,4 @@
-"""Claims about what `mbkd mixers` counts: the weights that the model really uses, and their mean and spread."""
+"""Claims about the output of `mbkd mixers`: the weights that the model uses, and their mean and spread."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def test_mean_and_spread_cover_all_values_for_any_batches():
 
 
 def test_the_reported_weights_are_those_of_the_models_mixers(world, tmp_path, config):
-    """For every mixer, from the states that go into it, in one language."""
+    """Compute the weights of every mixer from its input states, in one language."""
     model = student(world, tmp_path)
     with torch.no_grad():
         for vector in (model.outer, *(v for each in model.inner for v in each)):

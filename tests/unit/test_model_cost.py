@@ -1,4 +1,4 @@
-"""Claims about what MBLM costs: parameters (Table 6, "Model Efficiency") and the work of a training step."""
+"""Claims about the cost of MBLM: parameters (Table 6, "Model Efficiency") and the work of a training step."""
 
 import pytest
 import torch
@@ -53,10 +53,9 @@ def size(module: nn.Module) -> int:
     ("backbone", "rounded"), [(MBERT, (1.319, 1.320)), (XLMR_BASE, (1.204, 1.204))], ids=["mBERT", "XLM-R base"]
 )
 def test_the_papers_student_is_a_third_or_a_fifth_larger_than_its_backbone(backbone, rounded):
-    """The paper's 32 % and 20 %; 1.319 and 1.204 are the ratios to the backbone as published, with its pooler.
+    """The paper states 32 % and 20 %. The ratios to the published backbone, with its pooler, are 1.319 and 1.204.
 
-    A student has no pooler. Against the student without branches, which is what trains in the same run, mBERT's
-    ratio is 1.320 (1.3199 where the other is 1.3188).
+    A student has no pooler. The ratio to mBERT's student without branches is 1.320 (1.3199 instead of 1.3188).
     """
     plain, branched = student(backbone, depth=0), student(backbone)
     with torch.device("meta"):
@@ -122,7 +121,7 @@ def step_flops(**fields) -> int:
 
 
 def mixer_flops() -> int:
-    """An upper bound of what the counter sees in one mixer, forward and backward."""
+    """Return an upper bound of the counted operations of one mixer, forward and backward."""
     states = torch.randn(3, BATCH, TOKENS, WIDTH, requires_grad=True)
     v = torch.zeros(TOKENS, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
@@ -133,7 +132,7 @@ def mixer_flops() -> int:
 def test_a_training_step_costs_44_layers_for_36_and_60_without_the_detach_rule():
     """Forward 1 and backward 2 per layer: 8 x 3 shared, then 4 x (3 + 1 + 1) detached or 4 x 9 attached.
 
-    Where no mixer follows the last layer, only keys and values of it are computed for all tokens.
+    If no mixer follows the last layer, only its keys and values are computed for all tokens.
     """
     layer = BATCH * TOKENS * (24 * WIDTH**2 + 4 * TOKENS * WIDTH)
     last = BATCH * (TOKENS * 4 * WIDTH**2 + 20 * WIDTH**2 + 4 * TOKENS * WIDTH)

@@ -1,4 +1,4 @@
-"""The last layer computed for the position that the head reads: the same numbers for a sixth of the work."""
+"""Claims about the last layer computed for the head's position only: equal numbers for a sixth of the work."""
 
 import copy
 
@@ -39,10 +39,10 @@ NARROWED = [
     EuroBertConfig(**SIZES, **POSITIONS, head_dim=6, num_key_value_heads=1, classifier_pooling="bos"),
     *(
         ModernBertConfig(**SIZES, **POSITIONS, local_attention=4, global_attn_every_n_layers=n, attention_bias=n > 1)
-        for n in (1, 2)  # the last layer's attention is to all, or to its neighbours
+        for n in (1, 2)  # global or local attention in the last layer
     ),
 ]
-SINGLE = ("deberta-v2", "eurobert", "modernbert")  # scales, angles or softmax are in single precision there
+SINGLE = ("deberta-v2", "eurobert", "modernbert")  # these models compute scales, angles or softmax in single precision
 EAGER_ALONE = ("deberta-v2", "mpnet", "rembert")
 
 
@@ -59,7 +59,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def classifier(config, attention: str = "sdpa"):
-    """The whole model and its narrowed copy, in doubles, without dropout."""
+    """The full model and its narrowed copy, in double precision without dropout."""
     whole = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).double().eval()
     narrow = copy.deepcopy(whole)
     backbones.narrow_classifier(narrow)
@@ -73,7 +73,7 @@ def classifier(config, attention: str = "sdpa"):
         for config in NARROWED
         for way in ("sdpa", "eager")
         if (way == "eager" or config.model_type not in EAGER_ALONE)
-        if (way == "sdpa" or config.model_type != "modernbert")  # padding gives NaN in transformers' doubles there
+        if (way == "sdpa" or config.model_type != "modernbert")  # padding gives NaN in transformers in double precision
     ],
     ids=lambda value: getattr(value, "model_type", value),
 )

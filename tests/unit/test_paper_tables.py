@@ -1,4 +1,4 @@
-"""The paper's own numbers, given as runs, come out as the paper prints them; its slips are flagged, and no others."""
+"""Claims about the paper's numbers as runs: tables equal the paper's, and exactly its slips are flagged."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -22,9 +22,9 @@ MAIN = {
     "table-8": ("marc", "test"),
 }
 AVERAGES = ("AVG(S)", "AVG(Z)", "AVG(A)")
-# What the paper prints and its cells do not give, found by hand.
+# Averages in the paper that differ from those of its cells, found by hand.
 SLIPS = {
-    ("table-4", "xlmr", "MultiTrain", "AVG(S)"): False,  # whether the rounding of the cells can explain it
+    ("table-4", "xlmr", "MultiTrain", "AVG(S)"): False,  # whether rounding of the cells can explain the difference
     ("table-4", "xlmr", "MultiTrain", "AVG(Z)"): False,
     ("table-4", "xlmr", "MultiKD + MBLM", "AVG(Z)"): True,
     ("table-6", "mbert", "Ens2", "AVG(A)"): False,
@@ -44,7 +44,7 @@ def scores(table: str, backbone: str, system: str, config: Config) -> tuple[dict
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
-    """Tables made from one run for each row of the paper's Tables 3, 4, 7 and 8."""
+    """Tables from one run per row of the paper's Tables 3, 4, 7 and 8."""
     root = tmp_path_factory.mktemp("paper")
     for task, make_task in paper.TASKS.items():
         for backbone, path in paper.BACKBONES.items():
@@ -110,7 +110,7 @@ def test_slips_are_noted_next_to_the_table(tables: dict[str, Table]):
 
 @pytest.mark.parametrize("name", MAIN)
 def test_bold_cells_follow_the_caption_in_hundredths(tables: dict[str, Table], name: str):
-    """The naive rule on whole hundredths: nothing that binary fractions could blur."""
+    """The naive rule on integer hundredths, without rounding of binary fractions."""
     best = min if name == "table-8" else max
     for row, column, cell in cells(tables[name]):
         block = [other for other in tables[name].rows if other.block == row.block]

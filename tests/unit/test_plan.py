@@ -1,4 +1,4 @@
-"""Claims about plans: what is counted is what the loop does, and what is not known is said."""
+"""Claims about plans: the counts match the training loop, and assumptions are listed."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,9 @@ from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
 from mbkd.estimate import cost, dry_run, machine, plan
 
-EVEN = machine.Machine(1e12, 1e12, "bf16", True, "a TFLOP/s")  # teacher and student as fast: ratios are those of FLOPs
+EVEN = machine.Machine(
+    1e12, 1e12, "bf16", True, "a TFLOP/s"
+)  # with equal speeds of teacher and student, ratios are those of FLOPs
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_the_saving_of_the_cache_equals_its_flops(
     ten_epochs: float,
     whole_grid: float,
 ):
-    """The bounds of 128 tokens a row, by hand: epochs (T + S) / (epochs S + T); measuring makes them 2 % smaller."""
+    """The bounds for 128 tokens per row by hand: epochs (T + S) / (epochs S + T). Evaluation reduces them by 2 %."""
     monkeypatch.setattr(plan, "ASSUMED_LENGTH", 128)
     full = changed(paper.find("xnli-mbert-mblm", []), {"student": {"branch_depth": depth}})
     for configs, expected in (
@@ -130,4 +132,4 @@ def test_plan_measures_this_machine_and_shows_teachers_and_student(toy_yaml: Pat
     ):
         assert text in done.output
     assert re.search(r"sum: 4 runs, \d+ steps", done.output)
-    assert not list(tmp_path.glob("marc-*"))  # nothing was run
+    assert not list(tmp_path.glob("marc-*"))  # no run was started

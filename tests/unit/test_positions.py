@@ -1,4 +1,4 @@
-"""Claims about the longest input that a model takes: it runs at that length and fails at one more."""
+"""Claims about a model's maximum length: the model runs at this length and fails with one more token."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_a_student_and_an_ensemble_have_the_smallest_limit_of_their_parts(world:
 
 
 def test_a_student_with_mixers_longer_than_its_positions_classifies_long_texts(world: Path):
-    """Such models were saved where no training row was long."""
+    """Models from training data without long rows are saved in this way."""
     model = MBLMForSequenceClassification.from_pretrained(
         world / "models" / "student", branch_languages=("en",), branch_depth=1, mixer_length=600
     ).eval()

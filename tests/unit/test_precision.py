@@ -1,4 +1,4 @@
-"""One precision for a model: in training, measuring, prediction and serving."""
+"""Claims about the precision of a model: the same in training, evaluation, prediction and serving."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
 def test_evaluate_reproduces_the_runs_scores_in_every_precision(toy_yaml: Path, tmp_path: Path, kind: str):
-    """To the last bit: the saved weights are those that were measured, and they are measured in the same way."""
+    """The scores are bitwise equal, because the saved weights are evaluated in the same way."""
     config = configuration.read(toy_yaml, ["distill.signal=labels", f"train.precision={kind}"])
     distributed.quiet()
     directory = run(config, tmp_path, distributed.start(), Schedule())

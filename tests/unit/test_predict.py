@@ -1,4 +1,4 @@
-"""Claims about prediction: every row in its place, each bad row named, memory and speed independent of the order."""
+"""Claims about prediction: rows keep their order, bad rows are named, and memory does not depend on the order."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def lines(file):
 
 
 def classify(model, source, out, text="text", pair=None, batch_tokens=256):
-    """Number of bad rows, and what was written."""
+    """Return the number of bad rows and the output."""
     return predict(model, source, out, text, pair, batch_tokens), lines(out) if out.suffix == ".jsonl" else None
 
 
@@ -122,7 +122,7 @@ def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path,
 
 def test_a_text_beyond_the_csv_modules_default_limit_is_classified(model, tmp_path):
     (tmp_path / "a.csv").write_text("text\n" + "x" * 300_000 + "\nlast\n")
-    csv.field_size_limit(131_072)  # another test may have raised it
+    csv.field_size_limit(131_072)  # another test may have raised the limit
     bad, found = classify(model, tmp_path / "a.csv", tmp_path / "out.jsonl")
     assert (bad, [row["line"] for row in found]) == (0, [2, 3])
 
@@ -183,7 +183,7 @@ def test_rows_are_read_no_further_ahead_than_a_window(tmp_path, monkeypatch):
 
 
 def test_rows_of_an_open_pipe_are_classified_as_they_arrive(model, tmp_path):
-    """The first answer is there while the writer still holds the pipe, and the rows after it come in order."""
+    """The first answer arrives while the writer holds the pipe open, and later rows arrive in order."""
     command = [sys.executable, "-m", "mbkd", "predict", str(model)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT

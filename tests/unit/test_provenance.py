@@ -1,4 +1,4 @@
-"""A result speaks only for what it was made from: rows, teachers and backbone, whatever files hold them."""
+"""Claims about the inputs of a result: rows, teachers and backbone, independent of their files."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ ROWS = [("good", "yes"), ("bad", "no"), ("fine", "yes"), ("poor", "no")]
 
 
 def write_rows(file: Path, rows: list[tuple[str, str]], **more: list[tuple[str, str]]) -> None:
-    """A file of two languages: the rows of fr as given, those of en always the same."""
+    """A file of two languages: the given rows of fr, and constant rows of en."""
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["text", "label", "language"])
@@ -42,7 +42,7 @@ def write_rows(file: Path, rows: list[tuple[str, str]], **more: list[tuple[str, 
 
 
 def write_model(folder: Path, weights: bytes = b"weights") -> str:
-    """What a folder of a model looks like to who does not load it."""
+    """Write the files of a model folder that are read without loading the model."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "config.json").write_text('{"model_type": "bert"}')
@@ -52,7 +52,7 @@ def write_model(folder: Path, weights: bytes = b"weights") -> str:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """A student that learns from a fine-tuned teacher of en, and from one of fr that `mbkd teach` makes."""
+    """A student with a fine-tuned teacher of en and a teacher of fr for `mbkd teach`."""
     for split in ("train", "dev"):
         write_rows(tmp_path / f"{split}.csv", ROWS)
     files = {split: str(tmp_path / f"{split}.csv") for split in ("train", "dev")}

@@ -1,4 +1,4 @@
-"""What `mbkd data` measures of rows, and that it warns of what a training would suffer from."""
+"""Claims about `mbkd data`: its measurements of rows, and its warnings about problems for training."""
 
 import json
 from itertools import islice
@@ -23,7 +23,7 @@ def rows(language: str, count: int, start: int = 0) -> list[dict[str, str]]:
 
 @pytest.fixture
 def good(world: Path, tmp_path: Path):
-    """Writes splits as JSONL and looks at them; by default rows that nothing is wrong with."""
+    """Writes splits as JSONL and inspects them; by default, rows without problems."""
     whole = {
         "train": rows("en", 120) + rows("fr", 120),
         "dev": [row for x in ("en", "fr", "de") for row in rows(x, 40, 200)],
@@ -38,7 +38,7 @@ def good(world: Path, tmp_path: Path):
                 "kind": "own", "labels": LABELS, "supervised": ["en", "fr"], "zero_shot": ["de"],
                 "files": {x: str(tmp_path / f"{x}.jsonl") for x in (whole | changes)}, "columns": columns or {},
             } | (task or {}),
-            "student": {"backbone": str(models / "teacher-en"), "branch_depth": 1},  # bytes: nothing is unknown
+            "student": {"backbone": str(models / "teacher-en"), "branch_depth": 1},  # bytes are never unknown
             "teachers": {x: {"model": str(models / f"teacher-{x}")} for x in ("en", "fr")},
             "distill": {"signal": "labels"},
             "train": {"max_length": 400},

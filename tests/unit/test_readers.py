@@ -1,4 +1,4 @@
-"""Files as people have them: separators, quotes, encodings, JSON; read right, or refused with what to do."""
+"""Claims about real files: separators, quotes, encodings, JSON. Files are read correctly or refused with a fix."""
 
 import contextlib
 import csv
@@ -29,13 +29,13 @@ def cells(file: Path, **how: bool) -> list[tuple[str, ...]]:
 
 
 def predicted(file: Path, *columns: str, **how: bool) -> list[tuple[str | None, ...]]:
-    """What `mbkd predict` reads of a file: a text, and the second of a pair; None for a row that is refused."""
+    """Return the rows that `mbkd predict` reads: a text, and the second text of a pair; None for a refused row."""
     found = _rows(file, str(file), *columns, *[None] * (2 - len(columns)), **how)
     return [(None,) if isinstance(row, Bad) else (row.text, row.pair)[: len(columns)] for row in found]
 
 
 def refused(file: Path, *parts: str, predict: str | None = "text", **how: bool) -> None:
-    """Training refuses the file with all the parts, and `mbkd predict` the file or each of its rows."""
+    """Training refuses the file with all parts in the message; `mbkd predict` refuses the file or each row."""
     with pytest.raises(UserError) as caught:
         found = table(file, **how)
         found.column("text")
@@ -150,7 +150,7 @@ def test_a_repeated_header_among_the_rows_is_refused(tmp_path):
         assert predicted(file, "text") == [("a",), (None,), ("b",)]
 
 
-# --- values that are no text ---
+# --- values that are not text ---
 
 LISTS = {
     "a list of one": ({"text": "a", "label": ["billing"]}, "'label' holds a list", "label[0]"),
@@ -202,7 +202,7 @@ def test_a_class_label_keeps_its_names_in_parquet(tmp_path):
     )
     data = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [2, 0, -1]}, features=features)
     data.to_parquet(tmp_path / "a.parquet")
-    pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "b.parquet")  # as another program copies it
+    pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "b.parquet")  # as copied by another program
     for name in ("a.parquet", "b.parquet"):
         assert table(tmp_path / name).column("label").to_pylist() == ["eggs", "ham", ""]
 
@@ -217,7 +217,7 @@ def test_pandas_columns_in_parquet_keep_their_meaning(tmp_path):
     assert cells(tmp_path / "b.parquet") == [("",), ("2.5",)]
 
 
-# --- encodings and packing ---
+# --- encodings and compression ---
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -1,4 +1,4 @@
-"""The report as a user gets it: tables, intervals, verdicts, gaps on top, and files that other programs read."""
+"""Claims about the report: tables, intervals, verdicts, gaps at the top, and files for other programs."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from tests.synthetic import Rights, write_ensemble, write_run
 
 ROWS = 600
 SPLITS = ("dev", "test")
-# Share of rows that a system gets right in supervised and in zero-shot languages: the paper's order, exaggerated.
+# A system's share of correct rows in supervised and zero-shot languages: the paper's order, exaggerated.
 SHARES = {
     "MonoKD": (0.70, 0.55),
     "MultiTrain": (0.72, 0.60),
@@ -33,7 +33,7 @@ SHARES = {
 
 
 def rights(of: Config, share: tuple[float, float], seed: int, splits: tuple[str, ...] = SPLITS) -> Rights:
-    """Items are as hard in every language, and for every system: rows are right below a threshold, with some noise."""
+    """Items are equally hard in every language and for every system: rows below a noisy threshold are correct."""
     hard, noise = np.random.default_rng(0).random(ROWS), np.random.default_rng(seed + 1)
     return {
         split: {x: hard + noise.normal(0, 0.03, ROWS) < share[x not in of.task.supervised] for x in of.task.languages}
@@ -172,7 +172,7 @@ def test_only_translated_rows_are_resampled_together(made: tuple[dict[str, Table
         low, high = row(tables[name], "MonoKD")["AVG(A)"].interval or (0, 0)
         return high - low
 
-    # the items are as hard in all languages: 15 languages of the same items say less than 6 of different ones
+    # items are equally hard in all languages: 15 languages with shared items carry less information than 6 without
     assert width("table-3-intervals") > 1.5 * width("table-4-intervals")
 
 

@@ -1,4 +1,4 @@
-"""What a run measured, as a file: written and read without loss, also files of earlier versions."""
+"""Claims about result files: they are written and read without loss, including files of earlier versions."""
 
 import json
 from pathlib import Path

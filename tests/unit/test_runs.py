@@ -1,4 +1,4 @@
-"""A run's files are there whole or not at all, whatever becomes of the disk."""
+"""Claims about a run's files: they are complete or absent, even on a full disk."""
 
 import errno
 import os
@@ -73,7 +73,7 @@ def test_on_a_full_disk_a_runs_arrays_give_one_message_and_no_partial_file(tmp_p
 
 
 def test_on_a_full_disk_metrics_keep_the_complete_earlier_lines(tmp_path: Path):
-    """Also where the disk takes a part of the lines."""
+    """This holds even if the disk accepts a part of the lines."""
     file = tmp_path / "metrics.jsonl"
     runs.append_metrics(tmp_path, [{"step": 1}])
     before = file.read_bytes()
@@ -93,7 +93,7 @@ def new_task(rows: Path, split: bool) -> object:
     return init(str(rows), rows.with_name("new.yaml"), Options(split=split), force=True, interactive=False)
 
 
-# By name: to how many bytes a file may grow, and what writes into the first folder, given a configuration and a model.
+# By name: the maximum size of a file, and a function that writes to a folder, given a configuration and a model.
 WRITERS: dict[str, tuple[int, Callable[[Path, Path, Path], object]]] = {
     "predict .jsonl": (900, lambda at, _, model: predict(model, at / "rows.csv", at / "x.jsonl", "text", None, 99)),
     "predict .tsv": (900, lambda at, _, model: predict(model, at / "rows.csv", at / "x.tsv", "text", None, 99)),
@@ -111,11 +111,11 @@ WRITERS: dict[str, tuple[int, Callable[[Path, Path, Path], object]]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_gives_one_message_and_no_partial_file(name: str, toy_yaml: Path, student: Path, tmp_path: Path):
     largest, write = WRITERS[name]
-    quiet()  # what is printed goes to a file that may not grow, too
+    quiet()  # output goes to a file with limited size, too
     (tmp_path / "rows.csv").write_text("".join(f"{','.join(x)}\n" for x in [list(ROWS[0]), *map(dict.values, ROWS)]))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     given = there(tmp_path)
-    if name == "baseline":  # its tokens are a store, which has a test of its own
+    if name == "baseline":  # another test covers its token store
         shutil.rmtree(write(tmp_path, toy_yaml, student))
     for attempt in range(2):
         with (
@@ -124,14 +124,14 @@ def test_a_full_disk_gives_one_message_and_no_partial_file(name: str, toy_yaml: 
         ):
             write(tmp_path, toy_yaml, student)
         assert there(tmp_path) == given
-        if attempt == 0 and name != "baseline":  # which is not made again
+        if attempt == 0 and name != "baseline":  # which is not rebuilt
             write(tmp_path, toy_yaml, student)
             assert len(there(tmp_path)) > len(given)
             given = there(tmp_path)
 
 
 def there(folder: Path) -> dict[Path, bytes]:
-    """The files of a folder, without the store."""
+    """Return the files of a folder, without the store."""
     return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file() and "store" not in x.parts}
 
 

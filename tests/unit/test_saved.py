@@ -1,4 +1,4 @@
-"""Claims about a model's files that are damaged, or that a disk does not take: one message, and no traceback."""
+"""Claims about damaged model files and full disks: one message, and no traceback."""
 
 import json
 import resource
@@ -101,9 +101,9 @@ def test_a_full_disk_gives_one_message_when_a_model_is_saved(limit: int, student
 
 
 def test_a_truncating_pipeline_accepts_a_text_of_any_length(student: Path, tmp_path: Path):
-    """Of a student and of an ensemble, whose members take other lengths."""
+    """The models are a student, and an ensemble whose members have other maximum lengths."""
     model, tokenizer = saved.load(student), load_tokenizer(student)
-    tokenizer.model_max_length = 10**30  # as many tokenizers on the hub say
+    tokenizer.model_max_length = 10**30  # as in many tokenizers on the hub
     short = MBLMForSequenceClassification(MBLMConfig(**model.config.to_dict() | {"mixer_length": 20}))
     saved.save(model, tokenizer, tmp_path / "student")
     saved.save(short, tokenizer, tmp_path / "short")

@@ -1,4 +1,4 @@
-"""Which configuration counts (decision 18, 19)."""
+"""Claims about the choice of a configuration (decisions 18, 19)."""
 
 import pytest
 

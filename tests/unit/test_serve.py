@@ -1,4 +1,4 @@
-"""Claims about serving without a network: what a request may hold, which rows go together, who answers what."""
+"""Claims about serving without a network: valid requests, batches of rows, and answers."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def test_an_invalid_request_is_refused_with_the_problem_the_place_and_the_fix(bo
     ids=["bad-rows", "bad-texts", "unknown-fields"],
 )
 def test_only_the_first_mistake_of_a_request_is_described(body, status):
-    """Counted in what is allocated, for seconds depend on the machine: each mistake would take a kilobyte."""
+    """The test counts allocated bytes, because times depend on the machine. Each mistake would take a kilobyte."""
     tracemalloc.start()
     with pytest.raises(Refused) as refused:
         parse(body, Limits())
@@ -90,7 +90,7 @@ def test_only_the_first_mistake_of_a_request_is_described(body, status):
 
 
 def served(classifier, work, capacity=1000, batch_tokens=256):
-    """What `work(worker)` returns, and the sizes of the batches that the worker made of it."""
+    """Return the result of `work(worker)`, and the sizes of the worker's batches."""
     sizes = []
 
     async def run():
@@ -152,7 +152,7 @@ def test_queued_rows_are_batched_by_length_within_the_token_budget(student):
 def test_a_full_queue_accepts_no_rows_until_rows_leave(classifier):
     async def work(worker):
         first = [asyncio.create_task(worker.ask([("good", None)], False)) for _ in range(3)]
-        await asyncio.sleep(0)  # all three are in the queue, of which the worker may have taken some
+        await asyncio.sleep(0)  # all three were queued; the worker may have taken some
         with pytest.raises(Full) as full:
             await worker.ask([("good", None)] * 9, False)
         await asyncio.gather(*first)
@@ -227,7 +227,7 @@ def test_for_nearly_equal_probabilities_serve_and_predict_return_the_same_label(
     model = Classifier(random_student(tmp_path / "student", world))
     with torch.no_grad():
         model._model.head.weight.zero_()
-        model._model.head.bias.copy_(torch.tensor([0.0, 4e-7, 0.0]))  # six digits do not tell them apart
+        model._model.head.bias.copy_(torch.tensor([0.0, 4e-7, 0.0]))  # equal in six digits
     (values,) = model.probabilities(model.encode([("good", None)]))
     assert int(np.argmax(values)) == 1
 

@@ -61,7 +61,7 @@ def test_every_ablation_is_a_separate_run_and_survives_its_file(tmp_path):
 
 
 def test_configuration_and_model_refuse_the_same_values():
-    """Every combination of the four fields: both take it or neither does."""
+    """For every combination of the four fields, both accept it or neither does."""
     taken = 0
     for values in product(*structures.VALUES.values()):
         fields = dict(zip(structures.VALUES, values, strict=True))
@@ -102,7 +102,7 @@ def test_the_trained_student_has_the_configured_structure(name, world):
 
 @pytest.fixture(scope="module")
 def without_mixers(world, tmp_path_factory):
-    """A student without mixers whose branches have parted, its tokenizer beside, and a configuration of its task."""
+    """A student without mixers and with different branches, its tokenizer, and a configuration of its task."""
     folder = tmp_path_factory.mktemp("student")
     torch.manual_seed(0)
     backbone = world / "models" / "student"
@@ -156,7 +156,7 @@ def test_the_other_inference_setting_reuses_the_finished_training(toy_yaml: Path
         assert results[1][name] == results[0][name]
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (trained, single)]
     assert weights[0] == weights[1]
-    for language in ("de", "es", "ja"):  # decision 24: zero-shot languages are answered in the same way
+    for language in ("de", "es", "ja"):  # decision 24: zero-shot languages use the same inference
         logits = [np.load(folder / "logits" / f"test.{language}.npy") for folder in (trained, single)]
         assert np.array_equal(*logits)
     assert json.loads((single / "model" / "config.json").read_text())["inference"] == "single"
@@ -169,7 +169,7 @@ def test_a_stopped_run_resumes_although_the_other_inference_setting_is_finished(
 
     def stopped_in_the_third(trainer: Trainer, number: int, stop: bool) -> bool:
         if number == 2:
-            os.kill(os.getpid(), signal.SIGTERM)  # as Slurm sends it
+            os.kill(os.getpid(), signal.SIGTERM)  # as sent by Slurm
         return step(trainer, number, stop)
 
     distributed.quiet()
@@ -190,7 +190,7 @@ def test_a_stopped_run_resumes_although_the_other_inference_setting_is_finished(
 
 @pytest.mark.parametrize("structure", [{"mixers": "none"}, {"heads": "per_language", "branch_position": "top"}, {}])
 def test_without_detaching_training_does_not_depend_on_zero_gradients_of_deepspeed(structure, toy_yaml: Path):
-    """At stage 1 DeepSpeed makes zeros of missing gradients; at stage 0 with one rank a gradient may be missing."""
+    """At stage 1, DeepSpeed replaces missing gradients by zeros; at stage 0 with one rank, gradients may be missing."""
     distributed.quiet()
     ranks = distributed.start()
     found = []
@@ -249,7 +249,7 @@ print(type(AutoModelForSequenceClassification.from_config(ensemble)).__name__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.stdout.split() == ["MBLMForSequenceClassification", "EnsembleForSequenceClassification"], done.stderr
-    assert "mblm" not in done.stderr  # no warning that the tokenizer's model is unknown
+    assert "mblm" not in done.stderr  # no warning about an unknown model type of the tokenizer
 
 
 def test_importing_mbkd_alone_imports_neither_transformers_nor_torch():
@@ -278,7 +278,7 @@ KINDS = ("mblm", "without mixers", "ensemble", "low rank", "folded", "grown", "l
 def kinds(
     student: Path, without_mixers: Path, world: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Folders of each kind of model that we save, and of an MBLM on each family that has no folder elsewhere."""
+    """Folders of each kind of saved model, and of an MBLM on each family without another folder."""
     low = random_student(tmp_path_factory.mktemp("low"), world, branch_rank=2)
     found = {"mblm": student, "without mixers": without_mixers, "low rank": low}
     tokenizer = AutoTokenizer.from_pretrained(student)
@@ -331,7 +331,7 @@ def test_gradients_with_and_without_checkpointing_are_equal(kind, kinds):
     found = []
     for checkpointing in (False, True):
         model = AutoModelForSequenceClassification.from_pretrained(kinds[kind])
-        if checkpointing and kind == "mpnet":  # transformers' MPNet cannot
+        if checkpointing and kind == "mpnet":  # MPNet in transformers does not support this
             with pytest.raises(ValueError, match="not compatible with gradient checkpointing"):
                 model.gradient_checkpointing_enable()
             return
@@ -349,7 +349,7 @@ def test_gradients_with_and_without_checkpointing_are_equal(kind, kinds):
         loss = model.train()(torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([1]), language="en").loss
         before = len(calls)
         loss.backward()
-        assert (len(calls) > before) == checkpointing  # layers are run again
+        assert (len(calls) > before) == checkpointing  # layers are recomputed
         found.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in found[0].items():
         assert (gradient is None) == (found[1][name] is None)
@@ -398,7 +398,7 @@ def test_the_card_lists_languages_scores_configuration_and_licence(carded, world
     assert "mixers: none" in text
     assert "calibrated on dev rows of en, fr (temperature 0.25)" in text
     assert "import mbkd" in text
-    assert str(world) not in text  # a folder of the machine is nobody's business
+    assert str(world) not in text  # paths of the machine are private
     assert "trust_remote_code" not in text
 
 
@@ -412,7 +412,7 @@ def test_the_upload_is_the_folder_with_the_licence_in_its_card(carded):
     readme = next(x for x in push.additions(carded, "apache-2.0") if x.path_in_repo == "README.md")
     with readme.as_file() as stream:
         assert yaml.safe_load(stream.read().decode().split("---\n")[1])["license"] == "apache-2.0"
-    assert "unknown" in (carded / "README.md").read_text()  # the folder itself stays
+    assert "unknown" in (carded / "README.md").read_text()  # the folder itself is unchanged
 
 
 def test_invalid_repository_names_and_folders_without_a_card_are_refused(carded, without_mixers):

@@ -1,4 +1,4 @@
-"""Every layout of XNLI, MARC and own rows reads the same; what is wrong is named with its place."""
+"""Claims about tasks: every layout of XNLI, MARC and own rows gives the same rows; errors name their place."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from mbkd.errors import UserError
 SHARED = Path(__file__).parents[2] / "../shared/data/xnli"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="real XNLI rows are not here: ../shared/data/xnli")
 
-PAIRS = [  # premise, hypothesis, label; quotes as XNLI has them: unbalanced, and not a quoted CSV
+PAIRS = [  # premise, hypothesis, label; unbalanced quotes as in XNLI, not a quoted CSV
     ('" He said', "He spoke .", "entailment"),
     ("A dog ran", 'The cat "sat', "contradiction"),
     ("One\u2028line", "Two", "neutral"),
@@ -72,7 +72,7 @@ def texts(data: datasets.Dataset) -> list[tuple[str, str, int]]:
 
 
 def refuses(task: Task, *parts: str, split: str = "train", language: str = "en") -> None:
-    """Loading raises one UserError whose message has all the parts."""
+    """Assert that loading raises a UserError with all parts in its message."""
     with pytest.raises(UserError) as caught:
         tasks.load(task, split, language)
     for part in parts:
@@ -314,7 +314,7 @@ def own_file(folder: Path, ending: str) -> Path:
     elif ending == ".jsonl":
         write(file, "".join(json.dumps(row) + "\n" for row in rows))
     else:
-        with file.open("w", newline="", encoding="utf-8-sig") as stream:  # with a byte order mark, as Excel does
+        with file.open("w", newline="", encoding="utf-8-sig") as stream:  # with a byte order mark, as written by Excel
             writer = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if ending == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
@@ -355,7 +355,7 @@ def test_a_text_may_exceed_the_csv_modules_default_limit(tmp_path, ending):
     rows = [("text", "label", "language"), ("x" * 300_000, "pos", "en"), ("b", "neg", "en")]
     separator = "," if ending == ".csv" else "\t"
     file = write(tmp_path / f"train{ending}", "".join(separator.join(row) + "\n" for row in rows))
-    csv.field_size_limit(131_072)  # another test, or the user's program, may have raised it
+    csv.field_size_limit(131_072)  # another test or the user's program may have raised the limit
     assert [len(x) for x in tasks.load(own(file), "train", "en")["text_a"]] == [300_000, 1]
 
 
@@ -378,7 +378,7 @@ def test_own_rows_come_from_a_folder_in_the_hub_layout(tmp_path):
     assert tasks.load(task, "dev", "fr")["label"] == [2, 0, 1]
 
 
-# --- languages and labels as rows spell them ---
+# --- spelling of languages and labels ---
 
 
 @pytest.mark.parametrize("spelt", ["PT-br", "pt_BR", " pt-br "])
@@ -510,7 +510,7 @@ def test_missing_files_entries_and_language_columns_are_named(tmp_path):
     refuses(own(file, "en", "de", language="lang"), "'lang'", "did you mean 'language'")
 
 
-# --- folders, hub ids, and what all kinds share ---
+# --- folders, hub ids, and common rules of all kinds ---
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c"])
@@ -549,7 +549,7 @@ def test_zero_shot_language_may_be_without_dev_rows(tmp_path):
 def test_supervised_language_needs_dev_rows_and_any_language_test_rows(tmp_path):
     write(tmp_path / "dev-de.tsv", tsv(PAIRS))
     task = Task(kind="xnli", path=str(tmp_path), supervised=("en",), zero_shot=("de",))
-    assert tasks.languages(task, "dev") == ("en", "de")  # `load` then says what is missing
+    assert tasks.languages(task, "dev") == ("en", "de")  # `load` then names the missing files
     assert tasks.languages(task, "test") == ("en", "de")
 
 

@@ -1,4 +1,4 @@
-"""Teachers: asked for the right tokens and classes, shown to work before they teach, several or shared."""
+"""Claims about teachers: tokens and classes, checks before training, several teachers, and shared teachers."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_token_ids_of_the_student_are_refused(world: Path, folder: Path, ranks, 
 
 
 def test_missing_segment_ids_are_refused_before_training(world: Path, toy_yaml: Path, tmp_path: Path):
-    """HerBERT, ALBERT and RemBERT come so out of transformers 5. A tokenizer that has none by nature is no fault."""
+    """transformers 5 loads HerBERT, ALBERT and RemBERT in this way. A tokenizer without segment ids is valid."""
     models = world / "models"
     for name, tokenizer in (("lost", models / "teacher-zh"), ("by nature", models / "student")):
         shutil.copytree(models / "teacher-zh", tmp_path / name)
@@ -112,11 +112,11 @@ def test_missing_segment_ids_are_refused_before_training(world: Path, toy_yaml: 
             "path": None,
         }
     )
-    prepare(lost.teacher_run("zh").model_copy(update={"task": alone}), tmp_path)  # lone texts have no second segment
+    prepare(lost.teacher_run("zh").model_copy(update={"task": alone}), tmp_path)  # single texts have no second segment
 
 
 def deberta(folder: Path, words: Path, scale: float = 1.0) -> Path:
-    """A classifier without SDPA in transformers; `scale` is of what its layer's last map gives, before a norm."""
+    """A classifier without SDPA in transformers; `scale` multiplies the last linear map before a norm."""
     shutil.copytree(words, folder)
     torch.manual_seed(0)
     config = DebertaV2Config(
@@ -146,7 +146,7 @@ def test_a_teacher_that_overflows_in_half_precision_computes_in_fp32(
     monkeypatch.setattr(distributed.get_accelerator(), "supported_dtypes", lambda: [torch.float32, torch.float16])
     folder = deberta(tmp_path / "deberta", world / "models" / "teacher-en", 1e6)
     mine = given(world, folder, tmp_path)
-    for said in (True, False):  # the second time it is read from the store
+    for said in (True, False):  # the second call reads the store
         teacher = Teacher(str(folder), LABELS, ranks)
         assert teacher.precision == torch.float16
         found = checks.examine(teacher, "en", mine, tmp_path)
@@ -168,7 +168,7 @@ def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path,
 
     edit_weights(folder, permute)
     found = Teacher(str(folder), LABELS, ranks).signal(tokens(world, folder, tmp_path), ROWS).logits
-    # Not bit for bit: a matrix product may round its last column, which fills no vector, in another order.
+    # Not bitwise: a matrix product may round its last column, which fills no vector, in another order.
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
@@ -215,7 +215,7 @@ def test_an_engine_whose_logits_are_not_finite_in_fp32_either_is_refused(world, 
 
 
 def test_a_teacher_at_chance_is_refused_unless_allowed(world: Path, folder: Path, ranks, tmp_path: Path):
-    edit_weights(folder, lambda weights: weights["classifier.out_proj.weight"].zero_())  # one answer for every row
+    edit_weights(folder, lambda weights: weights["classifier.out_proj.weight"].zero_())  # the same answer for every row
     found = checks.examine(Teacher(str(folder), LABELS, ranks), "en", given(world, folder, tmp_path), tmp_path)
     assert found["accuracy"] <= found["chance"]
     with pytest.raises(UserError, match=r"no better than chance.*allow_chance_teachers"):
@@ -235,7 +235,7 @@ def test_a_files_hash_is_kept_until_the_file_changes(folder: Path, tmp_path: Pat
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # a copy that keeps its time and size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # a copy with the same time and size
     assert fingerprint(str(folder), tmp_path) != first
 
 
@@ -298,7 +298,7 @@ def test_a_language_may_have_its_own_temperature(toy_yaml: Path):
 
 
 def test_rows_beyond_the_positions_of_backbone_or_teachers_are_refused_in_one_message(world, toy_yaml, tmp_path):
-    """Also where no row is that long: the check of the teachers pads."""
+    """This holds even without rows of this length, because the check of the teachers pads."""
     roberta, bert = (classifier(world, tmp_path / x, x) for x in ("teacher-en", "teacher-zh"))
     given = {"en": roberta, "fr": roberta, "zh": bert}
     config = several(toy_yaml, **{x: {"model": str(path), "fine_tuned": True} for x, path in given.items()})
@@ -320,7 +320,7 @@ def test_rows_beyond_the_positions_of_backbone_or_teachers_are_refused_in_one_me
 def test_every_phase_before_the_first_step_is_said_in_its_turn(
     world: Path, toy_yaml: Path, ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    """At its start, where the patience with quick phases is over at once."""
+    """Make progress bars appear at once, without their patience."""
     for module in (inputs, run, engine, signals, checks):
         monkeypatch.setattr(module, "PATIENCE", 0)
     folder = classifier(world, tmp_path / "teacher")

@@ -1,4 +1,4 @@
-"""What commands print, in windows of many widths: every number is whole, in its place, and said once."""
+"""Claims about output in windows of many widths: every number is complete, in its place, and printed once."""
 
 import re
 import time
@@ -25,7 +25,7 @@ STUDENTS = ("MultiTrain", "MultiKD", "MultiKD + MBLM")
 
 @pytest.fixture(params=WIDTHS)
 def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """A terminal of some width: `window.width`, and `window.lines()`, what was printed since."""
+    """A terminal: `window.width` sets its width, and `window.lines()` returns the output since the last call."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(request.param))
 
@@ -45,7 +45,7 @@ def codes(count: int) -> list[str]:
 
 
 def result(system: str, languages: list[str], supervised: int = 3, role: str = "student") -> Result:
-    """A finished run with scores that no other one has."""
+    """A finished run with unique scores."""
     draw = np.random.default_rng(zlib.crc32(system.encode()))
     scores = {x: float(draw.random()) for x in languages}
     return make_result(
@@ -164,7 +164,7 @@ def test_markup_in_a_label_is_text(window):
 
 
 def split(language: str, labels: dict[str, int], text: str) -> dict[str, Any]:
-    """One entry of what `mbkd data` finds."""
+    """Return one split and language of the report of `mbkd data`."""
     tokens = {"p50": 20, "p90": 40, "p99": 90, "longer": 0.01, "cut": 0.002, "unknown": 0.0123}
     found: dict[str, Any] = {"split": "train", "language": language, "rows": sum(labels.values()), "labels": labels}
     found |= {"duplicates": 7, "also_in": {"dev": 3}, "looks_like": {"own": 0.9, "others": {"de": 0.1}}}
@@ -243,7 +243,7 @@ def test_a_phase_shows_progress_only_after_its_patience(capsys: pytest.CaptureFi
     with progress.ProgressBar("tokens", 3, patience=0.01) as slow:
         slow.advance()
         said, until = "", time.monotonic() + 60
-        while "\n" not in said and time.monotonic() < until:  # nothing is counted meanwhile
+        while "\n" not in said and time.monotonic() < until:  # no steps are counted yet
             time.sleep(0.01)
             said += capsys.readouterr().err
         slow.advance(steps=2)
@@ -251,7 +251,7 @@ def test_a_phase_shows_progress_only_after_its_patience(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "tokens  3/3  done in 0:00\n"
     with progress.ProgressBar("over", 3, patience=60) as late:
         pass
-    late._start()  # the timer fires just as the work ends
+    late._start()  # the timer fires when the work ends
     with progress.ProgressBar("another rank's", 3, show=False, patience=0.01):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Claims about the token store, on tokenizers made here and on the small encoders where they are present."""
+"""Claims about the token store, with tokenizers built here and with the small encoders if they are present."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ WORDS = ["the", "a", "cat", "dog", "sat", "on", "and", "it", "was", "très", "bo
 def make_tokenizer(folder, segments=True, padding_side="right", extra=()):
     """A BERT-like tokenizer of a few words; its pad id is not 0."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast  # not at the top: the processes below start faster
+    from transformers import PreTrainedTokenizerFast  # imported here to start the processes below faster
 
     vocabulary = {word: index for index, word in enumerate([*SPECIALS.values(), *WORDS, *extra])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -99,7 +99,7 @@ def assert_same(ours, theirs):
 
 
 def assert_whole(store, task, name, caplog):
-    """Opening the store once more finds every file with its checksum, and has nothing to say."""
+    """Assert that opening the store again verifies every checksum without a message."""
     caplog.clear()
     open_store(store, task, "train", "en", name, 24)
     assert caplog.text == ""
@@ -257,7 +257,7 @@ def test_a_tokenizer_that_cannot_be_used_is_refused_by_name(tmp_path):
 
 
 def _open_at_once(barrier, results, store, task, name):
-    """Open when the other process does; report how many rows there are and what was said."""
+    """Open the store at the same time as the other process; report the number of rows and the output."""
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
@@ -316,7 +316,7 @@ def test_a_killed_build_is_rebuilt(tmp_path, caplog):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     (left,) = (tmp_path / "tokens").glob("*.part")
-    assert not left.with_suffix("").exists()  # nothing that could be taken for whole
+    assert not left.with_suffix("").exists()  # nothing that looks complete
     store = open_store(tmp_path, task, "train", "en", name, 24)
     assert len(store) == 5000
     assert not left.exists()

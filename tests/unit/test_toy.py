@@ -1,4 +1,4 @@
-"""The toy task: what it promises about text, labels, tokenizers and encoders."""
+"""Claims about the toy task: text, labels, tokenizers and encoders."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ SENTENCES = {
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
-    """The same world with as little work as possible."""
+    """Build the same world with minimal work."""
     patch.setattr(toy_models, "SIZES", {"train": 10, "dev": 5, "test": 5})
     patch.setattr(toy_models, "TEXTS", 200)
     patch.setattr(toy_models, "PARALLEL", 200)
@@ -65,7 +65,11 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from mbkd.demo import toy;"
         "toy.write_reviews(Path(sys.argv[1]), train=20, dev=10, test=10, seed=int(sys.argv[2]))"
     )
-    for name, seed in (("one", 3), ("two", 3), ("other", 4)):  # a fresh process each: no hash() may leak in
+    for name, seed in (
+        ("one", 3),
+        ("two", 3),
+        ("other", 4),
+    ):  # separate processes, because hash() differs between processes
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name), str(seed)], check=True)
     assert bytes_below(tmp_path / "one") == bytes_below(tmp_path / "two")
     assert bytes_below(tmp_path / "one") != bytes_below(tmp_path / "other")
@@ -98,7 +102,7 @@ def test_splits_languages_and_pretraining_text_are_independent_draws() -> None:
     firsts = [meanings[0] for meanings in drawn.values()]
     assert len(set(firsts)) == len(firsts)
     seen = {row["review_body"] for _, row in toy.reviews("en", "test", 200)}
-    assert len(seen & {body for body, _ in toy.unlabelled("en", 200)}) < 10  # a short sentence may come twice
+    assert len(seen & {body for body, _ in toy.unlabelled("en", 200)}) < 10  # a short sentence may occur twice
 
 
 def test_every_language_has_every_pattern_and_fills_every_slot() -> None:
@@ -172,7 +176,7 @@ def test_a_long_pair_is_truncated_longest_first_to_128(world: Path, name: str) -
     short = tokenizer(SENTENCES[name], add_special_tokens=False)["input_ids"]
     cut = tokenizer(SENTENCES[name] * 40, SENTENCES[name], truncation="longest_first", max_length=128)["input_ids"]
     assert len(cut) == 128
-    assert cut[-1 - len(short) : -1] == short  # the short text is whole
+    assert cut[-1 - len(short) : -1] == short  # the short text is complete
 
 
 def test_chinese_bert_tokenizer_gives_segment_ids(world: Path) -> None:
@@ -217,7 +221,7 @@ def test_an_unfinished_world_is_rebuilt(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str | None
 ) -> None:
     shrink(monkeypatch)
-    monkeypatch.setattr(toy_models, "build_teacher", lambda *_: None)  # the student is enough to see
+    monkeypatch.setattr(toy_models, "build_teacher", lambda *_: None)  # the student is sufficient
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset_en_train.json").write_text("half a row")
     if left is not None:

@@ -1,4 +1,4 @@
-"""Metrics of a run in TensorBoard, Weights & Biases and MLflow: by the names of metrics.jsonl, each line once."""
+"""Claims about metrics in TensorBoard, Weights & Biases and MLflow: names of metrics.jsonl, each line once."""
 
 import json
 from collections import Counter
@@ -40,7 +40,7 @@ EXPECTED = {
 
 
 def follow(kind: str, run: Path, lines: list[dict[str, Any]]) -> None:
-    """One process's part of a run: it opens the tracker, notes some lines, and is gone."""
+    """Simulate one process of a run, which opens the tracker, records some lines, and exits."""
     tracker = Tracker(kind, run, CONFIG)
     for line in lines:
         runs.append_metrics(run, [line])
@@ -49,7 +49,7 @@ def follow(kind: str, run: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def go_on(run: Path, lines: int) -> None:
-    """What a resumed run does: the lines after the checkpoint are dropped, to be written again."""
+    """Simulate a resume, which drops the lines after the checkpoint and writes them again."""
     file = run / "metrics.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:lines]))
 
@@ -67,7 +67,7 @@ def test_tensorboard_receives_every_number_by_name(tmp_path: Path):
 def test_a_resumed_run_sends_no_step_twice(tmp_path: Path):
     follow("tensorboard", tmp_path, LINES[:3])
     go_on(tmp_path, 1)
-    follow("tensorboard", tmp_path, LINES[1:2])  # stopped again before it caught up
+    follow("tensorboard", tmp_path, LINES[1:2])  # stopped again before reaching the earlier step
     go_on(tmp_path, 1)
     follow("tensorboard", tmp_path, LINES[1:])
     assert_once(scalars(tmp_path))
@@ -133,17 +133,17 @@ def test_wandb_receives_the_same_numbers_under_one_id(tmp_path: Path, monkeypatc
 
 
 def _wandb_scalars(data: bytes) -> list[tuple[str, int, float]]:
-    """The numbers in a file of an offline run, which is a log of LevelDB's kind that holds protocol buffers."""
+    """Return the numbers in a file of an offline run: protocol buffers in a log of LevelDB's format."""
     from wandb.proto import wandb_internal_pb2
 
-    found, at, whole = [], 7, b""  # behind the file's own header
+    found, at, whole = [], 7, b""  # after the file's header
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # no record begins in the last bytes of a block
             at += 32768 - at % 32768
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of a record
             record, whole = wandb_internal_pb2.Record.FromString(whole), b""
             for item in record.history.item:
                 name = item.key or "/".join(item.nested_key)

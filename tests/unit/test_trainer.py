@@ -1,4 +1,4 @@
-"""Trainer's own steps against the paper's loop in plain torch: the same parameters, and what a mistake would change."""
+"""Claims about Trainer, compared with the paper's loop in plain torch: equal parameters, and the effect of mistakes."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from mbkd.train.optim import language_of
 from tests.unit import loop_oracle
 from tests.unit.loop_oracle import LANGUAGES, MISTAKES, configuration, moved, parameters, trainer
 
-# The loop's own bf16 is this far from fp32 at most, in shares of the way; each mistake is further.
+# The maximum distance of bf16 from fp32, relative to the total update. Each mistake is further away.
 BF16 = 0.05
 
 
@@ -34,7 +34,7 @@ def ranks() -> Iterator[distributed.Ranks]:
 
 
 def trained(folder: Path, ranks: distributed.Ranks, train: Any = None, distill: Any = None) -> dict[str, torch.Tensor]:
-    """Parameters after all steps; at each of them what is idle must not move, nor its moments."""
+    """Return the parameters after all steps; assert that idle parameters and their moments never change."""
     config = configuration(folder, train, distill)
     made = trainer(config, ranks)
     model, optimizer = made.engine.module, made.optimizer
@@ -64,7 +64,7 @@ def largest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-# ---------------------------------------------------------------------------------------------- against the paper
+# -------------------------------------------------------------------------------------- comparison with the paper
 
 
 @pytest.mark.parametrize("distill", [{}, {"tau_squared": True}, {"signal": "labels"}], ids=str)
@@ -95,7 +95,7 @@ def test_idle_branches_drift_as_in_deepspeed_if_configured(tmp_path: Path, ranks
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_bf16_is_closer_to_fp32_than_any_mistake(tmp_path: Path, ranks, stage: int):
-    """The bound is on the update: an untrained model is 1 away from the end of the way."""
+    """The bound is relative to the update: an untrained model has distance 1."""
     config = configuration(tmp_path)
     right = loop_oracle.train(config)
     found = trained(tmp_path, ranks, {"precision": "bf16", "zero_stage": stage})
@@ -111,7 +111,7 @@ def test_two_accumulation_steps_in_bf16_equal_one_step_of_twice_the_rows(tmp_pat
     assert moved(config, found, loop_oracle.train(config)) < BF16
 
 
-# ------------------------------------------------------------------------------------------------ every field counts
+# ------------------------------------------------------------------------------------------ every field has an effect
 
 TRAINING: dict[str, Any] = {
     "lr": 2e-2,
@@ -306,7 +306,7 @@ def test_a_seed_changes_the_draw_of_languages_and_rows(tmp_path: Path):
 
 
 def test_each_language_learns_from_its_own_teacher(tmp_path: Path, ranks, plain):
-    """Teachers of equal size, swapped: another student, and the one that the paper's loop makes of the swap."""
+    """Swapped teachers of equal size give another student, equal to that of the paper's loop with the swap."""
     swap = {"en": "fr", "fr": "zh", "zh": "en"}
     made = trainer(configuration(tmp_path), ranks)
     signal = made.source.signal
@@ -318,7 +318,7 @@ def test_each_language_learns_from_its_own_teacher(tmp_path: Path, ranks, plain)
     assert largest(found, plain) > 1e-3
 
 
-# ------------------------------------------------------------------------------------------------------- it learns
+# -------------------------------------------------------------------------------------------------------- learning
 
 
 def accuracy(made: Any) -> float:

@@ -1,4 +1,4 @@
-"""What a sweep plans, without Ray: lists that span a grid, systems, protocols, the record, what a trial is given."""
+"""Claims about sweeps without Ray: grids from lists, systems, protocols, the record, and conditions of a trial."""
 
 import json
 import sys
@@ -125,7 +125,7 @@ def test_confirm_searches_with_one_seed_and_gives_the_winner_the_others():
     then = wanted(group, "confirm", [1, 2, 3], results, set(), "all")
     assert [(run.train.lr, run.train.epochs, run.seed) for run in then] == [(1e-5, 3, 2), (1e-5, 3, 3)]
     for run in then:
-        results[run.run_name] = result(run, 0.1)  # what the others say does not undo the choice
+        results[run.run_name] = result(run, 0.1)  # results of the other seeds do not change the choice
     assert wanted(group, "confirm", [1, 2, 3], results, set(), "all") == []
     found = record(group, "confirm", [1, 2, 3], results, {}, "all")
     assert found["chosen"] == {"train.lr": 1e-5, "train.epochs": 3}
@@ -191,14 +191,14 @@ def test_a_study_keeps_its_name_and_a_finished_study_does_nothing(tmp_path):
 
     for run in asked().wanted():
         finish(run)
-    study = asked()  # its trainings are finished, and the row that is measured only is left: stopped there
+    study = asked()  # stopped when its trainings are finished and only the measured row is left
     study.look()
     study.groups += (singles := _single_inference(study))
     (file,) = {study.record(False), asked().record(False)}
     for run in wanted(singles[0], "full", [1, 2], {}, set(), "all"):
         finish(run)
     study = asked()
-    assert carry_out(study, conditions(tmp_path), 0, "127.0.0.1:1")  # no Ray is there: it was not looked for
+    assert carry_out(study, conditions(tmp_path), 0, "127.0.0.1:1")  # Ray was not started
     assert study.record(True) == file
     assert list((tmp_path / "sweeps").iterdir()) == [file]
     content = json.loads(file.read_text())
@@ -212,7 +212,7 @@ def test_a_refused_teacher_fails_only_the_runs_that_use_it():
     config, _ = base("xnli-mbert", [], EXPERIMENTS["main"])
     mono, _, multi, mblm = (system.run({}, 1) for system in EXPERIMENTS["main"].systems(config, []))
     assert mono.languages == ("en",)
-    assert _to_ask([mono, multi, mblm], set(), {}) == [multi]  # one job asks for all of them
+    assert _to_ask([mono, multi, mblm], set(), {}) == [multi]  # one job covers all teachers
     refused = {_cached_teachers(multi): "zh is at chance"}
     assert _to_ask([mono, multi, mblm], set(), refused) == [mono]
     assert [_refusal(each, refused) for each in (mono, multi, mblm)] == [None, "zh is at chance", "zh is at chance"]
@@ -225,7 +225,7 @@ def test_a_successful_job_removes_the_failure_of_an_earlier_attempt(tmp_path):
     job = Job(full(), "measure")
     job.home(tmp_path).mkdir(parents=True)
     write_json(job.home(tmp_path) / "failed.json", {"reason": "exit code 247", "attempts": 1, "log": []})
-    write_json(tmp_path / f"efficiency-{job.config.hash}.json", {})  # the other attempt's
+    write_json(tmp_path / f"efficiency-{job.config.hash}.json", {})  # of the other attempt
     work(job, conditions(tmp_path), lambda _: None)
     assert failure(job.home(tmp_path)) == {}
 
@@ -267,7 +267,7 @@ def test_a_trial_is_retried_a_limited_number_of_times_after_transient_errors(tmp
     config = full()
     directory = runs.folder(tmp_path, config)
     directory.mkdir(parents=True)
-    command = tmp_path / "python"  # what a trial starts: it exits with 69 some times, and then has a result
+    command = tmp_path / "python"  # a trial's process: it exits with 69 several times, and then has a result
     command.write_text(
         f"#!/bin/sh\necho >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) -gt {busy} ] || exit {UNAVAILABLE}\n"
         f"cp {tmp_path}/made.json {directory}/result.json\n"
@@ -283,14 +283,14 @@ def test_a_trial_is_retried_a_limited_number_of_times_after_transient_errors(tmp
         with pytest.raises(TrialFailed, match="exit code 69"):
             work(Job(config), given, print)
     assert (tmp_path / "tries").read_text().count("\n") == tries
-    assert not hopeless(directory)  # the next sweep may try again
+    assert not hopeless(directory)  # the next sweep may retry
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_board_has_a_row_for_each_group_in_their_order_with_what_is_done(width: int, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(width))
-    systems = ("MultiTrain", "MultiKD + MBLM", "MonoKD")  # as they were given, not by name or score
+    systems = ("MultiTrain", "MultiKD + MBLM", "MonoKD")  # in the given order, not by name or score
     expected = [(x, b) for b in ("xlm-r", "mbert") for x in systems]
     given = [Group("xnli", f"someone/{b}", x, 0) for x, b in expected]
     scores = {id(group): (i / 10 if i else None, i) for i, group in enumerate(given)}
