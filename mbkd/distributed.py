@@ -1,7 +1,4 @@
-"""Ranks, their devices, and sums over them: the ground on which a process of a job stands.
-
-Of DeepSpeed only the accelerator and the process group are used here.
-"""
+"""Ranks, their devices, and collective operations. Only DeepSpeed's accelerator and process group are used."""
 
 import ctypes
 import functools
@@ -14,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# DeepSpeed warns at import that there is no GPU; what it logs later follows `quiet`.
+# DeepSpeed warns about a missing GPU on import. `quiet` controls its later messages.
 logging.disable(logging.WARNING)
 import deepspeed  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
@@ -27,7 +24,7 @@ ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # of a rank without
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands among the others, and its device."""
+    """The rank of this process, the world size, and the device."""
 
     rank: int
     world: int
@@ -40,7 +37,7 @@ class Ranks:
 
 
 def quiet() -> None:
-    """Keep the chatter of DeepSpeed, torch and transformers off the screen; errors still show."""
+    """Hide messages and warnings of DeepSpeed, torch and transformers. Errors are still shown."""
     import warnings
 
     import transformers
@@ -52,7 +49,7 @@ def quiet() -> None:
 
 
 def start() -> Ranks:
-    """Join the process group that the launcher's environment describes; alone without a launcher.
+    """Join the process group of the launcher's environment, or form a group of one rank without a launcher.
 
     Collective: all ranks must call.
     """
@@ -63,7 +60,7 @@ def start() -> Ranks:
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         if "OMP_NUM_THREADS" not in os.environ:
-            # Each rank takes its share of the cores, or the ranks of one machine fight for them.
+            # Each rank uses its share of the cores, because ranks would otherwise compete for them.
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
         device = torch.device("cpu")
         # The shared-memory all-reduce serves tensor-parallel inference only; its first use compiles for 40 s.
@@ -74,7 +71,7 @@ def start() -> Ranks:
         device = torch.device(accelerator.device_name(local))
     if (
         os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized()
-    ):  # nobody to meet: no port is taken, so none can be taken already
+    ):  # one rank needs no port, so no port can be in use already
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(verbose=False)
@@ -82,10 +79,10 @@ def start() -> Ranks:
 
 
 def _keep_memory() -> None:
-    """Let the C library keep what is freed for the next step; torch does the same with a GPU's memory.
+    """Let the C library keep freed memory for the next step, as torch does with GPU memory.
 
-    By default every large block goes back to the system, which fills it with zeros, page by page, when it is asked for
-    again: a tenth of a step and more (PERFORMANCE.md).
+    By default, every large block returns to the system, which zeroes its pages at the next allocation. This takes a
+    tenth of a step or more (PERFORMANCE.md).
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc; the numbers are from its malloc.h
@@ -94,30 +91,32 @@ def _keep_memory() -> None:
 
 
 def stop() -> None:
-    """Leave the process group, so that torch has nothing to warn of at exit. Collective: all ranks must call."""
-    _cpu_group.cache_clear()  # the next process group has other ones
+    """Leave the process group, to avoid a warning of torch at exit. Collective: all ranks must call."""
+    _cpu_group.cache_clear()  # the next process group needs a new one
     if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group()  # DeepSpeed's own: it forgets the groups that it keeps, too
-    if "LOCAL_SIZE" not in os.environ and ALONE.items() <= os.environ.items():  # nothing is left in a notebook
+        deepspeed.comm.destroy_process_group()  # of DeepSpeed, because it also drops cached groups
+    if (
+        "LOCAL_SIZE" not in os.environ and ALONE.items() <= os.environ.items()
+    ):  # a notebook keeps no variables of a rank
         for name in ALONE:
             os.environ.pop(name, None)
 
 
 def half_supported() -> bool:
-    """Whether the device computes in fp16 (a CPU does with AVX512-FP16 only)."""
+    """Whether the device supports fp16 (a CPU needs AVX512-FP16)."""
     return torch.float16 in get_accelerator().supported_dtypes()
 
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on the device; a GPU copies it while the host goes on."""
+    """Return an array as a tensor on the device. A GPU copies it asynchronously."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def deterministic(wanted: bool) -> None:
-    """Let torch compute the same bits again from the same numbers, on a GPU too; False: as fast as it can.
+    """Make torch bitwise reproducible on a GPU, or as fast as possible if `wanted` is False.
 
-    An operation without such a way raises RuntimeError. A CPU computes the same bits either way.
+    An operation without a deterministic implementation raises RuntimeError. A CPU is reproducible in both cases.
     """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product runs
@@ -125,9 +124,9 @@ def deterministic(wanted: bool) -> None:
 
 
 def tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """A batch of arrays as tensors on the device, without the attention mask where nothing is padded.
+    """Return a batch of arrays as tensors on the device, without the attention mask if no row is padded.
 
-    The host knows that; a model that has a mask may ask the device, which stops its queue of work.
+    The host checks the padding, because a check by the model would read the device and stall its queue.
     """
     mask = batch.get("attention_mask")
     left_out = {"attention_mask"} if mask is not None and mask.all() else set()
@@ -135,32 +134,32 @@ def tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Ten
 
 
 def backend() -> str:
-    """What the ranks talk through."""
+    """Return the communication backend of the ranks."""
     return str(get_accelerator().communication_backend_name())
 
 
 def synchronize() -> None:
-    """Wait for the device, so that a clock read next tells the truth."""
+    """Wait for the device, for correct time measurements."""
     get_accelerator().synchronize()
 
 
 def device_name(ranks: Ranks) -> str:
-    """What the device calls itself."""
+    """Return the name of the device."""
     if ranks.device.type == "cuda":
         return torch.cuda.get_device_name(ranks.device)
     return f"{ranks.device.type}, {torch.get_num_threads()} threads a rank"
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of one tensor over all ranks, in place. Collective: all ranks must call."""
+    """Sum a tensor over all ranks, in place. Collective: all ranks must call."""
     torch.distributed.all_reduce(tensor)
     return tensor
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """A small object of every rank, by rank. Collective: all ranks must call.
+    """Gather a small object of every rank, by rank. Collective: all ranks must call.
 
-    Talks on the CPU, so that a GPU's queue of work is not waited for.
+    Communicates on the CPU, to avoid waiting for a GPU's queue.
     """
     if torch.distributed.get_world_size() == 1:
         return [value]
@@ -171,10 +170,10 @@ def all_gather_object(value: Any) -> list[Any]:
 
 @functools.cache
 def _cpu_group() -> Any:
-    """The ranks' process group on the CPU: the default one where that is gloo already. Collective at its first call."""
+    """Return the process group on the CPU: the default group if it uses gloo. Collective at its first call."""
     return None if torch.distributed.get_backend() == "gloo" else torch.distributed.new_group(backend="gloo")
 
 
 def wait_for_all() -> None:
-    """Return once every rank is here. Collective: all ranks must call."""
+    """Wait until every rank calls this function. Collective: all ranks must call."""
     torch.distributed.barrier()

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and the hashes that tell whether they are what they were."""
+"""Atomic files and folders, and the hashes that detect changes of them."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from mbkd.errors import UserError
 
 MANIFEST = "manifest.json"
-PATIENCE = 5.0  # seconds of silence before a process says that it waits for another one
+PATIENCE = 5.0  # seconds before a process reports that it waits for another one
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a loss of power.
-
-    Raises UserError for a full disk.
-    """
+    """Write a file atomically, even if power is lost. Raises UserError for a full disk."""
     with refuse_full(file), beside(file) as part, part.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -41,7 +38,7 @@ def write_whole(file: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def beside(file: Path) -> Iterator[Path]:
-    """A name beside a file's: what is written there takes the file's place at the end, and is gone after an error."""
+    """Yield a temporary path next to a file. It replaces the file at the end, and is removed after an error."""
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         yield part
@@ -52,9 +49,9 @@ def beside(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
-    """The name of a folder beside a folder's, which takes its place at the end, and is gone after an error."""
+    """Yield a temporary path next to a folder. It replaces the folder at the end, and is removed after an error."""
     part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
     try:
         yield part
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,18 +62,18 @@ def folder_beside(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def refuse_full(place: Path) -> Iterator[None]:
-    """Turn the error of a full disk or quota into a UserError that names the place."""
+    """Convert the error of a full disk or quota to a UserError that names the place."""
     try:
         yield
     except OSError as error:
-        if error.errno not in {*FULL, None}:  # None: numpy's own error for an array that was cut short
+        if error.errno not in {*FULL, None}:  # None: numpy's error for a truncated array
             raise
         reason = error.strerror or str(error)
-        raise UserError(f"{place}: cannot be written ({reason}); make room, then give the same command again") from None
+        raise UserError(f"{place}: cannot be written ({reason}); make room, then run the same command again") from None
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
     found = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -85,12 +82,12 @@ def sha256(file: Path) -> str:
 
 
 def digest(file: Path, store: Path | None = None) -> str:
-    """The SHA-256 of a file, which is read again only where its size, its place on the disk or a time has changed.
+    """Return the SHA-256 of a file. The file is read again only if its size, inode or a time has changed.
 
-    store: where hashes are kept for other processes; None: for this one only.
+    store: keeps hashes for other processes; None keeps them in this process only.
     """
     stat = file.stat()
-    # The time of change of the inode too: a copy can carry any modification time.
+    # The inode's change time is included, because a copy can have any modification time.
     return _digest((str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino), store)
 
 
@@ -105,23 +102,23 @@ def _digest(seen: tuple[str | int, ...], store: Path | None) -> str:
         if before["seen"] == list(seen):
             return str(before["sha256"])
     found = sha256(Path(name))
-    with contextlib.suppress(OSError, UserError):  # a full or read-only disk: the next process reads the file again
+    with contextlib.suppress(OSError, UserError):  # on a full or read-only disk, the next process reads the file again
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, {"seen": seen, "sha256": found})
     return found
 
 
 def fingerprint(made_from: Any) -> str:
-    """The SHA-256 of a value as JSON."""
+    """Return the SHA-256 of a value as JSON."""
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
-    """A folder that is built once, appears whole, and is named by the hash of what made it, so never a stale one.
+    """A folder that is built once and atomically, and named by the hash of its inputs.
 
     folder       <path>-<hash>
-    fingerprint  the whole hash of `made_from`
-    lock         held by the process that builds; the system drops it when its holder dies, so it is never stale
+    fingerprint  the full hash of `made_from`
+    lock         held by the building process; the system releases it when the process ends
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any]):
@@ -130,7 +127,7 @@ class Store:
         self.lock = FileLock(f"{self.folder}.lock")
 
     def problem(self, checksums: bool = True) -> str:
-        """What is wrong with the folder, by its files' sizes and checksums; empty if nothing is."""
+        """Return the first problem with the sizes and checksums of the folder's files, or ""."""
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
             for name, file in manifest["files"].items():
@@ -145,11 +142,11 @@ class Store:
             return f"{MANIFEST} is damaged"
 
     def open(self, write: Callable[[Path], dict[str, Any]], verified: bool = False) -> None:
-        """Build the folder unless it is whole. Any number of processes may call: one builds, the others wait for it.
+        """Build the folder unless it is complete. If several processes call, one builds and the others wait.
 
-        write: as `build` has it. verified: another process has just compared the checksums.
+        write: as in `build`. verified: another process has just compared the checksums.
         """
-        if not self.problem(checksums=not verified):  # opened without the lock, from a read-only disk too
+        if not self.problem(checksums=not verified):  # without the lock, to open stores on a read-only disk
             return
         with refuse_full(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +156,7 @@ class Store:
             log.warning("waiting for another process that builds %s", self.folder.name)
             self.lock.acquire()
         try:
-            if problem := self.problem():  # not if another process built it meanwhile
+            if problem := self.problem():  # empty if another process has built it meanwhile
                 if self.folder.exists():
                     log.warning("%s: %s; it is built again", self.folder, problem)
                 self.build(write)
@@ -167,13 +164,13 @@ class Store:
             self.lock.release()
 
     def build(self, write: Callable[[Path], dict[str, Any]]) -> None:
-        """Build in a folder beside, then put it in place with one rename. The lock must be held.
+        """Build in a temporary folder, then rename it. The lock must be held.
 
-        write: gets an empty folder for its files, and returns what the manifest says of them. Raises UserError for a
-        full disk; what was written is then removed.
+        write: gets an empty folder for its files, and returns entries for the manifest. Raises UserError for a full
+        disk, and then removes the files.
         """
         part = self.folder.with_name(f"{self.folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+        shutil.rmtree(part, ignore_errors=True)  # left by a killed process
         try:
             with refuse_full(self.folder):
                 part.mkdir()
@@ -183,4 +180,4 @@ class Store:
                 shutil.rmtree(self.folder, ignore_errors=True)  # a damaged one
                 part.rename(self.folder)
         finally:
-            shutil.rmtree(part, ignore_errors=True)  # there only after an error
+            shutil.rmtree(part, ignore_errors=True)  # exists only after an error

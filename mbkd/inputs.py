@@ -1,7 +1,6 @@
-"""What a run reads before the first step: token stores of the student and of its teachers; no torch.
+"""Inputs of a run before the first step: token stores of the student and its teachers. Does not import torch.
 
-The command line prepares them before it starts ranks, so that bad input ends in one message at once; the ranks then
-find them ready.
+The command line prepares the stores before it starts ranks, so bad input ends in one message at once.
 """
 
 from collections.abc import Iterable
@@ -22,12 +21,12 @@ from mbkd.terminal.progress import PATIENCE, ProgressBar
 
 @dataclass(frozen=True)
 class TeacherInput:
-    """One of a language's teachers: its folder or hub id, the hash of its weights, its share, its own tokens."""
+    """A teacher of a language: its folder or hub id, the hash of its weights, its weight, and its tokens."""
 
     path: str
     fingerprint: str
     weight: float
-    train: Tokens  # the same rows as the student's, by the teacher's tokenizer
+    train: Tokens  # the student's rows, tokenised by the teacher's tokenizer
     dev: Tokens | None
 
 
@@ -36,16 +35,16 @@ class Inputs:
     """Token stores by language (and split), label names, and the teachers."""
 
     train: dict[str, Tokens]
-    heldout: dict[str, dict[str, Tokens]]  # split -> language -> tokens; mbkd.data.tasks.languages says which
-    teachers: dict[str, tuple[TeacherInput, ...]]  # by language; none for hard labels
+    heldout: dict[str, dict[str, Tokens]]  # split -> language -> tokens, as in mbkd.data.tasks.languages
+    teachers: dict[str, tuple[TeacherInput, ...]]  # by language; empty for hard labels
     labels: tuple[str, ...]
     ordinal: bool
     grown_from: str | None = None  # the hash of the trained model that gets a branch
-    made_from: dict[str, str] = field(default_factory=dict)  # as mbkd.provenance has it
+    made_from: dict[str, str] = field(default_factory=dict)  # as in mbkd.provenance
 
     @property
     def rows(self) -> dict[str, dict[str, int]]:
-        """How many rows each split has in each language: of training those that are trained on."""
+        """The number of rows by split and language; in training, of trained languages only."""
         return {
             split: {x: len(tokens) for x, tokens in stores.items()}
             for split, stores in {"train": self.train, **self.heldout}.items()
@@ -53,7 +52,7 @@ class Inputs:
 
 
 def _check_depth(config: Config) -> None:
-    """Refuse a backbone without the layers that the branches take, before any rank starts."""
+    """Raise UserError for a backbone with fewer layers than the branches need, before any rank starts."""
     depth, backbone = config.student.branch_depth, config.student.backbone
     there = layers(backbone)
     if there is not None and depth > there:
@@ -61,9 +60,9 @@ def _check_depth(config: Config) -> None:
 
 
 def _check_length(config: Config, models: Iterable[str]) -> None:
-    """Refuse rows longer than one of the models takes: the first such row, or the padded ones of the check, would fail.
+    """Raise UserError if a model accepts fewer tokens than the maximum length of rows.
 
-    models: the backbone and the teachers, folders or hub ids.
+    models: folders or hub ids of the backbone and the teachers.
     """
     length = config.train.max_length
     takes = {model: positions.of_model(model) for model in models}
@@ -74,10 +73,10 @@ def _check_length(config: Config, models: Iterable[str]) -> None:
 
 
 def prepare(config: Config, root: Path, show: bool = True, verified: bool = False) -> Inputs:
-    """Open every token store of a run, building what is missing. Raises UserError for bad data or teachers.
+    """Open every token store of a run, and build missing ones. Raises UserError for bad data or teachers.
 
-    show: whether this process says how far it is. verified: another process has just compared the stores' checksums, as
-    the first rank does for the others.
+    show: whether this process shows progress. verified: another process, such as the first rank, has just compared the
+    stores' checksums.
     """
     task, length = config.task, config.train.max_length
     hub.keep(root / "store")
@@ -107,7 +106,7 @@ def prepare(config: Config, root: Path, show: bool = True, verified: bool = Fals
     backbone = config.student.backbone
     present = tasks.splits(task)
     if "train" not in present:
-        raise UserError(f"task.path = {task.path}: there is no training split here")
+        raise UserError(f"task.path = {task.path}: the task has no training split")
     heldout = {split: tasks.languages(task, split) for split in present if split != "train"}
     of_teachers = sum(map(len, paths.values())) * (1 + ("dev" in present))
     total = len(config.languages) + sum(map(len, heldout.values())) + of_teachers
@@ -136,11 +135,12 @@ def _tokens_of_teachers(inputs: Inputs) -> list[tuple[str, dict[str, Tokens]]]:
 
 
 def refuse_lost_segments(model: str, tokenizer: Any, task: Task) -> None:
-    """Raise UserError for a model that has segment ids where its tokenizer keeps those of the task's rows back."""
+    """Raise UserError for a model with segment ids whose tokenizer does not return them for the task's rows."""
     if loses_segments(tokenizer, task.pairs) and _has_segments(model):
         raise UserError(
-            f"{model}: the model has segment ids and its tokenizer keeps them back, so it would not tell the texts of "
-            "a pair apart; save both to a folder, and add token_type_ids to model_input_names in tokenizer_config.json"
+            f"{model}: the model has segment ids but its tokenizer does not return them, so the texts of a pair would "
+            "not be separated; save both to a folder, and add token_type_ids to model_input_names in "
+            "tokenizer_config.json"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model computes in: its weights are fp32, its matrix products fp32, bf16 or fp16 by autocast (decision 31)."""
+"""Precision of models: weights are fp32; matrix products are fp32, or bf16 or fp16 with autocast (decision 31)."""
 
 import math
 import re
@@ -9,9 +9,9 @@ import torch
 
 from mbkd.errors import UserError
 
-# Dense peaks in TFLOP/s by precision, from NVIDIA's data sheet of each GPU (half of what it says of sparse ones); fp32
-# without TF32, which torch leaves off for matrix products. Parts of a GPU (MIG) and what else has another name are not
-# here: an A10G or H100 NVL has peaks of its own.
+# Dense peaks in TFLOP/s by precision, from NVIDIA's data sheet of each GPU (half of the sparse peak). fp32 is without
+# TF32, which torch disables for matrix products. Other models, such as A10G and H100 NVL, and parts of a GPU (MIG)
+# have other peaks and are not listed.
 PEAKS: dict[str, dict[str, float]] = {
     "A100": {"bf16": 312, "fp16": 312, "fp32": 19.5},
     "A10": {"bf16": 125, "fp16": 125, "fp32": 31.2},
@@ -24,7 +24,7 @@ PEAKS: dict[str, dict[str, float]] = {
     "T4": {"fp16": 65, "fp32": 8.1},
     "V100": {"fp16": 125, "fp32": 15.7},  # SXM2
 }
-DEVICES = {  # what torch calls them, after the maker's name, where it is another name
+DEVICES = {  # names in torch without the maker's name, if they differ
     "A100": r"A100[- ](SXM4|PCIE|\d+GB).*",
     "H100": r"H100 \d+GB HBM3",
     "H100-PCIe": "H100 PCIe",
@@ -34,9 +34,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(wanted: str, device: torch.device) -> str:
-    """The precision of a configuration's `train.precision` on a device: fp32, bf16 or fp16.
+    """Return the precision for a configuration's `train.precision` on a device: fp32, bf16 or fp16.
 
-    auto: fp32 on a CPU, elsewhere bf16 where the device has it, else fp16. Raises UserError for what it does not have.
+    auto is fp32 on a CPU; on other devices it is bf16 if supported, otherwise fp16. Raises UserError for a precision
+    that the device does not support.
     """
     there = _supported(device)
     if wanted == "auto":
@@ -47,7 +48,7 @@ def choose(wanted: str, device: torch.device) -> str:
 
 
 def of_model(config: Any, device: torch.device) -> str:
-    """The precision in which a saved model answers: the one of its training, or `auto` where the device lacks it.
+    """Return a saved model's precision: that of its training, or `auto` if the device does not support it.
 
     config: the model's transformers configuration.
     """
@@ -56,18 +57,18 @@ def of_model(config: Any, device: torch.device) -> str:
 
 
 def autocast(kind: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Within this context matrix products are computed in the precision `kind`; the caller computes losses in fp32."""
+    """Return a context that computes matrix products in the precision `kind`. The caller computes losses in fp32."""
     return nullcontext() if kind == "fp32" else torch.autocast(device.type, DTYPES[kind])
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Within `autocast`: what is computed here keeps the precision of its arguments."""
+    """Return a context within `autocast` in which operations keep the precision of their arguments."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def peak(device: str, kind: str) -> float:
-    """FLOPs per second of a device at its peak, by the name that torch gives it; nan where it is not in PEAKS."""
+    """Return a device's peak in FLOP/s, by its name in torch; nan if the device is not in PEAKS."""
     name = re.sub(r"^(NVIDIA|Tesla) ", "", device)
     found = [peaks for each, peaks in PEAKS.items() if re.fullmatch(DEVICES.get(each, each), name)]
     return 1e12 * found[0].get(kind, math.nan) if found and "MIG" not in name else math.nan
@@ -76,7 +77,7 @@ def peak(device: str, kind: str) -> float:
 def _supported(device: torch.device) -> set[str]:
     if device.type == "cpu":
         return {"fp32", "bf16"} | ({"fp16"} if torch.ops.mkldnn._is_mkldnn_fp16_supported() else set())
-    # A T4 or V100 has bf16 in software only, slower than fp32.
+    # T4 and V100 emulate bf16 in software, which is slower than fp32.
     emulated = device.type == "mps" or (
         device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     )

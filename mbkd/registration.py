@@ -1,9 +1,9 @@
-"""Our configurations among transformers' auto classes, once they are imported: `import mbkd` imports no transformers.
+"""Registration of mbkd's models with transformers' auto classes, without importing transformers in `import mbkd`.
 
-transformers has no entry point for models that a package brings. `AutoConfig` lives in one module of it. Right after
-that module runs, `mbkd.model.configuration` is imported and registers itself there. It needs nothing of transformers
-that is not imported by then, so no order of imports meets a half-imported module. A configuration imports its model
-when an object of it is made: before transformers looks the model up.
+transformers has no entry point for models of other packages. `mbkd.model.configuration` is imported right after the
+module of `AutoConfig`, and registers itself there. It uses only parts of transformers that are imported by then, so
+every order of imports works. A configuration imports its model when the configuration is created, before transformers
+looks the model up.
 """
 
 import sys
@@ -25,7 +25,7 @@ class _ThenOurs(SourceFileLoader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds the module where it is anyway, and has it loaded by `_ThenOurs`."""
+    """Finds the module of transformers, and sets `_ThenOurs` as its loader."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -37,7 +37,7 @@ class _Finder(MetaPathFinder):
 
 
 def register() -> None:
-    """Register now where transformers' module is imported already, else when it is."""
+    """Register at once if transformers' module is already imported, otherwise after its import."""
     if THEIRS in sys.modules:
         import_module(OURS)
     else:

@@ -52,7 +52,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (UserError, TransientError, OSError) as error:  # OSError names the file
-        room = "; make room, then give the same command again" if getattr(error, "errno", 0) in FULL else ""
+        room = "; make room, then run the same command again" if getattr(error, "errno", 0) in FULL else ""
         print(f"error: {error}{room}", file=sys.stderr)
         sys.exit(UNAVAILABLE if is_transient(error) else 2)
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ def structure(folder: str) -> dict[str, Any]:
         raise UserError(
             f"{folder}: the model has no branches (student.branch_depth); only a model with branches can grow"
         )
-    found.setdefault("branch_rank", 0)  # an earlier version's have none
+    found.setdefault("branch_rank", 0)  # models of an earlier version have none
     return found
 
 

@@ -179,7 +179,9 @@ class Training(Section):
     @classmethod
     def _stage_3_is_refused(cls, value: Any) -> Any:
         if str(value) == "3":
-            raise ValueError("ZeRO stage 3 applies stale gradients to branches that got none in a step; use 0, 1 or 2")
+            raise ValueError(
+                "ZeRO stage 3 applies stale gradients to branches without a gradient in a step; use 0, 1 or 2"
+            )
         return int(value) if str(value) in {"0", "1", "2"} else value
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from mbkd.terminal.results import print_results
 from mbkd.train.launch import carry_out
 
 CHANCE = 0.2  # five stars
-STUDENT_ROWS = 3000  # of 12,000: the premise of the paper is that teachers know more than the student's own labels do
+STUDENT_ROWS = 3000  # of 12,000: in the paper, teachers are trained on more data than the student's labels
 
 
 def demo(root: Path, ranks: int) -> None:
@@ -35,7 +35,7 @@ def demo(root: Path, ranks: int) -> None:
     say(f"      mbkd teach {file} --runs {root} --ranks {ranks}")
     results = carry_out(list(paper.teacher_runs(config)), [str(file), "--teach"], root, ranks)
 
-    say(f"[bold]3/3[/bold] three students, {STUDENT_ROWS:,} reviews a language: hard labels, distillation, branches")
+    say(f"[bold]3/3[/bold] three students, {STUDENT_ROWS:,} reviews per language: hard labels, distillation, branches")
     trained = {result.supervised[0]: directory / "model" for directory, result in results.items()}
     file = root / "toy.yaml"
     write_whole(file, paper.toy_students(config, trained, STUDENT_ROWS).dump().encode())
@@ -47,9 +47,7 @@ def demo(root: Path, ranks: int) -> None:
     print_results(list(results.values()), "test")
     task = config.task
     print(f"trained on {', '.join(task.supervised)}; {', '.join(task.zero_shot)} had no labels; chance is {CHANCE:.0%}")
-    print(
-        "compare MultiKD with MultiTrain on AVG(S): what distillation adds to labels; docs/own-data.md has five seeds"
-    )
+    print("compare MultiKD with MultiTrain on AVG(S) for the effect of distillation; docs/own-data.md has five seeds")
     print(f"{time.monotonic() - began:.0f} s; configuration: {file}; runs:")
     for directory in results:
         print(f"  {directory}")

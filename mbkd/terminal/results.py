@@ -70,11 +70,11 @@ def print_calibration(result: Result) -> None:
 
 
 def print_speed(result: Result) -> None:
-    """Print what a step of a training took, and how much of the device it used."""
+    """Print the time of a training step, its FLOP/s, and the share of the device's peak."""
     found = result.step_seconds
     if "gflop_per_second" not in found:
         return
-    text = f"{found['median']:.3g} s a step (median), {found['gflop_per_second']:,.1f} GFLOP/s"
+    text = f"{found['median']:.3g} s per step (median), {found['gflop_per_second']:,.1f} GFLOP/s"
     if "share_of_peak" in found:
         text += f", {found['share_of_peak']:.1%} of the device's peak"
     make_console().print(f"{result.system}: {text}", highlight=False, soft_wrap=True)

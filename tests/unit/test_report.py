@@ -385,7 +385,7 @@ def test_a_full_disk_gives_one_message_and_exit_code_2(small: Path, tmp_path: Pa
     limited = f'ulimit -f 10; exec "{sys.executable}" -B -m analysis.report "{small}" --out "{out}" --draws 1000'
     found = command("bash", "-c", limited)  # no file of more than 10 KiB
     assert found.returncode == 2
-    said = f"error: {out}/report.json: cannot be written (File too large); make room, then give the same command again"
+    said = f"error: {out}/report.json: cannot be written (File too large); make room, then run the same command again"
     assert found.stderr.splitlines()[-1] == said
     assert "Traceback" not in found.stderr
     assert (out / "report.json").read_text() == "the one before"

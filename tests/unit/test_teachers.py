@@ -95,10 +95,10 @@ def test_missing_segment_ids_are_refused_before_training(world: Path, toy_yaml: 
     config = configuration.read(toy_yaml)
     zh = {name: Teaching(model=str(tmp_path / name)) for name in ("lost", "by nature")}
     lost, nature = (config.model_copy(update={"teachers": config.teachers | {"zh": (zh[x],)}}) for x in zh)
-    with pytest.raises(UserError, match=r"lost: .* keeps them back.*token_type_ids"):
+    with pytest.raises(UserError, match=r"lost: .* does not return them.*token_type_ids"):
         prepare(lost.teacher_run("zh"), tmp_path)
     (problem,) = quality.inspect(lost)["problems"]
-    assert "keeps them back" in problem
+    assert "does not return them" in problem
     assert quality.inspect(nature)["problems"] == []
     vocabulary = {"vocab_size": 200}
     edit_json(tmp_path / "by nature" / "config.json", **vocabulary)
