@@ -1,4 +1,4 @@
-"""What tests share: one small world of reviews and encoders, and the commands as a user types them."""
+"""Shared fixtures: one small world of reviews and encoders, and the commands of a user."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ import yaml
 
 from mbkd.train.launch import free_port
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing that a test calls waits for the hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no process of a test waits for the hub
 ROOT = Path(__file__).parents[1]
 XNLI = ROOT.parent / "shared" / "data" / "xnli"
 
-# One thread a process: several processes on two cores would otherwise wait for each other's.
+# One thread per process, because the threads of several processes would otherwise compete for two cores.
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -38,7 +38,7 @@ def one_thread():
 
 @contextlib.contextmanager
 def full_disk(largest: int = 100) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes, as on a full disk."""
+    """Limit the size of this process's files in bytes, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
     try:
@@ -50,7 +50,7 @@ def full_disk(largest: int = 100) -> Iterator[None]:
 def run(
     *command: str | Path, timeout: float = 300, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with its output as text; `environment` is what differs from the tests' own."""
+    """Run a command to its end with output as text; `environment` holds additional variables."""
     return subprocess.run(
         [str(x) for x in command],
         capture_output=True,
@@ -64,17 +64,17 @@ def run(
 
 
 def mbkd(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """`mbkd ARGUMENTS` in a fresh process."""
+    """Run `mbkd ARGUMENTS` in a new process."""
     return run(sys.executable, "-m", "mbkd", *arguments, timeout=timeout)
 
 
 def deepspeed(ranks: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`deepspeed --num_gpus RANKS ARGUMENTS` on a port of its own: tests run side by side, and the default is one."""
+    """Run `deepspeed --num_gpus RANKS ARGUMENTS` on a free port, for tests in parallel."""
     return run("deepspeed", "--num_gpus", str(ranks), "--master_port", free_port(), *arguments)
 
 
 def scalars(run: Path) -> list[tuple[str, int, float]]:
-    """Every number in a run's TensorBoard files, doubles too: name, step, value."""
+    """Return every number in a run's TensorBoard files, including duplicates: name, step, value."""
     import struct
 
     from tensorboardX.proto.event_pb2 import Event
@@ -85,7 +85,7 @@ def scalars(run: Path) -> list[tuple[str, int, float]]:
         while at + 12 <= len(data):  # a length of 8 bytes, 4 of its checksum, the event, 4 of its checksum
             (length,) = struct.unpack_from("<Q", data, at)
             if len(data) < at + 12 + length:
-                break  # a process was killed while it wrote
+                break  # a process was killed while writing
             event = Event.FromString(data[at + 12 : at + 12 + length])
             found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
             at += 16 + length
@@ -146,7 +146,7 @@ def toy_yaml(world: Path) -> Path:
         "student": {"backbone": str(models / "student"), "branch_depth": 1},
         "teachers": {x: {"model": str(models / f"teacher-{x}")} for x in ("en", "fr", "zh")},
         "teaching": {"lr": 1e-3, "epochs": 2, "batch_size": 8},
-        "distill": {"allow_chance_teachers": True},  # sixty rows make no scholar
+        "distill": {"allow_chance_teachers": True},  # sixty rows are too few to learn
         "train": {"lr": 1e-3, "epochs": 1, "batch_size": 8},
     }
     file = world / "toy.yaml"
@@ -155,7 +155,7 @@ def toy_yaml(world: Path) -> Path:
 
 
 def random_student(folder: Path, world: Path, seed: int = 0, branch_depth: int = 1, **fields: Any) -> Path:
-    """A student of three classes and two branches in a folder, its weights and mixers random; returns the folder."""
+    """Write a student with three classes, two branches, random weights and random mixers; return its folder."""
     import torch
     from transformers import AutoTokenizer
 
@@ -187,7 +187,7 @@ def student(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real browser without a window, its log of errors kept."""
+    """A headless browser that keeps its error log."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("no chromium with chromedriver here: apt-get install chromium chromium-driver")

@@ -1,4 +1,4 @@
-"""A hub on this machine, with one data set or model in its newest revision, that counts what it is asked."""
+"""A local hub with the newest revision of one data set or model. The hub counts its requests."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Answers for the data set or model `name` with the files of a folder.
 
-    kind: datasets or models. busy: how many requests are answered with 429 first. asked: the requests so far, as
+    kind: datasets or models. busy: number of first requests that are answered with 429. asked: the requests so far, as
     method and path.
     """
 
@@ -69,7 +69,7 @@ class Hub:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """The hub behind an address on loopback, `hub.url`."""
+    """Serve the hub at `hub.url`, an address on loopback."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""Run directories as mbkd writes them, without training: which rows a model got right is given."""
+"""Run directories in mbkd's format without training, from given correct rows."""
 
 import json
 import zlib
@@ -24,13 +24,13 @@ def make_result(**given: Any) -> Result:
 
 
 def labels_of(task: str, split: str, language: str, rows: int, classes: int) -> np.ndarray:
-    """(rows,) classes: the same in all languages for XNLI, each language's own otherwise."""
+    """Return the classes, (rows,): equal in all languages for XNLI, different otherwise."""
     seed = zlib.crc32(f"{split} {'' if task == 'xnli' else language}".encode())
     return np.random.default_rng(seed).integers(0, classes, rows)
 
 
 def write_run(root: Path, config: Config, rights: Rights, **result: Any) -> Path:
-    """A finished run of a configuration; `result` overrides what result.json says."""
+    """Write a finished run of a configuration; `result` overrides fields of result.json."""
     folder = root / config.run_name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
@@ -40,7 +40,7 @@ def write_run(root: Path, config: Config, rights: Rights, **result: Any) -> Path
 
 
 def write_ensemble(root: Path, members: Sequence[Config], rights: Rights, **result: Any) -> Path:
-    """An ensemble of runs, as tuning writes it: shaped like a run, without a configuration."""
+    """Write an ensemble of runs as tuning does: a run directory without a configuration."""
     seeds = [config.seed for config in members]
     folder = root / f"{members[0].task.kind}-ens2-{'-'.join(map(str, seeds))}-{members[0].hash}"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Trainer's twelve steps of tests/unit/loop_oracle.py on every rank, for each setting given; run through the launcher.
+"""Run the twelve steps of tests/unit/loop_oracle.py on every rank for each setting, with the launcher.
 
 usage: exact_job.py OUT.npz FOLDER stage,precision,accumulation,rank of branches ...
 Rank 0 saves the parameters of every setting.

@@ -1,4 +1,4 @@
-"""Hidden-state matching on two ranks: each ZeRO stage trains the same student, and a killed run goes on to it."""
+"""Claims about hidden-state matching on two ranks: all ZeRO stages train the same student, also after a kill."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # a launcher and two ranks for each of nine runs
 
 @pytest.fixture(scope="module")
 def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MultiKD + MBLM with the second layers matched, the teachers' runs beside it."""
+    """MultiKD + MBLM with the second layers matched, in a folder with the teachers' runs."""
     models = world / "models"
     values = {
         "task": {"kind": "marc", "path": str(world / "data"), "supervised": ["en", "fr"], "zero_shot": ["de"]},
@@ -27,7 +27,7 @@ def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "hidden": [{"student": 1, "teacher": 1}, {"student": 2, "teacher": 2}],
             "allow_chance_teachers": True,
         },
-        # Where gradients are as small as eps, AdamW turns the last bit of a sum into a step: eps stands above that.
+        # For gradients as small as eps, AdamW turns rounding errors of sums into steps, so eps is larger here.
         "train": {"lr": 1e-3, "epochs": 3, "batch_size": 8, "eps": 1e-5},
     }
     folder = tmp_path_factory.mktemp("hidden")
@@ -38,7 +38,7 @@ def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_teachers(config: Path, runs: Path) -> Path:
-    """A folder of runs with the teachers in it, which `outcome` does not take for the student."""
+    """A folder of runs with the teachers, which `outcome` ignores."""
     for teacher in config.parent.glob("marc-teacher-*"):
         shutil.copytree(teacher, runs / teacher.name)
     return runs
@@ -66,12 +66,12 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_every_stage_trains_the_same_student(undisturbed, stage: int):
     plain, sliced = (load_file(next(undisturbed[x][0].glob("*/model/model.safetensors"))) for x in (0, stage))
     assert plain.keys() == sliced.keys()
-    assert not any("matching" in name for name in plain)  # the projections are left behind
+    assert not any("matching" in name for name in plain)  # the projections are not saved
     assert max(float(np.abs(plain[name] - sliced[name]).max()) for name in plain) < 1e-6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_killed_run_ends_as_if_undisturbed(config: Path, undisturbed, tmp_path: Path, stage: int):
+def test_a_killed_run_resumes_to_the_same_result(config: Path, undisturbed, tmp_path: Path, stage: int):
     runs = with_teachers(config, tmp_path)
     process = start(config, runs, f"train.zero_stage={stage}", ranks=2)
     wait_for_step(runs, 14, process)

@@ -1,4 +1,4 @@
-"""A run that is stopped at any moment goes on to the very result of one that was not; every fault is named."""
+"""Claims about stopped runs: they resume to the result of an undisturbed run, and every fault is named."""
 
 import contextlib
 import json
@@ -65,7 +65,7 @@ def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
-    """SIGKILL the command, the launcher and every rank at once, as a node that loses power."""
+    """Send SIGKILL to the command, the launcher and every rank at once, as in a power loss."""
     below = tree(process)
     for each in below:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -85,7 +85,7 @@ def wait_for_step(runs: Path, step: int, process: subprocess.Popen[str]) -> None
 
 
 def outcome(runs: Path) -> dict[str, object]:
-    """All that a run decides: the model's bytes, the logits' bytes, and its numbers but for the clock's."""
+    """Return the result of a run: the bytes of model and logits, and all numbers except times."""
     (directory,) = (p.parent for p in runs.glob("*/result.json"))
     result = json.loads((directory / "result.json").read_text())
     for timed in ("train_seconds", "step_seconds"):
@@ -95,7 +95,7 @@ def outcome(runs: Path) -> dict[str, object]:
         for timed in ("sequences_per_second", "step_seconds", "gflop_per_second"):
             line.pop(timed, None)
     points = Counter((name, step) for name, step, _ in scalars(directory))
-    assert set(points.values()) == {1}  # no step stands twice in TensorBoard, however often the run was killed
+    assert set(points.values()) == {1}  # TensorBoard has no step twice, independent of the number of kills
     assert {step for _, step in points} <= {line["step"] for line in lines}
     files = [directory / "model" / "model.safetensors", *sorted(directory.glob("logits/*"))]
     return {"result": result, "metrics": lines} | {f.name: f.read_bytes() for f in files}
@@ -112,12 +112,12 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     runs = tmp_path_factory.mktemp("undisturbed")
     done = run(*command(config, runs))
     assert done.returncode == 0, done.stderr
-    assert not list(runs.glob("*/checkpoints"))  # a finished run needs none
+    assert not list(runs.glob("*/checkpoints"))  # a finished run needs no checkpoint
     return outcome(runs)
 
 
 def interrupted(config: Path, runs: Path, kills: int) -> dict[str, object]:
-    """The outcome of a run that is killed at random moments, half of them while a checkpoint is written."""
+    """Return the outcome of a run that is killed at random times, half of them while writing a checkpoint."""
     chance = random.Random(kills)
     total = 9 * 21
     for step in sorted(chance.sample(range(1, total - 10), kills)):
@@ -145,7 +145,7 @@ def test_killed_twenty_times_ends_as_if_undisturbed(config: Path, undisturbed, t
     assert_same(interrupted(config, tmp_path, 20), undisturbed)
 
 
-def test_sigterm_writes_a_checkpoint_and_leaves_with_the_documented_code(config: Path, undisturbed, tmp_path: Path):
+def test_sigterm_writes_a_checkpoint_and_exits_with_the_documented_code(config: Path, undisturbed, tmp_path: Path):
     process = start(config, tmp_path)
     wait_for_step(tmp_path, 14, process)
     process.send_signal(signal.SIGTERM)
@@ -159,7 +159,7 @@ def test_sigterm_writes_a_checkpoint_and_leaves_with_the_documented_code(config:
     assert_same(outcome(tmp_path), undisturbed)
 
 
-def test_checkpoints_follow_the_clock_where_no_steps_are_given(config: Path, tmp_path: Path):
+def test_checkpoints_follow_the_clock_if_no_steps_are_given(config: Path, tmp_path: Path):
     def started(runs: Path, *more: str) -> subprocess.Popen[str]:
         by_time = command(config, runs, "train.epochs=40")[:-2]
         return subprocess.Popen([*by_time, *more], env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
@@ -217,7 +217,7 @@ def test_command_that_is_killed_leaves_no_orphan(config: Path, tmp_path: Path, r
     wait_for_step(tmp_path, 7, process)
     below = tree(process)
     assert len(below) >= 2
-    process.kill()  # as Ray ends what a worker has started
+    process.kill()  # as Ray ends the processes of a worker
     _, alive = psutil.wait_procs(below, timeout=30)
     process.communicate()
     assert alive == []
@@ -282,7 +282,7 @@ def test_rank_that_dies_takes_the_job_down_with_the_reason(config: Path, tmp_pat
     ranks[1].kill()
     died = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - died < 30  # a promise to the user, not a speed
+    assert time.monotonic() - died < 30  # a documented bound, not a measured speed
     assert process.returncode not in (0, 75)
     assert "signal 9" in errors
     assert "Traceback" not in errors
@@ -336,7 +336,7 @@ def test_ranks_that_disagree_on_the_plan_stop_before_the_first_step(config: Path
     script.write_text(
         "import os, sys\n"
         "from mbkd.train.job import main\n"
-        "main([*sys.argv[1:], f'seed={os.environ[\"RANK\"]}'])\n"  # each rank draws languages of its own
+        "main([*sys.argv[1:], f'seed={os.environ[\"RANK\"]}'])\n"  # each rank draws other languages
     )
     done = deepspeed(2, "--no_local_rank", script, config, "--runs", tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -355,7 +355,7 @@ def test_port_that_another_job_holds_is_named(config: Path, tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_port_that_is_taken_after_it_was_chosen_is_exchanged_for_another(config: Path, tmp_path: Path):
+def test_port_that_is_taken_after_its_choice_is_replaced(config: Path, tmp_path: Path):
     script = tmp_path / "command.py"
     script.write_text(
         "import socket, sys\n"
@@ -375,7 +375,7 @@ def test_port_that_is_taken_after_it_was_chosen_is_exchanged_for_another(config:
     assert "the port is in use" in done.stderr and "trying again in" in done.stderr
 
 
-def test_two_nodes_by_hand_give_the_result_of_one(config: Path, tmp_path: Path):
+def test_two_nodes_started_by_hand_give_the_result_of_one_node(config: Path, tmp_path: Path):
     one = run(*command(config, tmp_path / "one", ranks=2))
     assert one.returncode == 0, one.stderr
     hosts = tmp_path / "hostfile"
@@ -397,7 +397,7 @@ def test_two_nodes_by_hand_give_the_result_of_one(config: Path, tmp_path: Path):
     assert_same(outcome(tmp_path / "two"), outcome(tmp_path / "one"))
 
 
-def test_other_number_of_ranks_goes_on_at_stage_0_and_is_refused_at_stage_1(config: Path, tmp_path: Path):
+def test_other_number_of_ranks_resumes_at_stage_0_and_is_refused_at_stage_1(config: Path, tmp_path: Path):
     for stage, code in (("0", 0), ("1", 2)):
         runs = tmp_path / stage
         process = start(config, runs, f"train.zero_stage={stage}", ranks=2)

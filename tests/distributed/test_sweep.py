@@ -1,4 +1,4 @@
-"""Sweeps through Ray Tune as a user types them: protocols, kills, failures, two nodes."""
+"""Claims about sweeps with Ray Tune, by a user's commands: protocols, kills, failures, two nodes."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PLAIN = ("distill.signal=labels", "student.branch_depth=0")  # MultiTrain: no te
 
 
 def sweep(*arguments: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    """`python -m tuning.sweep ARGUMENTS` in a fresh process."""
+    """Run `python -m tuning.sweep ARGUMENTS` in a new process."""
     return run(sys.executable, "-m", "tuning.sweep", *arguments, timeout=timeout)
 
 
@@ -41,7 +41,7 @@ def same_logits(a: Path, b: Path) -> bool:
 
 
 def processes_of(runs: Path) -> list[psutil.Process]:
-    """Ranks and commands that work below a folder of runs."""
+    """Return the ranks and commands that use a folder of runs."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if any("mbkd" in part for part in process.info["cmdline"] or []) and str(runs) in process.info["cmdline"]:
@@ -50,7 +50,7 @@ def processes_of(runs: Path) -> list[psutil.Process]:
 
 
 def left_alone(runs: Path, seconds: float = 120) -> bool:
-    """Whether every process that works below a folder of runs leaves within some time."""
+    """Whether every process that uses a folder of runs exits within some time."""
     deadline = time.monotonic() + seconds
     while processes_of(runs) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -74,11 +74,11 @@ def test_a_sweep_searches_confirms_and_does_nothing_twice(toy_yaml: Path, tmp_pa
     before = {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")}
     again = sweep(*asked)
     assert again.returncode == 0, again.stderr
-    assert again.stderr == ""  # nothing to do, so nothing was started
+    assert again.stderr == ""  # without work, no process is started
     assert {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")} == before
 
 
-def test_a_wrong_value_ends_in_one_message_before_anything_starts(toy_yaml: Path, tmp_path: Path):
+def test_a_wrong_value_gives_one_message_before_anything_starts(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     for arguments, message in (
         (("grid", toy_yaml, "train.lr=[1e-3,-1]"), "train.lr = -1"),
@@ -96,7 +96,7 @@ def test_a_wrong_value_ends_in_one_message_before_anything_starts(toy_yaml: Path
     assert not runs.exists()
 
 
-def test_a_trial_that_fits_on_no_machine_ends_in_one_message(toy_yaml: Path, tmp_path: Path):
+def test_a_trial_that_fits_on_no_machine_gives_one_message(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     asked = ("grid", toy_yaml, "--protocol", "search", "--range", "train.lr=1e-4:1e-2", "--runs", runs)
     done = sweep(*asked, "--cpus-per-trial", "4096")
@@ -108,7 +108,7 @@ def test_a_trial_that_fits_on_no_machine_ends_in_one_message(toy_yaml: Path, tmp
 
 @pytest.fixture(scope="module")
 def own_teachers(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same experiment with classifiers as teachers that are fine-tuned, as they say; zh's has no finite weights."""
+    """The same experiment with classifiers declared as fine-tuned teachers; zh's weights are not finite."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     values, folder = yaml.safe_load(toy_yaml.read_text()), tmp_path_factory.mktemp("teachers")
@@ -126,7 +126,7 @@ def own_teachers(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.slow
-def test_a_refused_teacher_stops_only_those_who_ask_it(own_teachers: Path, tmp_path: Path):
+def test_a_refused_teacher_stops_only_the_runs_that_use_it(own_teachers: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     done = sweep("main", "--on", own_teachers, "--protocol", "fixed", "--seeds", "1", "--runs", runs)
     assert done.returncode == 1, done.stderr
@@ -138,7 +138,7 @@ def test_a_refused_teacher_stops_only_those_who_ask_it(own_teachers: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_cache_that_is_built_by_the_second_attempt_is_no_failure(own_teachers: Path, tmp_path: Path):
+def test_a_cache_built_by_the_second_attempt_is_not_a_failure(own_teachers: Path, tmp_path: Path):
     config = read(own_teachers, ["distill.signal=cache", "distill.languages=[en]", "student.branch_depth=0"])
     job, given = Job(config, "cache"), Conditions(tmp_path, tmp_path, 1, 1, 0, silence=0)
     with pytest.raises(TrialFailed, match="ended after too long without output"):
@@ -151,7 +151,7 @@ def test_a_cache_that_is_built_by_the_second_attempt_is_no_failure(own_teachers:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_every_experiment_by_name_end_to_end(toy_yaml: Path, tmp_path: Path):
+def test_every_experiment_runs_end_to_end_by_name(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     lists = ("train.lr=[1e-3,3e-3]", "train.epochs=[1,2]")
     small = ("--on", toy_yaml, "--runs", runs, "--seeds", "2")
@@ -165,7 +165,7 @@ def test_every_experiment_by_name_end_to_end(toy_yaml: Path, tmp_path: Path):
     groups = record(runs, "main")["groups"]
     assert [group["system"] for group in groups] == ["MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM"]
     assert all(len(each["runs"]) == 2 for group in groups for each in group["searched"])
-    folded = list(runs.glob("marc-multikd-mblm-*-folded/result.json"))  # of the chosen configuration's two seeds
+    folded = list(runs.glob("marc-multikd-mblm-*-folded/result.json"))  # of the two seeds of the chosen configuration
     assert (len(finished(runs)), len(folded)) == (6 + 4 * 8 + 2, 2)
     assert "MultiKD + MBLM, folded (n=2)" in done.stdout
     for name in ("ablations", "efficiency", "depth"):
@@ -188,7 +188,7 @@ def test_every_experiment_by_name_end_to_end(toy_yaml: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_driver_killed_three_times_leaves_exactly_the_rest(toy_yaml: Path, tmp_path: Path):
+def test_a_driver_killed_three_times_leaves_exactly_the_remaining_runs(toy_yaml: Path, tmp_path: Path):
     asked = ("grid", toy_yaml, "train.lr=[1e-3,3e-3]", "--seeds", "2")
     assert sweep(*asked, "--runs", tmp_path / "quiet", timeout=900).returncode == 0
     runs = tmp_path / "runs"
@@ -207,9 +207,9 @@ def test_driver_killed_three_times_leaves_exactly_the_rest(toy_yaml: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_trials_that_raise_are_killed_or_hang_do_not_stop_the_others(toy_yaml: Path, tmp_path: Path):
+def test_failing_killed_and_hanging_trials_do_not_stop_the_others(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
-    # 1e30 makes the loss infinite; the second and the third are killed and stopped below; the fourth is well
+    # 1e30 makes the loss infinite; the second and third trials are killed and stopped below; the fourth succeeds
     asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e30,1e-3,2e-3,3e-3]", "train.epochs=20")
     asked = (*asked, "--seeds", "1", "--retries", "1", "--hang-minutes", "0.5", "--runs", str(runs))
     command = [sys.executable, "-m", "tuning.sweep", *map(str, asked)]
@@ -247,7 +247,7 @@ def test_trials_that_raise_are_killed_or_hang_do_not_stop_the_others(toy_yaml: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same(toy_yaml: Path, tmp_path: Path):
+def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same_results(toy_yaml: Path, tmp_path: Path):
     asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,3e-3]", "--seeds", "2")
     assert sweep(*asked, "--runs", tmp_path / "alone", timeout=900).returncode == 0
     runs = tmp_path / "runs"
@@ -270,7 +270,7 @@ def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same(toy_yaml: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
-def test_a_search_keeps_to_its_budget_and_goes_on(toy_yaml: Path, tmp_path: Path):
+def test_a_search_keeps_its_budget_and_resumes(toy_yaml: Path, tmp_path: Path):
     pytest.importorskip("optuna")
     runs = tmp_path / "runs"
     asked = (
@@ -292,7 +292,7 @@ def test_a_search_keeps_to_its_budget_and_goes_on(toy_yaml: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(toy_yaml: Path, tmp_path: Path):
+def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     asked = (
         "grid",

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear message on standard error, exit code 2, nothing half-written."""
+"""Claims about a user's mistakes: one clear message on standard error, exit code 2, no partial files."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ ROWS = [("good, works", "pos"), ("bad, broke", "neg"), ("fine for me", "pos"), (
 
 @pytest.fixture
 def own(world: Path, tmp_path: Path) -> dict:
-    """A configuration of the user's own rows (en and fr labelled, de not), and its CSV files, all good."""
+    """A valid configuration of the user's own rows (en and fr labelled, de not), and its CSV files."""
     for split in ("train", "dev"):
         lines = ["text,label,language,id"]
         for language in ("en", "fr", "de"):
@@ -35,7 +35,7 @@ def own(world: Path, tmp_path: Path) -> dict:
 
 
 def refused(config: dict | str, tmp_path: Path, *expected: str, command: str = "train") -> None:
-    """The command ends with code 2 and one message that holds what is expected, and leaves no run behind."""
+    """Assert that the command exits with code 2 and one message with the expected parts, and leaves no run."""
     file = tmp_path / "config.yaml"
     file.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
     done = mbkd(command, file, "--runs", tmp_path / "runs")
@@ -73,7 +73,7 @@ def test_missing_data_file_is_named(own: dict, tmp_path: Path):
     refused(own, tmp_path, "dev.csv")
 
 
-def test_missing_column_is_named_with_those_there(own: dict, tmp_path: Path):
+def test_missing_column_is_named_with_the_existing_ones(own: dict, tmp_path: Path):
     rewrite(tmp_path / "train.csv", "label", "lable")
     refused(own, tmp_path, "train.csv", "'label'", "lable")
 
@@ -97,13 +97,13 @@ def test_half_a_character_is_named_with_its_line(own: dict, tmp_path: Path):
     refused(own, tmp_path, "train.jsonl, line 2", "half of a character")
 
 
-def test_labels_that_yaml_reads_as_yes_and_no_are_named_with_the_cure(own: dict, tmp_path: Path):
+def test_labels_that_yaml_reads_as_booleans_are_refused_with_the_fix(own: dict, tmp_path: Path):
     text = yaml.safe_dump(own)
     assert "  - neg\n  - pos\n" in text
     refused(text.replace("  - neg\n  - pos\n", "  - no\n  - yes\n"), tmp_path, "task.labels.0", "add quotes")
 
 
-def test_epochs_without_end_are_refused(own: dict, tmp_path: Path):
+def test_infinite_epochs_are_refused(own: dict, tmp_path: Path):
     own["train"]["epochs"] = float("inf")
     refused(own, tmp_path, "train.epochs", "finite")
 
@@ -137,12 +137,12 @@ def test_zero_stage_3_is_refused_with_the_reason(own: dict, tmp_path: Path):
     refused(own, tmp_path, "train.zero_stage", "stale")
 
 
-def test_backbone_folder_that_is_none_is_named(own: dict, tmp_path: Path):
+def test_a_folder_without_a_backbone_is_named(own: dict, tmp_path: Path):
     own["student"]["backbone"] = str(tmp_path)
     refused(own, tmp_path, str(tmp_path))
 
 
-def test_backbone_with_a_tokenizer_but_no_model_is_named(own: dict, world: Path, tmp_path: Path):
+def test_a_backbone_with_a_tokenizer_but_no_model_is_named(own: dict, world: Path, tmp_path: Path):
     folder = tmp_path / "half"
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -156,7 +156,7 @@ def test_more_branch_layers_than_the_backbone_has_are_refused(own: dict, tmp_pat
     refused(own, tmp_path, "branch_depth", "3", "2 layers")
 
 
-def test_batch_that_does_not_divide_is_refused(own: dict, tmp_path: Path):
+def test_an_indivisible_batch_is_refused(own: dict, tmp_path: Path):
     own["train"]["batch_size"] = 3
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(own))
@@ -167,7 +167,7 @@ def test_batch_that_does_not_divide_is_refused(own: dict, tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_evaluate_refuses_a_folder_that_is_no_model(own: dict, tmp_path: Path):
+def test_evaluate_refuses_a_folder_without_a_model(own: dict, tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(own))
     done = mbkd("evaluate", tmp_path, file, "--split", "dev", "--runs", tmp_path / "runs")
@@ -175,12 +175,12 @@ def test_evaluate_refuses_a_folder_that_is_no_model(own: dict, tmp_path: Path):
     assert "config.json" in done.stderr
 
 
-def test_name_that_is_neither_file_nor_recipe_is_refused(tmp_path: Path):
+def test_a_name_that_is_neither_file_nor_recipe_is_refused(tmp_path: Path):
     done = mbkd("train", "xnli-mbert-mlbm", "--runs", tmp_path)
     assert done.returncode == 2
     assert "xnli-mbert-mblm" in done.stderr  # the nearest name
 
 
-def test_longer_rows_than_the_backbone_has_positions_are_refused(own: dict, tmp_path: Path):
+def test_rows_beyond_the_backbones_positions_are_refused(own: dict, tmp_path: Path):
     own["train"]["max_length"] = 129
     refused(own, tmp_path, "train.max_length = 129", "student takes 128 tokens", "128 at most")

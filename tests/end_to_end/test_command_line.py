@@ -1,4 +1,4 @@
-"""The edges of the command line: JSON instead of tables, no colours, completion, what is refused at once."""
+"""Claims about the command line: JSON instead of tables, no colours, completion, early refusals."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from mbkd.config import paper
 from tests.conftest import mbkd, run
 
 
-def test_recipes_and_doctor_as_json():
+def test_recipes_and_doctor_print_json():
     recipes = json.loads(mbkd("recipes", "--json").stdout)
     assert recipes["xnli-mbert-mblm"]["student"]["branch_depth"] == 4
     done = mbkd("doctor", "--json")
@@ -22,19 +22,19 @@ def test_recipes_and_doctor_as_json():
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_recipes_are_named_whole_in_a_narrow_window(width: int):
+def test_recipe_names_are_complete_in_a_narrow_window(width: int):
     names = list(paper.recipes())
     shown = run(sys.executable, "-m", "mbkd", "recipes", FORCE_COLOR="1", NO_COLOR="1", COLUMNS=str(width)).stdout
     lines = [line.strip("│ ") for line in Text.from_ansi(shown).plain.splitlines()]
     assert [line.split()[0] for line in lines if line.startswith(("xnli", "marc", "sib200"))] == names
 
 
-def test_the_version_is_the_package_s():
+def test_the_version_equals_the_packages():
     assert mbkd("--version").stdout == f"mbkd {__version__}\n"
 
 
-def test_an_output_is_looked_at_before_any_work(tmp_path: Path):
-    """No model is there: what is said of --out comes first."""
+def test_an_output_path_is_checked_before_any_work(tmp_path: Path):
+    """The model does not exist, so the message about --out must come first."""
     (tmp_path / "rows.txt").write_text("good\n")
     nowhere, there = tmp_path / "nowhere", tmp_path / "there.json"
     rows = tmp_path / "rows.txt"
@@ -54,7 +54,7 @@ def test_an_output_is_looked_at_before_any_work(tmp_path: Path):
     assert "use .json, .csv" in mbkd("mixers", tmp_path, "toy", "--out", tmp_path / "a.txt").stderr
 
 
-def test_other_libraries_draw_no_bars_where_there_is_no_terminal():
+def test_other_libraries_draw_no_bars_without_a_terminal():
     code = (
         "from mbkd.terminal.bars import no_bars_in_files; no_bars_in_files()\n"
         "import tqdm; list(tqdm.tqdm(range(3)))\n"
@@ -66,12 +66,12 @@ def test_other_libraries_draw_no_bars_where_there_is_no_terminal():
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
-def test_colours_are_off_when_asked(way: str):
+def test_colours_can_be_disabled(way: str):
     coloured = run(sys.executable, "-m", "mbkd", "recipes", FORCE_COLOR="1")
     assert "\x1b[" in coloured.stdout
     option, variable = (["--no-color"], {}) if way == "option" else ([], {"NO_COLOR": "1"})
     plain = run(sys.executable, "-m", "mbkd", *option, "recipes", FORCE_COLOR="1", **variable)
-    assert "\x1b[3" not in plain.stdout  # bold may stay, colours do not
+    assert "\x1b[3" not in plain.stdout  # bold may remain, colours may not
 
 
 def test_an_unknown_tracker_is_refused_before_anything_starts(toy_yaml: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The first day with rows of one's own: init, data, train, as typed; and the dialogue on a terminal."""
+"""Claims about a user's first day with own rows: init, data, train, and the dialogue on a terminal."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from tests.conftest import ENVIRONMENT, ROOT, mbkd
 
 @pytest.fixture(scope="module")
 def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One CSV file: en and fr with labels enough, de with few."""
+    """One CSV file: en and fr with enough labels, de with few."""
     file = tmp_path_factory.mktemp("tickets") / "tickets.csv"
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -32,7 +32,7 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def configuration(tickets: Path, world: Path) -> Path:
-    """What `mbkd init` writes for them, without a question."""
+    """The configuration that `mbkd init` writes for these rows without questions."""
     out = tickets.with_suffix(".yaml")
     student = world / "models" / "student"
     done = mbkd("init", tickets, "--out", out, "--split", "--no-teachers", "--backbone", student)
@@ -41,7 +41,7 @@ def configuration(tickets: Path, world: Path) -> Path:
     return out
 
 
-def test_what_init_writes_trains(configuration: Path, tmp_path: Path):
+def test_the_configuration_of_init_trains(configuration: Path, tmp_path: Path):
     done = mbkd("train", configuration, "train.epochs=1", "train.batch_size=16", "--runs", tmp_path, "--ranks", "1")
     assert done.returncode == 0, done.stderr
     result = json.loads((Path(done.stdout.splitlines()[-1]) / "result.json").read_text())
@@ -50,7 +50,7 @@ def test_what_init_writes_trains(configuration: Path, tmp_path: Path):
     assert set(result["accuracy"]) == {"dev", "test"}
 
 
-def test_a_finished_training_is_reused_for_the_same_rows_and_named_for_others(configuration: Path, tmp_path: Path):
+def test_a_finished_run_is_reused_for_the_same_rows_and_refused_for_others(configuration: Path, tmp_path: Path):
     asked = (configuration, "train.epochs=0.2", "train.batch_size=16", "--runs", tmp_path, "--ranks", "1")
     run = Path(mbkd("train", *asked).stdout.splitlines()[-1])
     (file,) = {
@@ -72,17 +72,19 @@ def test_a_finished_training_is_reused_for_the_same_rows_and_named_for_others(co
     assert (run / "result.json").is_file()
 
 
-def test_data_says_the_same_as_tables_and_as_json(configuration: Path):
+def test_data_prints_the_same_as_tables_and_as_json(configuration: Path):
     tables, document = mbkd("data", configuration), mbkd("data", configuration, "--json")
     assert (tables.returncode, document.returncode) == (0, 0), tables.stderr + document.stderr
     found = json.loads(document.stdout)
     assert [x["rows"] for x in found["splits"]] == [240, 240, 30, 30, 16, 30, 30, 16]
     for title in ("rows", "tokens per row", "some rows"):
         assert title in tables.stdout
-    assert 0 < tables.stdout.count("\nwarning ") <= len(found["warnings"])  # a fact is said once, with its languages
+    assert (
+        0 < tables.stdout.count("\nwarning ") <= len(found["warnings"])
+    )  # a warning is printed once with its languages
 
 
-def test_data_shows_what_it_can_without_the_models_and_ends_with_what_would_stop_a_training(configuration: Path):
+def test_data_works_without_the_models_and_ends_with_the_problems(configuration: Path):
     done = mbkd("data", configuration, "student.backbone=nobody/nothing", "task.zero_shot=[de, pl]")
     assert done.returncode == 2
     assert "not checked: tokens of student: nobody/nothing" in done.stdout
@@ -93,7 +95,7 @@ def test_data_shows_what_it_can_without_the_models_and_ends_with_what_would_stop
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of one of eleven languages without a header, the others beside it."""
+    """The file of one of eleven languages without a header, in a folder with the others."""
     folder = tmp_path_factory.mktemp("many")
     for language in ("en", "fr", "de", "es", "it", "nl", "pt", "pl", "ru", "tr", "ar"):
         lines = [
@@ -104,7 +106,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dev-en.tsv"
 
 
-def test_header_and_quoting_are_said_with_yes_or_no(many: Path, tmp_path: Path):
+def test_header_and_quoting_are_set_with_yes_or_no(many: Path, tmp_path: Path):
     asked = ("init", many, "--out", tmp_path / "new.yaml", "--no-split", "--language", "en", "--quoting", "no")
     done = mbkd(*asked)
     assert (done.returncode, "--header yes or --header no" in done.stderr) == (2, True), done.stderr
@@ -115,21 +117,21 @@ def test_header_and_quoting_are_said_with_yes_or_no(many: Path, tmp_path: Path):
     assert mbkd(*asked, "--header", "maybe").returncode == 2
 
 
-def test_the_dialogue_asks_for_the_files_beside_and_for_the_few_languages_that_get_a_branch(many: Path, tmp_path: Path):
+def test_the_dialogue_asks_for_the_other_files_and_the_languages_with_branches(many: Path, tmp_path: Path):
     out = tmp_path / "new.yaml"
     seen = dialogue(
         {"the first line the header": "n", "Languages to train on": "en,tr"}, many, "--out", out, "--no-split"
     )
     assert "(ar, de, es, fr, it, nl, pl, pt, ru, tr). Take all of them?" in seen.replace("\r\n", "")
     assert "11 languages have training rows" in seen
-    assert "Languages to measure only" not in seen  # there are no rows to measure on
+    assert "Languages to measure only" not in seen  # no rows for an evaluation exist
     task = yaml.safe_load(out.read_text())["task"]
     assert task["files"] == {"train": str(many).replace("-en", "-{language}")}
     assert task["supervised"] == ["en", "tr"]
 
 
 def dialogue(answers: dict[str, str], *arguments: object) -> str:
-    """What `mbkd init` says on a terminal; each answer is given once, and Enter to other questions."""
+    """Return the output of `mbkd init` on a terminal. Each answer is given once; other questions get Enter."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "mbkd", "init", *map(str, arguments)],
@@ -153,11 +155,11 @@ def dialogue(answers: dict[str, str], *arguments: object) -> str:
     return seen
 
 
-def test_the_dialogue_takes_answers_and_guesses(tickets: Path, tmp_path: Path):
+def test_the_dialogue_accepts_answers_and_guesses(tickets: Path, tmp_path: Path):
     out = tmp_path / "asked.yaml"
     answers = {"Column with the text": "body", "Languages to train on": "klingon", "distil them": "n"}
     seen = dialogue(answers, tickets, "--out", out, "--no-split", "--label", "queue")
-    assert "no rows of klingon" in seen  # and the question came again
+    assert "no rows of klingon" in seen  # and the question was repeated
     assert "Column with the label" not in seen  # it was known
     text = out.read_text()
     assert "supervised: [en, fr]" in text

@@ -1,4 +1,4 @@
-"""The main job through the commands that a user types: teachers, students, evaluation, on toy and on real text."""
+"""Claims about the main workflow by commands: teachers, students, evaluation, on toy and real text."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.conftest import XNLI, deepspeed, mbkd, run, scalars
 
 @pytest.fixture(scope="module")
 def runs(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with the three teachers in it, made by `mbkd teach`."""
+    """A folder of runs with the three teachers that `mbkd teach` trained."""
     folder = tmp_path_factory.mktemp("runs")
     done = mbkd("teach", toy_yaml, "--runs", folder)
     assert done.returncode == 0, done.stderr
@@ -22,13 +22,13 @@ def runs(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def student(toy_yaml: Path, runs: Path) -> Path:
-    """The run directory of MultiKD + MBLM, from the last line that `mbkd train` prints."""
+    """The run directory of MultiKD + MBLM, from the last output line of `mbkd train`."""
     done = mbkd("train", toy_yaml, "--runs", runs, "--ranks", "2")
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def test_train_writes_a_whole_run_directory(student: Path):
+def test_train_writes_a_complete_run_directory(student: Path):
     result = json.loads((student / "result.json").read_text())
     assert result["system"] == "MultiKD + MBLM"
     for split in ("dev", "test"):
@@ -45,12 +45,12 @@ def test_train_writes_a_whole_run_directory(student: Path):
     assert {line["split"] for line in lines if "split" in line} == {"dev", "test"}
     assert yaml.safe_load((student / "config.yaml").read_text())["student"]["branch_depth"] == 1
     assert json.loads((student / "environment.json").read_text())["ranks"] == 2
-    assert not list(student.glob(".*"))  # nothing half-written stays behind
+    assert not list(student.glob(".*"))  # no partial files remain
     last = {name for name, step, _ in scalars(student) if step == result["steps"]}
     assert {"dev/accuracy/de", "test/accuracy_averages/Z", "lr"} <= last
 
 
-def test_every_teacher_scores_on_its_own_language(runs: Path):
+def test_every_teacher_is_evaluated_on_its_own_language(runs: Path):
     results = [json.loads(f.read_text()) for f in sorted(runs.glob("marc-teacher-*/result.json"))]
     assert [list(r["accuracy"]["test"]) for r in results] == [["en"], ["fr"], ["zh"]]
 
@@ -63,7 +63,7 @@ def test_a_finished_run_is_shown_and_not_trained_again(toy_yaml: Path, runs: Pat
     assert (student / "result.json").stat().st_mtime_ns == before
 
 
-def test_a_command_on_stores_that_are_there_imports_nothing_heavy(toy_yaml: Path, runs: Path, student: Path):
+def test_a_command_on_existing_stores_imports_no_large_packages(toy_yaml: Path, runs: Path, student: Path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -85,7 +85,7 @@ def test_finished_runs_are_shown_as_json(toy_yaml: Path, runs: Path, student: Pa
     assert [teacher["system"] for teacher in teachers] == ["Teacher en", "Teacher fr", "Teacher zh"]
 
 
-def test_evaluate_gives_the_scores_of_the_run(toy_yaml: Path, runs: Path, student: Path, tmp_path: Path):
+def test_evaluate_reproduces_the_scores_of_the_run(toy_yaml: Path, runs: Path, student: Path, tmp_path: Path):
     out = tmp_path / "scores.json"
     done = mbkd("evaluate", student, toy_yaml, "--split", "test", "--runs", runs, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
@@ -107,7 +107,9 @@ def test_the_trained_folder_loads_with_transformers_alone(student: Path):
     assert done.stdout.split()[-1] in {"1", "2", "3", "4", "5"}
 
 
-def test_launcher_script_and_command_give_the_same_bits(toy_yaml: Path, runs: Path, student: Path, tmp_path: Path):
+def test_launcher_script_and_command_give_bitwise_equal_results(
+    toy_yaml: Path, runs: Path, student: Path, tmp_path: Path
+):
     for teacher in runs.glob("marc-teacher-*"):
         (tmp_path / teacher.name).symlink_to(teacher)
     done = deepspeed(2, "launchers/distill.py", toy_yaml, "--runs", tmp_path)
@@ -117,7 +119,7 @@ def test_launcher_script_and_command_give_the_same_bits(toy_yaml: Path, runs: Pa
         assert file.read_bytes() == (tmp_path / student.name / file.relative_to(student)).read_bytes(), file.name
 
 
-def test_student_without_its_teachers_says_how_to_get_them(toy_yaml: Path, tmp_path: Path):
+def test_a_student_without_its_teachers_is_refused_with_the_command_to_train_them(toy_yaml: Path, tmp_path: Path):
     done = mbkd("train", toy_yaml, "--runs", tmp_path)
     assert done.returncode == 2
     assert "mbkd teach" in done.stderr
@@ -131,7 +133,7 @@ def test_data_shows_rows_and_balance(toy_yaml: Path):
     assert "ja" in done.stdout
 
 
-def test_recipes_doctor_and_help_answer():
+def test_recipes_doctor_and_help_run():
     assert "xnli-mbert-mblm" in mbkd("recipes").stdout
     found = mbkd("doctor")
     assert found.returncode == 0, found.stdout
@@ -140,7 +142,7 @@ def test_recipes_doctor_and_help_answer():
 
 
 @pytest.mark.skipif(not XNLI.is_dir(), reason="real XNLI text is not beside the checkout (../shared/data/xnli)")
-def test_real_xnli_trains_in_three_languages_and_is_measured_in_fifteen(world: Path, tmp_path: Path):
+def test_real_xnli_is_trained_in_three_languages_and_evaluated_in_fifteen(world: Path, tmp_path: Path):
     zero_shot = "[de, es, ru, ar, hi, vi, bg, el, sw, th, tr, ur]"
     models = world / "models"
     config = tmp_path / "xnli.yaml"

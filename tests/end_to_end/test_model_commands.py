@@ -1,4 +1,4 @@
-"""What a user does with a trained model, each command in a fresh process and offline."""
+"""Claims about commands for trained models, each in a new process and offline."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def trained(toy_yaml: Path, runs: Path) -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def test_import_mbkd_is_all_that_transformers_needs(trained: Path):
+def test_transformers_needs_only_the_import_of_mbkd(trained: Path):
     code = (
         "import mbkd\n"
         "from transformers import pipeline\n"
@@ -46,7 +46,7 @@ def test_import_mbkd_is_all_that_transformers_needs(trained: Path):
     assert "mblm" not in done.stderr
 
 
-def test_predict_reads_a_pipe_names_the_bad_row_and_goes_on(trained: Path):
+def test_predict_reads_a_pipe_and_continues_after_a_bad_row(trained: Path):
     done = run("bash", "-c", f"printf 'good\\n\\nbad\\n' | python -m mbkd predict {trained}")
     assert done.returncode == 1, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -57,8 +57,8 @@ def test_predict_reads_a_pipe_names_the_bad_row_and_goes_on(trained: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_predict_answers_as_the_run_was_measured(trained: Path, world: Path, tmp_path: Path):
-    """The test rows of a language, as a table of pairs, get the labels that the run's own logits say."""
+def test_predictions_match_the_runs_scores(trained: Path, world: Path, tmp_path: Path):
+    """The test rows of a language, as a table of pairs, get the labels of the run's logits."""
     from mbkd import config
     from mbkd.config import paper
     from mbkd.data import tasks
@@ -82,14 +82,14 @@ def test_predict_answers_as_the_run_was_measured(trained: Path, world: Path, tmp
     assert np.abs(np.array([list(row["probabilities"].values()) for row in found]) - expected).max() < 1e-5
 
 
-def test_a_missing_file_ends_in_one_message(trained: Path):
+def test_a_missing_file_gives_one_message(trained: Path):
     done = mbkd("predict", trained, "nothing-here.csv")
     assert done.returncode == 2
     assert done.stderr.startswith("error: nothing-here.csv: cannot be read")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_mixers_shows_writes_and_draws_the_weights(trained: Path, toy_yaml: Path, runs: Path, tmp_path: Path):
+def test_mixers_prints_writes_and_draws_the_weights(trained: Path, toy_yaml: Path, runs: Path, tmp_path: Path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "weights.json"
     done = mbkd("mixers", trained, toy_yaml, "--runs", runs, "--out", out)
@@ -100,7 +100,7 @@ def test_mixers_shows_writes_and_draws_the_weights(trained: Path, toy_yaml: Path
     assert out.with_suffix(".png").is_file()
 
 
-def test_export_writes_graphs_and_says_how_they_compare_in_each_language(trained: Path, toy_yaml: Path):
+def test_export_writes_graphs_and_compares_them_in_each_language(trained: Path, toy_yaml: Path):
     pytest.importorskip("onnxruntime")
     done = mbkd("export", trained, toy_yaml, "--dtype", "fp32", "--dtype", "int8")
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_export_writes_graphs_and_says_how_they_compare_in_each_language(trained
     assert done.stderr == ""
 
 
-def test_push_lists_what_it_would_upload(trained: Path):
+def test_push_lists_the_files_to_upload(trained: Path):
     done = mbkd("push", trained, "me/my-model", "--private", "--license", "mit", "--dry-run")
     assert done.returncode == 0, done.stderr
     for name in ("README.md", "model.safetensors", "config.json", "tokenizer.json"):
@@ -124,7 +124,7 @@ def test_push_lists_what_it_would_upload(trained: Path):
     assert "would be uploaded to https://huggingface.co/me/my-model" in done.stdout
 
 
-def test_push_says_in_one_message_that_the_hub_cannot_be_reached(trained: Path):
+def test_push_reports_an_unreachable_hub_in_one_message(trained: Path):
     command = [sys.executable, "-m", "mbkd", "push", trained, "me/my-model"]
     for where in ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
         done = run(*command, **where)
@@ -135,7 +135,7 @@ def test_push_says_in_one_message_that_the_hub_cannot_be_reached(trained: Path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_damaged_model_ends_in_one_message(name: str, trained: Path, toy_yaml: Path, tmp_path: Path):
+def test_a_damaged_model_gives_one_message(name: str, trained: Path, toy_yaml: Path, tmp_path: Path):
     shutil.copytree(trained / "model", tmp_path / "model")
     (tmp_path / "model" / name).write_bytes((tmp_path / "model" / name).read_bytes()[:300])
     for command, *more in (["serve", "--port", "0"], ["evaluate", toy_yaml, "--runs", tmp_path / "runs"]):
@@ -147,7 +147,7 @@ def test_a_damaged_model_ends_in_one_message(name: str, trained: Path, toy_yaml:
         assert "Traceback" not in done.stderr
 
 
-def test_a_model_with_mixers_has_one_way_to_infer(trained: Path, toy_yaml: Path, runs: Path):
+def test_a_model_with_mixers_has_one_inference_setting(trained: Path, toy_yaml: Path, runs: Path):
     done = mbkd("evaluate", trained, toy_yaml, "--runs", runs, "--inference", "single")
     assert done.returncode == 2
     assert "without mixers" in done.stderr
@@ -159,7 +159,7 @@ def test_a_model_with_mixers_has_one_way_to_infer(trained: Path, toy_yaml: Path,
 
 @pytest.fixture(scope="module")
 def with_german(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The override that makes the task one with German training rows, too."""
+    """Return the override that adds German training rows to the task."""
     from mbkd.demo import toy
 
     folder = tmp_path_factory.mktemp("german")
@@ -179,7 +179,7 @@ def grown(trained: Path, toy_yaml: Path, with_german: str, runs: Path) -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def test_a_grown_model_has_a_branch_more_and_every_other_bit_as_it_was(trained: Path, grown: Path):
+def test_a_grown_model_has_one_more_branch_and_is_otherwise_bitwise_equal(trained: Path, grown: Path):
     from safetensors.numpy import load_file
 
     old, new = (load_file(run / "model" / "model.safetensors") for run in (trained, grown))
@@ -190,7 +190,7 @@ def test_a_grown_model_has_a_branch_more_and_every_other_bit_as_it_was(trained: 
     assert any(np.abs(values - new[name]).max() > 1e-4 for name, values in mean.items())
 
 
-def test_a_grown_run_says_how_every_language_was_before_and_is_after(trained: Path, grown: Path):
+def test_a_grown_run_reports_every_language_before_and_after(trained: Path, grown: Path):
     old, new = (json.loads((run / "result.json").read_text()) for run in (trained, grown))
     assert new["before"]["accuracy"] == old["accuracy"]
     assert new["before"]["mae"] == old["mae"]
@@ -199,7 +199,7 @@ def test_a_grown_run_says_how_every_language_was_before_and_is_after(trained: Pa
     assert "| branches | 1 layers for each of en, fr, zh, de |" in (grown / "model" / "README.md").read_text()
 
 
-def test_a_grown_model_is_measured_like_any_other(grown: Path, toy_yaml: Path, runs: Path):
+def test_a_grown_model_is_evaluated_like_any_other(grown: Path, toy_yaml: Path, runs: Path):
     done = mbkd("evaluate", grown, toy_yaml, "--runs", runs)
     assert done.returncode == 0, done.stderr
     measured = json.loads(Path(done.stdout.split()[-1]).read_text())["accuracy"]
@@ -207,7 +207,7 @@ def test_a_grown_model_is_measured_like_any_other(grown: Path, toy_yaml: Path, r
 
 
 @pytest.mark.slow
-def test_a_grown_run_that_was_killed_goes_on_to_the_same_bits(
+def test_a_killed_grown_run_resumes_to_a_bitwise_equal_result(
     trained: Path, grown: Path, toy_yaml: Path, with_german: str, tmp_path: Path
 ):
     command = ["grow", str(trained), str(toy_yaml), with_german, "--language", "de", "--runs", str(tmp_path)]
@@ -235,10 +235,10 @@ def test_a_grown_run_that_was_killed_goes_on_to_the_same_bits(
         ("tensorboardX", "", ["train", "{config}", "--runs", "{runs}"]),
     ],
 )
-def test_a_package_that_is_not_installed_is_named(
+def test_a_missing_package_is_named(
     package: str, extra: str, command: list[str], toy_yaml: Path, trained: Path, runs: Path, tmp_path: Path
 ):
-    # Python's own way to say that a module is not to be found, as where it was never installed.
+    # Python's marker for a missing module, as if the package was not installed.
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
     names = {"{model}": str(trained), "{config}": str(toy_yaml), "{runs}": str(runs)}
     typed = [names.get(x, x) for x in command]
@@ -248,4 +248,4 @@ def test_a_package_that_is_not_installed_is_named(
     assert len(said) == 1, done.stderr
     assert ("pip install 'mbkd[" + extra + "]'" if extra else f"pip install {package}") in said[0]
     assert "Traceback" not in done.stderr
-    assert done.returncode == (0 if command[0] == "mixers" else 2)  # the weights are there without their picture
+    assert done.returncode == (0 if command[0] == "mixers" else 2)  # the weights are written without the heat map

@@ -1,4 +1,4 @@
-"""The page of a report in a real browser: it draws, sorts, filters, and runs nothing that a text brings along."""
+"""Claims about a report's page in a real browser: it draws, sorts, filters, and never executes texts."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tests.synthetic import labels_of, write_run
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 LABELS = ("<b>good</b>", "bad & worse", "$so$")
 ROWS = 30
-# What a report of this size may take; a real one has more tables and figures, and no more rows than errors.ITEMS.
+# Maximum size of this report; a real report has more tables and figures, but no more rows than errors.ITEMS.
 MEGABYTES = 2
 
 
@@ -61,12 +61,12 @@ def page(tmp_path_factory):
 def opened(browser, page):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get("about:blank")
-    browser.get_log("browser")  # one browser serves all tests: what another page said does not count here
+    browser.get_log("browser")  # one browser serves all tests, so messages of other pages are discarded
     browser.get(page.as_uri())
     return browser
 
 
-def test_page_is_one_file_of_a_few_megabytes(page):
+def test_the_page_is_one_file_of_a_few_megabytes(page):
     text = page.read_text(encoding="utf-8")
     assert len(text) < MEGABYTES * 1e6
     assert "http-equiv" in text
@@ -75,7 +75,7 @@ def test_page_is_one_file_of_a_few_megabytes(page):
     assert all(file.stat().st_size > 1000 for file in (page.parent / "figures").iterdir())
 
 
-def test_page_has_no_error_and_draws_every_figure(opened, page):
+def test_the_page_has_no_error_and_draws_every_figure(opened, page):
     assert opened.get_log("browser") == []
     keys = {file.stem for file in (page.parent / "figures").glob("*.svg")}
     assert {key.split("-")[0] for key in keys} == {
@@ -91,7 +91,7 @@ def test_page_has_no_error_and_draws_every_figure(opened, page):
         assert box[0] > 200 and box[1] > 100 and box[2] > 5 and box[3]
 
 
-def test_texts_and_labels_are_shown_and_never_run(opened):
+def test_texts_and_labels_are_shown_and_never_executed(opened):
     assert opened.execute_script("return window.hacked") is None
     assert opened.execute_script("return document.querySelectorAll('img, b b').length") == 0
     first = opened.execute_script("return document.querySelector('.items .text').textContent")
@@ -100,7 +100,7 @@ def test_texts_and_labels_are_shown_and_never_run(opened):
         "return [...document.querySelectorAll('[data-filter=label] option')].map(x => x.value)"
     )
     assert set(LABELS) <= set(labels)
-    # A script that did get in would still not run: the page names the one script that may.
+    # An injected script would not run, because the page allows one script only.
     opened.execute_script(
         "const s = document.createElement('script'); s.textContent = 'window.hacked = 2'; document.body.append(s)"
     )
@@ -159,7 +159,7 @@ def test_rows_are_filtered_by_language_label_and_text(opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out_of_the_page(opened, width, scheme):
+def test_no_element_exceeds_the_page(opened, width, scheme):
     opened.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},

@@ -1,4 +1,4 @@
-"""`mbkd serve` as its users meet it: over HTTP, in a browser, and at its end."""
+"""Claims about `mbkd serve`: over HTTP, in a browser, and at shutdown."""
 
 import gzip
 import http.client
@@ -23,7 +23,7 @@ GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
 def start(model, *options):
-    """A server's process and its address, when it listens."""
+    """Yield a server's process and its address when the server listens."""
     command = [sys.executable, "-m", "mbkd", "serve", str(model), "--port", "0", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
@@ -33,7 +33,7 @@ def start(model, *options):
 
 
 def stop(process):
-    """Exit code and what was said, after a SIGTERM."""
+    """Send SIGTERM; return the exit code and the output."""
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     return process.returncode, said
@@ -41,7 +41,7 @@ def stop(process):
 
 @pytest.fixture(scope="module")
 def model(student):
-    """The random student, one label of it hostile."""
+    """The random student with one hostile label."""
     config = json.loads((student / "config.json").read_text())
     copy = student.with_name("evil")
     copy.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def address(model):
 
 
 def ask(address, method, path, body=None, headers=JSON):
-    """Status, headers and content of an answer; JSON is read."""
+    """Return status, headers and content of an answer; JSON is parsed."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body), headers)
     reply = connection.getresponse()
@@ -74,7 +74,7 @@ def ask(address, method, path, body=None, headers=JSON):
     return reply.status, reply.headers, found
 
 
-def test_one_text_a_list_and_pairs_are_answered_as_predict_answers_them(address, model, tmp_path):
+def test_one_text_lists_and_pairs_get_the_answers_of_predict(address, model, tmp_path):
     rows = [{"text": "gut", "text_pair": "kitchen"}, {"text": "质量很好。", "text_pair": "x " * 300}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = mbkd("predict", model, tmp_path / "rows.jsonl", "--text-pair", "text_pair")
@@ -89,7 +89,7 @@ def test_one_text_a_list_and_pairs_are_answered_as_predict_answers_them(address,
         assert set(alone["branches"]["outer"]) == {"en", "fr"} and "branches" not in answer
 
 
-def test_a_model_of_pairs_notes_the_rows_that_have_none(address):
+def test_a_pair_model_notes_rows_without_a_second_text(address):
     _, _, (lone, pair) = ask(address, "POST", "/classify", [{"text": "gut"}, {"text": "gut", "text_pair": ""}])
     assert "no text_pair" in lone["note"] and "note" not in pair
     assert ask(address, "GET", "/model")[2]["pairs"] is True
@@ -112,13 +112,13 @@ def test_a_model_of_pairs_notes_the_rows_that_have_none(address):
         ("GET", "/docs", None, {}, 404),
     ],
 )
-def test_every_refusal_is_json_that_says_what_where_and_what_to_do(address, method, path, body, headers, status):
+def test_every_refusal_is_json_with_the_problem_the_place_and_the_fix(address, method, path, body, headers, status):
     got, _, problem = ask(address, method, path, body, headers)
     assert got == status
     assert set(problem) == {"error", "where", "do"} and all(problem.values())
 
 
-def test_a_gzip_body_is_read_as_the_plain_one(address):
+def test_a_gzip_body_is_read_like_a_plain_body(address):
     row = {"text": "das ist gut", "text_pair": "kitchen"}
     assert (
         ask(address, "POST", "/classify", gzip.compress(json.dumps(row).encode()), GZIP)[::2]
@@ -126,7 +126,7 @@ def test_a_gzip_body_is_read_as_the_plain_one(address):
     )
 
 
-def test_head_says_what_get_says_without_a_body(address):
+def test_head_returns_the_headers_of_get_without_a_body(address):
     for path in ("/healthz", "/"):
         status, headers, content = ask(address, "HEAD", path)
         expected = ask(address, "GET", path)[1]
@@ -134,25 +134,25 @@ def test_head_says_what_get_says_without_a_body(address):
         assert headers["Content-Length"] == expected["Content-Length"]
 
 
-def test_a_body_that_does_not_say_its_size_is_cut_off_at_the_limit(address):
+def test_a_body_without_a_size_is_cut_off_at_the_limit(address):
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     connection.putrequest("POST", "/classify")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Transfer-Encoding", "chunked")
     connection.endheaders(b"1388\r\n" + b"x" * 5000 + b"\r\n10\r\n" + b"x" * 16 + b"\r\n")
-    assert connection.getresponse().status == 413  # there was no last chunk
+    assert connection.getresponse().status == 413  # the last chunk is missing
     connection.close()
 
 
-def test_a_client_that_leaves_within_its_body_leaves_no_trace(address):
+def test_a_client_that_disconnects_within_its_body_has_no_effect(address):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Content-Length: 100\r\n\r\n{")
-    assert ask(address, "GET", "/healthz")[0] == 200  # and the server's log is empty at its end: `address`
+    assert ask(address, "GET", "/healthz")[0] == 200  # the fixture `address` also checks that the server's log is empty
 
 
-def test_a_full_queue_says_when_to_try_again_and_the_server_goes_on(address):
+def test_a_full_queue_states_when_to_retry_and_the_server_continues(address):
     replies = []
     rows = [{"text": "good " * 60}] * 8
 
@@ -174,7 +174,7 @@ def test_a_full_queue_says_when_to_try_again_and_the_server_goes_on(address):
     assert ask(address, "POST", "/classify", rows)[0] == 200
 
 
-def test_health_metrics_and_schema_are_there_and_need_no_network(address):
+def test_health_metrics_and_schema_exist_and_need_no_network(address):
     from prometheus_client.parser import text_string_to_metric_families
 
     assert ask(address, "GET", "/healthz")[::2] == (200, {"status": "ok"})
@@ -201,14 +201,14 @@ def test_health_metrics_and_schema_are_there_and_need_no_network(address):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
-def test_page_shows_labels_and_branches_as_text_and_fits_a_phone(browser, address, tmp_path, width, scheme):
+def test_the_page_shows_labels_and_branches_as_text_and_fits_a_phone(browser, address, tmp_path, width, scheme):
     from selenium.webdriver.support.ui import WebDriverWait
 
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    browser.get_log("browser")  # what earlier pages logged is gone with this
+    browser.get_log("browser")  # discards the log of earlier pages
     browser.get(address)
     browser.find_element("id", "text").send_keys(EVIL)
     browser.find_element("id", "send").click()
@@ -230,7 +230,7 @@ def test_page_shows_labels_and_branches_as_text_and_fits_a_phone(browser, addres
     assert not browser.find_element("id", "answer").is_displayed()
 
 
-def test_sigterm_answers_what_was_asked_refuses_what_is_new_and_ends_with_code_0(student):
+def test_after_sigterm_old_requests_are_answered_new_ones_refused_and_the_exit_code_is_0(student):
     process, address = start(student, "--batch-tokens", "16")
     host = address.removeprefix("http://")
     connections = [http.client.HTTPConnection(host, timeout=60) for _ in range(20)]
@@ -248,7 +248,7 @@ def test_sigterm_answers_what_was_asked_refuses_what_is_new_and_ends_with_code_0
         ask(address, "GET", "/healthz")
 
 
-def test_a_port_in_use_and_a_missing_model_end_in_one_message(student, tmp_path):
+def test_a_port_in_use_and_a_missing_model_give_one_message(student, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = mbkd("serve", student, "--port", str(taken.getsockname()[1]))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
@@ -258,7 +258,7 @@ def test_a_port_in_use_and_a_missing_model_end_in_one_message(student, tmp_path)
     assert "neither a run directory nor a model's folder" in done.stderr
 
 
-def test_without_its_packages_serve_says_what_to_install(student):
+def test_without_its_packages_serve_names_the_packages_to_install(student):
     code = "import sys; sys.modules['fastapi'] = None; from mbkd.cli import main; main()"
     done = run(sys.executable, "-c", code, "serve", student)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""The recipe `sib200-e5` by its name, on folders that lie where the hub's ids lead, in the hub's layout."""
+"""Claims about the recipe `sib200-e5`, with folders in the hub's layout at the paths of the hub ids."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ ROWS = {"train": 21, "dev": 14, "test": 14}
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
-    """A folder with Davlan/sib200 and the two encoders, tiny ones."""
+    """A folder with Davlan/sib200 and two tiny encoders."""
     folder = tmp_path_factory.mktemp("hub")
     repository = folder / "Davlan" / "sib200"
     lines = ["---", "configs:"]
@@ -44,7 +44,7 @@ def test_the_recipe_has_every_language_of_the_data_set_once():
 
 
 def mbkd(hub: Path, command: str, *words: str) -> Any:
-    """`mbkd COMMAND sib200-e5 --json` in that folder, made small: the encoders here have two layers, so K is 1."""
+    """Run `mbkd COMMAND sib200-e5 --json` in that folder with small settings; K is 1 for encoders of two layers."""
     small = ["task.zero_shot=[deu_Latn]", "student.branch_depth=1", "distill.allow_chance_teachers=true"]
     small += [f"{section}.{value}" for section in ("train", "teaching") for value in ("epochs=1", "batch_size=7")]
     done = run(sys.executable, "-m", "mbkd", command, "sib200-e5", *small, *words, "--json", cwd=hub)
@@ -52,7 +52,7 @@ def mbkd(hub: Path, command: str, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_recipe_reads_the_hub_s_layout_by_its_name(hub: Path):
+def test_the_recipe_reads_the_hubs_layout_by_name(hub: Path):
     found = mbkd(hub, "data")
     assert not found["problems"]
     read = {(x["split"], x["language"]): x["rows"] for x in found["splits"]}
@@ -61,14 +61,14 @@ def test_the_recipe_reads_the_hub_s_layout_by_its_name(hub: Path):
     assert read == every
 
 
-def test_the_recipe_trains_on_labels_alone(hub: Path):
+def test_the_recipe_trains_on_labels_only(hub: Path):
     result = mbkd(hub, "train", "distill.signal=labels", "--ranks", "1")
     assert result["system"] == "MultiTrain + MBLM"
     assert set(result["accuracy"]["test"]) == set(LANGUAGES)
 
 
 @pytest.mark.slow
-def test_the_recipe_trains_teachers_asks_them_once_and_trains_the_student(hub: Path):
+def test_the_recipe_trains_teachers_caches_logits_and_trains_the_student(hub: Path):
     assert len(mbkd(hub, "teach", "--ranks", "1")) == 3
     result = mbkd(hub, "train", "--ranks", "1")
     assert result["system"] == "MultiKD + MBLM"

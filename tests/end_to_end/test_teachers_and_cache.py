@@ -1,4 +1,4 @@
-"""Teachers and their cache through the commands: the same student from either signal, and no cache misused."""
+"""Claims about teachers and their cache by commands: both signals train the same student, and no cache is misused."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import ENVIRONMENT, ROOT, mbkd
 
-# The job as a rank runs it, in chunks that are small enough for the small world to have many.
+# The job of a rank, with chunks small enough to give several in the small world.
 SMALL_CHUNKS = """
 import sys
 from mbkd.distill import cache
@@ -27,7 +27,7 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def runs(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with three teachers in it."""
+    """A folder of runs with three teachers."""
     folder = tmp_path_factory.mktemp("runs")
     done = mbkd("teach", toy_yaml, "--runs", folder, "--ranks", "1")
     assert done.returncode == 0, done.stderr
@@ -43,13 +43,13 @@ def built(toy_yaml: Path, runs: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def online(toy_yaml: Path, runs: Path) -> Path:
-    """The directory of two epochs with the teachers asked in every step."""
+    """The run directory of two epochs with online teachers."""
     return directory(mbkd("train", toy_yaml, "train.epochs=2", "--runs", runs, "--ranks", "1"))
 
 
 @pytest.fixture
 def fine_tuned(toy_yaml: Path, runs: Path, tmp_path: Path) -> Path:
-    """The same experiment with copies of the teachers as the user's own, one language, in a folder of its own."""
+    """The same experiment in a separate folder, with one language and copies of the teachers as the user's own."""
     values = yaml.safe_load(toy_yaml.read_text())
     (teacher,) = runs.glob("marc-teacher-en-*")
     shutil.copytree(teacher / "model", tmp_path / "teacher")
@@ -112,7 +112,7 @@ def test_a_cached_run_ends_as_the_online_run(toy_yaml: Path, runs: Path, built, 
     assert json.loads((cached / "environment.json").read_text())["teacher_precision"]["en"] in {"float16", "float32"}
 
 
-def test_hidden_states_are_matched_and_the_projections_left_behind(toy_yaml: Path, runs: Path, online: Path):
+def test_hidden_states_are_matched_and_the_projections_are_not_saved(toy_yaml: Path, runs: Path, online: Path):
     wish = ["distill.hidden=[{student: 1, teacher: 2}, {student: 2, teacher: 1}]", "distill.hidden_weight=3"]
     matched = directory(mbkd("train", toy_yaml, "train.epochs=2", *wish, "--runs", runs, "--ranks", "2"))
     names = [load_file(x / "model" / "model.safetensors").keys() for x in (matched, online)]
@@ -129,7 +129,7 @@ def test_hidden_states_are_matched_and_the_projections_left_behind(toy_yaml: Pat
     assert sum(x["loss"] for x in first[-1].values()) < sum(x["loss"] for x in first[0].values())  # and shrinks
 
 
-def test_a_build_that_is_killed_goes_on_to_the_same_bytes_and_two_builders_build_once(fine_tuned: Path, tmp_path: Path):
+def test_a_killed_build_resumes_to_the_same_bytes_and_two_builders_build_once(fine_tuned: Path, tmp_path: Path):
     two = [job(fine_tuned, tmp_path / "whole") for _ in range(2)]
     said = [finish(process) for process in two]
     assert sum("asking the teacher" in errors for errors in said) == 1
@@ -146,7 +146,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes_and_two_builders_build
     assert logits_file(tmp_path / "killed").read_bytes() == logits_file(tmp_path / "whole").read_bytes()
 
 
-def test_a_teacher_that_changed_is_asked_anew_and_a_resume_is_refused(fine_tuned: Path, tmp_path: Path):
+def test_a_changed_teacher_is_run_again_and_a_resume_is_refused(fine_tuned: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     command = [sys.executable, "-m", "mbkd", "train", str(fine_tuned), "train.epochs=200", "--runs", str(runs)]
     process = subprocess.Popen(

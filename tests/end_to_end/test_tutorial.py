@@ -1,4 +1,4 @@
-"""The tutorial, command by command as it is printed: from rows of one's own to a model in use."""
+"""Claims about the tutorial: its printed commands lead from own rows to a model in use."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 
 def script(*headings: str) -> str:
-    """The bash blocks under some of the tutorial's headings, in its order; the environment is there already."""
+    """Return the bash blocks under some of the tutorial's headings, in order, without the installation."""
     parts = re.split(r"^## (.+)$", TUTORIAL, flags=re.MULTILINE)[1:]
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     assert set(headings) <= set(sections)
@@ -26,15 +26,17 @@ def script(*headings: str) -> str:
 
 @pytest.fixture
 def folder(world: Path, tmp_path: Path) -> Path:
-    """An empty folder in which the demo seems to have run, with the tests' tiny encoders."""
+    """A folder like that of a finished demo, with the tests' tiny encoders."""
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "world").symlink_to(world)
     return tmp_path
 
 
-def test_from_a_csv_in_four_languages_to_a_model_that_answers_over_http(folder: Path):
+def test_a_csv_in_four_languages_becomes_a_model_behind_http(folder: Path):
     text = script("Your rows", "A configuration", "Train", "Serve it")
-    text = text.replace("2000", "100").replace("400", "20").replace("8000", free_port())  # the same, with less to do
+    text = (
+        text.replace("2000", "100").replace("400", "20").replace("8000", free_port())
+    )  # the same commands with less work
     done = run("bash", "-c", text, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert '"label"' in done.stdout.splitlines()[-1]
@@ -42,7 +44,7 @@ def test_from_a_csv_in_four_languages_to_a_model_that_answers_over_http(folder: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_whole_tutorial_works_as_it_is_printed(tmp_path: Path):
+def test_the_whole_tutorial_works_as_printed(tmp_path: Path):
     every = re.findall(r"^## (.+)$", TUTORIAL, re.MULTILINE)[:-1]
     text = script(*every).replace("8000", free_port())
     done = run("bash", "-c", text, cwd=tmp_path, timeout=1800)

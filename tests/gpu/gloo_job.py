@@ -1,4 +1,4 @@
-"""One of two ranks that train on the same GPU: NCCL refuses that, gloo does not.
+"""Run one of two ranks on the same GPU with gloo, because NCCL refuses this.
 
 usage: RANK=R WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python -m tests.gpu.gloo_job FOLDER PRECISION OUT
 """

@@ -1,4 +1,4 @@
-"""Claims about one GPU; on a machine without they are skipped, in one message."""
+"""Claims about one GPU. Machines without a GPU skip these tests with one message."""
 
 import json
 import re
@@ -18,8 +18,8 @@ from tests.unit import loop_oracle
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason=f"no GPU here: torch {torch.__version__} has none"
 )
-# How far the trained parameters may end from the naive loop's, in shares of the way that this went: an untrained model
-# ends at 1. A GPU sums in another order; half precision is held as closely as on a CPU (tests/unit/test_trainer.py).
+# Maximum distance of the trained parameters from the naive loop's, relative to its total update; an untrained model has
+# distance 1. A GPU sums in another order. Half precision has the bound of a CPU (tests/unit/test_trainer.py).
 BOUNDS = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
 
 
