@@ -48,9 +48,6 @@ LONG = [
     "README.md",
     "EVIDENCE.md",
     "PERFORMANCE.md",
-    "docs/clusters.md",
-    "docs/serving.md",
-    "docs/exporting.md",
 ]
 
 
