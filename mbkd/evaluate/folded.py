@@ -103,5 +103,7 @@ def _depth(mixer: str) -> int | None:
 
 def _plain(config: Config, root: Path) -> list[Result]:
     """The result of the run without branches that differs in nothing else, if it is finished."""
+    if config.student.grow is not None:  # no plain model grows
+        return []
     run = runs.folder(root, changed(config, {"student": structures.PLAIN}))
     return [Result.read(run)] if runs.finished(run) else []

@@ -14,7 +14,7 @@ from mbkd import distributed
 from mbkd.cli import app
 from mbkd.errors import UserError
 from mbkd.evaluate import mixers
-from mbkd.evaluate.folded import fold_run
+from mbkd.evaluate.folded import _plain, fold_run
 from mbkd.model import saved
 from mbkd.model.fold import fold
 from mbkd.train.checkpoint import Schedule
@@ -120,3 +120,8 @@ def test_an_unsupported_run_gives_one_message_and_leaves_no_files(finished: Path
     with pytest.raises(UserError, match="is there already"):
         fold_run(finished, "mean", plain)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_grown_run_has_no_plain_one_beside_it(finished: Path):
+    config = configuration.read(finished / "config.yaml", ["student.grow=en"])
+    assert _plain(config, finished.parent) == []
