@@ -17,7 +17,7 @@ from mbkd import distributed
 from mbkd.config import Task
 from mbkd.data.classifiers import fingerprint
 from mbkd.data.tokens import open_store
-from mbkd.distill import cache
+from mbkd.distill import cache, signals
 from mbkd.distill.teachers import Teacher
 from mbkd.errors import UserError
 from mbkd.files import Store
@@ -249,3 +249,13 @@ def test_a_refused_teacher_leaves_no_cache(world, classifier, tmp_path, ranks):
     with pytest.raises(UserError, match="not by its own tokenizer"):
         cache.open_cache("en", strangers, Maker(classifier, ranks), store, ranks, allow_chance=True)
     assert not [p for p in (store / "logits").iterdir() if p.suffix != ".lock"]
+
+
+def test_cached_classes_come_in_the_students_order(tmp_path: Path):
+    logits = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.save(tmp_path / "logits.npy", logits)
+    manifest = {"labels": {"0": "b", "1": "c", "2": "a"}, "files": {"logits.npy": {"sha256": ""}}, "checked": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    ask = signals.cached(cache.Cache(tmp_path), ("a", "b", "c"), torch.device("cpu"))
+    rows = np.array([3, 1])
+    assert ask(rows).logits.tolist() == logits[rows][:, [2, 0, 1]].tolist()

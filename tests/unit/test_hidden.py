@@ -95,6 +95,7 @@ def test_projections_of_other_languages_stay_bitwise_equal(world: Path, teachers
     groups += model.matching.groups(0.01)
     optimizer = BranchAdamW(groups, lr=0.1)
     assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in model.parameters()}
+    assert all((p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"])
     for language in ("fr", "en", "en"):
         before = {n: p.detach().clone() for n, p in model.named_parameters() if n.startswith("matching.")}
         optimizer.begin(language, 0.1)
