@@ -331,3 +331,31 @@ def test_every_phase_before_the_first_step_is_said_in_its_turn(
     phases = ("tokens", "loading the student", "loading a teacher", "checking the teacher of en", "starting DeepSpeed")
     assert len(started) == len(phases) + 3
     assert all(map(str.startswith, started, (*phases, "MonoKD + MBLM", "measuring dev", "measuring test")))
+
+
+def test_a_teacher_that_reads_padding_as_text_disagrees_with_itself(world: Path, folder: Path, ranks, tmp_path: Path):
+    teacher = Teacher(str(folder), LABELS, ranks)
+    engine = teacher.engine
+    teacher.engine = lambda attention_mask=None, **batch: engine(**batch)
+    found = checks.parity(teacher, tokens(world, folder, tmp_path))
+    assert found["padding"]["difference"] > 0.05 > found["engine"]["difference"]
+
+
+def test_the_bound_of_a_teachers_accuracy_is_two_standard_errors_above_a_guess(
+    world: Path, folder: Path, ranks, tmp_path: Path
+):
+    teacher, dev = Teacher(str(folder), LABELS[::-1], ranks), tokens(world, folder, tmp_path, "dev")
+    found = checks.knowledge(teacher, dev)
+    rate = found["chance"]
+    assert found["bound"] == pytest.approx(rate + 2 * (rate * (1 - rate) / found["dev"]) ** 0.5)
+    dev.labels = teacher.signal(dev, np.arange(len(dev))).logits.argmax(dim=1).numpy()  # in the student's order
+    assert checks.knowledge(teacher, dev)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("name", ["engine", "padding"])
+def test_one_row_in_a_thousand_may_disagree(name: str):
+    same = {"agreement": 1.0, "difference": 0.0, "rows": 2000}
+    found = {"precision": "fp32", "teacher": "t", "accuracy": None, "engine": same, "padding": same}
+    checks.refuse("en", found | {name: same | {"agreement": 0.999}}, allow_chance=False)
+    with pytest.raises(UserError, match=r"agree on 99\.85%"):
+        checks.refuse("en", found | {name: same | {"agreement": 0.9985}}, allow_chance=False)
