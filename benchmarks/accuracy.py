@@ -1,4 +1,4 @@
-"""Effect of the speed optimizations on accuracy: toy runs with every lever on against runs with every lever off.
+"""Effect of the speed optimizations on accuracy: toy runs with all levers on against all levers off.
 
 usage: python -m benchmarks.accuracy [--seeds 5] [--rows 1000] [--out FILE.json]
 
@@ -35,7 +35,7 @@ ZERO_SHOT = ("de", "es", "ja")
 
 
 def make_world(folder: Path, rows: int) -> Config:
-    """Write toy reviews and a random encoder of 2 layers x 64; return the configuration for teachers and students."""
+    """Write toy reviews and a random encoder of 2 layers x 64; return the configuration."""
     toy.write_reviews(folder / "data", train=rows, dev=500, test=500)
     texts = {x: [part for pair in toy.unlabelled(x, 500) for part in pair] for x in (*LANGUAGES, *ZERO_SHOT)}
     tokenizer = toy_models.unigram(texts, 400)

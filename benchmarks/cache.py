@@ -1,4 +1,4 @@
-"""Cached against online teacher logits: MultiKD + MBLM, 3 epochs, teachers of twice the student's width and depth.
+"""Cached against online teacher logits: MultiKD + MBLM, 3 epochs, teachers twice as wide and deep.
 
 usage: python -m benchmarks.cache [--repeat 5] [--rows 1000] [--width 128] [--depth 4] [--out FILE.json]
 

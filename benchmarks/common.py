@@ -43,7 +43,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def take_turns(variants: Mapping[str, Callable[[int], float]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """Return the value of each variant in each round, such as its seconds; `warm` rounds before are discarded.
+    """Return the value of each variant in each round, such as its seconds, after `warm` other rounds.
 
     The order is reversed in every second round, because a variant affects the processor caches for the next one.
     """
@@ -85,7 +85,7 @@ def record(module: str, out: Path | None, found: dict[str, Any]) -> None:
 
 
 def random_encoder(folder: Path, width: int, layers: int, tokens: int) -> Any:
-    """Write an XLM-R with random weights for up to `tokens` tokens; return a tokenizer of the toy text for it."""
+    """Write an XLM-R with random weights for up to `tokens` tokens; return a tokenizer of the toy text."""
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 

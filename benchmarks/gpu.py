@@ -1,4 +1,4 @@
-"""One GPU: training steps, memory, exactness, predictions and requests, at 32 x 40 and 256 x 128 rows x tokens.
+"""One GPU: steps, memory, exactness, predictions, requests, at 32 x 40 and 256 x 128 rows x tokens.
 
 usage: python -m benchmarks.gpu [--rounds 7] [--steps 10] [--tiny] [--out FILE.json]
 

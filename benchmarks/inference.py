@@ -1,4 +1,4 @@
-"""Rows per second of a student in each of its forms, against transformers' `pipeline` on the plain encoder.
+"""Rows per second of a student's forms, against transformers' `pipeline` on the plain encoder.
 
 usage: python -m benchmarks.inference [--width 384] [--layers 6] [--depth 2] [--rows 400] [--repeat 3] [--out FILE.json]
 

@@ -1,4 +1,4 @@
-"""Time and memory of tokenising a corpus of XNLI's size, against the tokenizer library's batch call on the same cores.
+"""Time and memory of tokenising a corpus of XNLI's size, against the tokenizer library's batch call.
 
 usage: python -m benchmarks.preparation [--pairs 98000] [--repeat 3] [--out FILE.json]
 
@@ -33,7 +33,7 @@ XNLI_PAIRS = 392_702
 
 
 def make_text(folder: Path, source: Task, pairs: int) -> None:
-    """Write files of `pairs` pairs in XNLI's layout: the source's rows, with one exchanged word in each repetition."""
+    """Write files of `pairs` pairs in XNLI's layout; repeated rows have one exchanged word."""
     from mbkd.data import tasks
 
     folder.mkdir(parents=True)

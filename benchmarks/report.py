@@ -72,7 +72,7 @@ def make_run(root: Path, config: Config, labels: np.ndarray) -> None:
 
 
 def measure(root: Path, out: Path) -> tuple[float, float, float]:
-    """Return seconds and processor seconds of one report, and the peak memory of all child processes so far in GB."""
+    """Return seconds and processor seconds of one report, and the children's peak memory so far in GB."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "analysis.report", str(root), "--out", str(out), "--reference", "paper"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

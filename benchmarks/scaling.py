@@ -1,4 +1,4 @@
-"""Weak scaling: a training step of one rank against a step of two ranks, one thread per rank, with the launcher.
+"""Weak scaling: a step of one rank against a step of two ranks, one thread per rank, with the launcher.
 
 usage: python -m benchmarks.scaling [--rounds 3] [--out FILE.json]
 

@@ -1,4 +1,4 @@
-"""`mbkd serve` against handlers that run the model once per request, with many clients on this machine.
+"""`mbkd serve` against handlers that run the model once per request, with many local clients.
 
 usage: python -m benchmarks.serving [--width 96] [--depth 4] [--clients 64] [--repeat 3] [--out FILE.json]
 
@@ -86,7 +86,7 @@ def serve_naively(folder: Path, kind: str) -> None:
 
 
 class Clients:
-    """Clients that send requests until the number of requests or the time is reached; latencies in seconds."""
+    """Clients that send requests until their number or the time is reached; latencies in seconds."""
 
     def __init__(self, port: int, texts: list[str], requests: int, seconds: float) -> None:
         self.port, self.texts, self.requests, self.end = port, texts, requests, time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""A training step of MultiKD + MBLM against a plain loop, lever by lever, and against the machine's matrix product.
+"""A step of MultiKD + MBLM against a plain loop, lever by lever, and the machine's matrix product.
 
 usage: python -m benchmarks.steps [--tables mix levers fixed measuring] [--rounds 9] [--batch 8] [--tiny] [--out FILE]
 
@@ -207,7 +207,7 @@ def batch(trainer: Trainer, step: int) -> tuple[dict[str, np.ndarray], int]:
 
 
 def same_logits(reference: Reference, trainer: Trainer) -> float:
-    """Return the largest difference between the logits of the reference, padded to 128, and ours without dropout."""
+    """Return the largest difference of the reference's logits, padded to 128, and ours without dropout."""
     ours, theirs = trainer.engine.module.eval(), reference.student.eval()
     columns, own = batch(trainer, 0)
     with torch.no_grad():
@@ -303,7 +303,7 @@ def measuring(
 
 
 def product(rows: int, config: Config) -> float:
-    """Return GFLOP/s of the machine's fp32 matrix product: the maximum of a large square and a layer's shape."""
+    """Return GFLOP/s of the fp32 matrix product: the maximum of a large square and a layer's shape."""
     d = cost.student_size(config).width
     return max(_product(2048, 2048, 2048), _product(rows, d, 4 * d))
 

@@ -60,6 +60,6 @@ def _as_long(folder: Path, rows: int) -> Path:
 
 
 def _words(language: str, parts: list[list[str]]) -> int:
-    """Estimate the tokens of the sentences: words and punctuation marks, or half the characters in Chinese."""
+    """Estimate the tokens of sentences: words and punctuation, or half the characters in Chinese."""
     text = " ".join(sentence for part in parts for sentence in part)
     return len(text) // 2 if language == "zh" else len(text.split()) + sum(map(text.count, ".,!?"))

@@ -1,4 +1,4 @@
-"""The entry script for the launcher: `deepspeed --num_gpus N launchers/distill.py CONFIG [key=value ...]`."""
+"""Entry script: `deepspeed --num_gpus N launchers/distill.py CONFIG [key=value ...]`."""
 
 from mbkd.train.job import main
 

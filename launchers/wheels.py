@@ -1,4 +1,4 @@
-"""Collect wheels for a machine without a network: run `make wheels`, then copy the folder to the machine.
+"""Collect wheels for a machine without a network: run `make wheels`, then copy the folder.
 
 usage: python launchers/wheels.py [--out wheels] [--there torch transformers ...] [--python 3.12]
 

@@ -75,7 +75,7 @@ def evaluate(
     runs: str | Path = "runs",
     **overrides: Any,
 ) -> Result:
-    """Evaluate a trained model on a split of a configuration's task, in every language, as `mbkd evaluate` does.
+    """Evaluate a trained model on a split of a task, in every language, as `mbkd evaluate` does.
 
     model: a path or id as for `load`, or a loaded classifier; split: train, dev or test.
     Other arguments are those of `train`. The evaluation runs in this process. Raises UserError for bad input.

@@ -1,4 +1,4 @@
-"""Ranks, their devices, and collective operations. Only DeepSpeed's accelerator and process group are used."""
+"""Ranks, devices, and collective operations, with DeepSpeed's accelerator and process group only."""
 
 import ctypes
 import functools
@@ -49,7 +49,7 @@ def quiet() -> None:
 
 
 def start() -> Ranks:
-    """Join the process group of the launcher's environment, or form a group of one rank without a launcher.
+    """Join the launcher's process group, or form a group of one rank without a launcher.
 
     Collective: all ranks must call.
     """
@@ -170,7 +170,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 @functools.cache
 def _cpu_group() -> Any:
-    """Return the process group on the CPU: the default group if it uses gloo. Collective at its first call."""
+    """Return the CPU process group: the default group if it uses gloo. Collective at its first call."""
     return None if torch.distributed.get_backend() == "gloo" else torch.distributed.new_group(backend="gloo")
 
 

@@ -1,4 +1,4 @@
-"""Errors that end a command: an error of the user (exit code 2), a transient error (69), a signal (75)."""
+"""Errors that end a command: a user's error (exit code 2), a transient error (69), a signal (75)."""
 
 import errno
 import random
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """An error that the user can fix. The message names the problem, the file and line or field, and the fix."""
+    """An error that the user can fix. The message names the problem, its place, and the fix."""
 
 
 class TransientError(Exception):

@@ -38,7 +38,7 @@ def write_whole(file: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def beside(file: Path) -> Iterator[Path]:
-    """Yield a temporary path next to a file. It replaces the file at the end, and is removed after an error."""
+    """Yield a temporary path that replaces the file at the end, and is removed after an error."""
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         yield part
@@ -49,7 +49,7 @@ def beside(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
-    """Yield a temporary path next to a folder. It replaces the folder at the end, and is removed after an error."""
+    """Yield a temporary path that replaces the folder at the end, and is removed after an error."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a killed process
     try:

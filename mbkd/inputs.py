@@ -1,4 +1,4 @@
-"""Inputs of a run before the first step: token stores of the student and its teachers. Does not import torch.
+"""Inputs of a run: token stores of the student and its teachers. Does not import torch.
 
 The command line prepares the stores before it starts ranks, so bad input ends in one message at once.
 """
@@ -135,7 +135,7 @@ def _tokens_of_teachers(inputs: Inputs) -> list[tuple[str, dict[str, Tokens]]]:
 
 
 def refuse_lost_segments(model: str, tokenizer: Any, task: Task) -> None:
-    """Raise UserError for a model with segment ids whose tokenizer does not return them for the task's rows."""
+    """Raise UserError for a model with segment ids whose tokenizer does not return them."""
     if loses_segments(tokenizer, task.pairs) and _has_segments(model):
         raise UserError(
             f"{model}: the model has segment ids but its tokenizer does not return them, so the texts of a pair would "

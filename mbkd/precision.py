@@ -1,4 +1,4 @@
-"""Precision of models: weights are fp32; matrix products are fp32, or bf16 or fp16 with autocast (decision 31)."""
+"""Precision of models: fp32 weights; matrix products in fp32, or bf16 or fp16 by autocast (decision 31)."""
 
 import math
 import re
@@ -57,7 +57,7 @@ def of_model(config: Any, device: torch.device) -> str:
 
 
 def autocast(kind: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context that computes matrix products in the precision `kind`. The caller computes losses in fp32."""
+    """Return a context with matrix products in the precision `kind`. The caller computes losses in fp32."""
     return nullcontext() if kind == "fp32" else torch.autocast(device.type, DTYPES[kind])
 
 

@@ -46,7 +46,10 @@ def changed(result: Result, config: Config, root: Path) -> list[str]:
 
 
 def stale(wanted: Mapping[Path, Config], root: Path) -> dict[Path, list[str]]:
-    """Return the changed inputs of each finished run that has any. `wanted` maps run directories to configurations."""
+    """Return the changed inputs of finished runs, by run directory.
+
+    wanted: configurations by run directory.
+    """
     done = {run: config for run, config in wanted.items() if runs.finished(run)}
     for config in done.values():
         offline.if_unreachable([config.student.backbone, config.task.path or "."])
@@ -69,7 +72,7 @@ def refuse(found: Mapping[Path, list[str]], command: str = "") -> None:
 
 
 def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
-    """Return the hub id or folder of a language's fine-tuned teacher. Raises UserError if it is missing or stale."""
+    """Return the hub id or folder of a fine-tuned teacher. Raises UserError if it is missing or stale."""
     teacher = config.teachers[language][index]
     if teacher.fine_tuned:
         return teacher.model
@@ -85,7 +88,7 @@ def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
 
 
 def _parts(config: Config, root: Path) -> dict[str, Callable[[], str]]:
-    """Return the functions that compute each hash, by name. Raises UserError if the task's splits are unknown."""
+    """Return the functions that compute each hash, by name. Raises UserError for unknown splits."""
     task, store = config.task, root / "store"
     hub.keep(store)
     found: dict[str, Callable[[], str]] = {}

@@ -1,4 +1,4 @@
-"""Registration of mbkd's models with transformers' auto classes, without importing transformers in `import mbkd`.
+"""Registration of mbkd's models with transformers' auto classes, without importing transformers.
 
 transformers has no entry point for models of other packages. `mbkd.model.configuration` is imported right after the
 module of `AutoConfig`, and registers itself there. It uses only parts of transformers that are imported by then, so

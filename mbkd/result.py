@@ -105,7 +105,7 @@ class Result:
 
 
 def _earlier(fingerprints: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Return `made_from` for an older result without this field, which has hashes of tokens instead of rows."""
+    """Return `made_from` for an older result, which has hashes of tokens instead of rows."""
     names = {"train": "train tokens of", "teachers": "teacher"}
     found = {f"{name} {x}": value for kind, name in names.items() for x, value in fingerprints.get(kind, {}).items()}
     grown = fingerprints.get("grown from", {})

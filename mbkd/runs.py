@@ -44,7 +44,7 @@ def begin(run: Path, config: Config, device: dict[str, Any]) -> None:
 
 
 def go_on(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> None:
-    """Record in environment.json that the run resumes after a step, and drop the metrics of repeated steps.
+    """Record in environment.json that the run resumes, and drop the metrics of repeated steps.
 
     metrics_bytes: the size of metrics.jsonl at this step.
     """
@@ -55,7 +55,7 @@ def go_on(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> N
 
 
 def lock(root: Path, config: Config) -> FileLock:
-    """Lock a run for this process until the process ends. Raises UserError if another process holds the lock."""
+    """Lock a run until the process ends. Raises UserError if another process holds the lock."""
     file = root / "store" / "locks" / f"{config.run_name}.lock"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

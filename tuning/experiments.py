@@ -1,4 +1,4 @@
-"""The paper's experiments and the systems that each one compares. Protocols add the search and the seeds."""
+"""The paper's experiments and the systems that each compares. Protocols add search and seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class System:
         return grids.with_values(self.full, values | {"seed": seed})
 
     def run(self, values: dict[str, Any], seed: int) -> Config:
-        """Return the run with these values and this seed. A teacher's seed is 1 (decision 20). Raises UserError."""
+        """Return the run with values and a seed. A teacher's seed is 1 (decision 20). Raises UserError."""
         config = self.given(values, seed)
         return config if self.language is None else config.teacher_run(self.language, self.index)
 
@@ -106,7 +106,7 @@ GRID: tuple[list[float], list[int]] = ([1e-5, 2e-5, 3e-5], [2, 3, 5, 7, 10])  # 
 def base(
     name: str, overrides: list[str], experiment: Experiment, teachers: Path | None = None
 ) -> tuple[Config, dict[str, list[Any]]]:
-    """Read a setting of the paper (xnli-mbert, ...) or a YAML file, and its lists in place of single values.
+    """Read a setting of the paper (xnli-mbert, ...) or a YAML file; return the configuration and its lists.
 
     Teacher logits are cached unless the file or an override sets another signal, because many runs share the teachers.
     teachers: a YAML file whose `teachers` are used instead. Raises UserError.

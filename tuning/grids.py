@@ -10,7 +10,7 @@ from mbkd.errors import UserError
 
 
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Replace each list at a single-value field by its first entry; return the nested values and the lists.
+    """Replace each list at a single-value field by its first entry; return the values and the lists.
 
     A field that takes several values, such as task.supervised, keeps its list. Raises UserError for an empty list.
     """
@@ -35,7 +35,7 @@ def _split(section: type[Section], values: dict[str, Any], path: str, lists: dic
 
 
 def combinations(lists: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the lists' values, by dotted field; without lists, one empty combination."""
+    """Return every combination of the lists' values, by dotted field; one empty one without lists."""
     return [dict(zip(lists, chosen, strict=True)) for chosen in product(*lists.values())]
 
 

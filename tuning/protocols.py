@@ -1,4 +1,4 @@
-"""The runs that a comparison still needs: grid times seeds, or a search with one seed and its confirmation.
+"""The runs that a comparison still needs: grid x seeds, or a search with one seed and a confirmation.
 
 The functions are pure functions of configurations and results. The same command therefore runs exactly what is left.
 """
@@ -88,7 +88,7 @@ def _left(runs: list[Config], results: Results, failed: set[str]) -> list[Config
 
 
 def chosen(group: Group, seeds: Sequence[int], results: Results, rule: selection.Rule) -> Choice | None:
-    """Return the best choice, or None without finished runs. Raises UserError for a run without a dev average."""
+    """Return the best choice, or None. Raises UserError for a run without a dev average."""
     have = [(choice, selection.Candidate(choice.values, choice.results(seeds, results))) for choice in group.choices]
     have = [(choice, candidate) for choice, candidate in have if candidate.results]
     if len(have) < 2:

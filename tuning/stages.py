@@ -22,7 +22,7 @@ CachedTeacher = tuple[str, ...]  # identifies a teacher in a cache
 
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
-    """Run the rest of a sweep. Returns False if the user stopped the sweep. Raises UserError for bad input."""
+    """Run the rest of a sweep. Returns False if the user stopped it. Raises UserError for bad input."""
     study.remember()
     study.settle()
     study.look()

@@ -74,7 +74,7 @@ class Conditions:
         return replace(self, gpus=gpus, ranks=self.ranks or max(1, int(gpus)))
 
     def room(self, machines: list[dict[str, float]]) -> int:
-        """Return how many trials fit at a time on machines with these `CPU` and `GPU`. A trial uses one machine.
+        """Return how many trials fit at a time on machines with `CPU` and `GPU`. A trial uses one machine.
 
         Raises UserError if no trial fits, because trials would wait forever.
         """

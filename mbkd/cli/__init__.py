@@ -1,4 +1,4 @@
-"""The `mbkd` command. Commands import torch and other large packages in their bodies, to keep `--help` fast."""
+"""The `mbkd` command. Commands import large packages, such as torch, in their bodies for a fast `--help`."""
 
 import os
 import sys

@@ -93,7 +93,7 @@ def plan(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Estimate the cost of a student and its teachers: steps, FLOPs, memory, disk, hours, and possible savings."""
+    """Estimate the cost of a student and its teachers: steps, FLOPs, memory, disk, hours, savings."""
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])

@@ -61,7 +61,7 @@ def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
 
 
 def check_out_folder(out: Path | None) -> None:
-    """Check an output folder before any work, and report files that may be overwritten. Raises UserError for a file."""
+    """Check an output folder before any work, and report files that may be overwritten. Raises UserError."""
     if out is not None and out.exists():
         if not out.is_dir():
             raise UserError(f"--out {out}: is a file; name a folder")

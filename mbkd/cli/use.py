@@ -128,7 +128,7 @@ def predict(
     header: Header = None,
     quoting: Quoting = None,
 ) -> None:
-    """Classify the rows of a file or of standard input (JSONL, or one text per line). Exit code 1 for bad rows."""
+    """Classify rows of a file or standard input (JSONL, or one text per line). Exit code 1 for bad rows."""
     check_folder(out)  # nothing large is imported yet
     quiet()
     from mbkd.predict.stream import check_output
@@ -214,7 +214,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The output folder; default: `onnx` in the model folder.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the model as one graph, compare it with torch row by row, and measure accuracy, size and speed."""
+    """Write the model as one graph, compare it with torch, and measure accuracy, size and speed."""
     if format != "onnx":
         raise UserError(f"--format {format}: the only format is onnx")
     if config is not None and rows is not None:

@@ -29,7 +29,7 @@ def structure(folder: str) -> dict[str, Any]:
 
 
 def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
-    """Return the overrides with which a configuration adds a branch for a language to the model in a folder.
+    """Return the overrides that make a configuration add a language's branch to the model in a folder.
 
     values: the nested values of the configuration. The language becomes a supervised language. It learns from its
     teachers in the configuration, or from labels if the configuration names no teacher for it.

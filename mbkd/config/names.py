@@ -50,7 +50,7 @@ def asked(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
 
 
 def first(values: dict[str, Any], differing: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the values that the first schema hashed, or None if a field is set that the first schema lacks.
+    """Return the values hashed by the first schema, or None if a field is set that the schema lacks.
 
     values:    the whole configuration
     differing: the configuration without its defaults

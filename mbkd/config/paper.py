@@ -39,13 +39,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def xnli() -> Task:
-    """XNLI with its languages in the paper's order (Table 3). The fr and zh training text is machine-translated."""
+    """XNLI, languages in the paper's order (Table 3). Training text of fr and zh is machine-translated."""
     zero_shot = ("de", "es", "ru", "ar", "hi", "vi", "bg", "el", "sw", "th", "tr", "ur")
     return Task(kind="xnli", path="facebook/xnli", supervised=("en", "fr", "zh"), zero_shot=zero_shot)
 
 
 def marc() -> Task:
-    """MARC from a local copy, with its languages in the paper's order (Table 4). No official download exists."""
+    """MARC from a local copy, languages in the paper's order (Table 4). No official download exists."""
     return Task(kind="marc", path="data/marc", supervised=("en", "fr", "zh"), zero_shot=("de", "es", "ja"))
 
 

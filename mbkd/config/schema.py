@@ -69,7 +69,7 @@ class Task(Section):
     def _labels_as_text(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             return value
-        # Only values whose text is the user's: `yes` is read as True, and a time of day changes its notation.
+        # Only types that keep their text are converted: YAML turns `yes` into True, and rewrites times of day.
         return tuple(str(label) if type(label) in (int, float, date) else label for label in value)
 
     @model_validator(mode="after")
@@ -358,7 +358,7 @@ class Config(Section):
         return f"{self.task.kind}-{self.slug}-s{self.seed}-{found}"
 
     def teacher_run(self, language: str, index: int = 0) -> Config:
-        """Return the run that fine-tunes one of a language's teachers: hard labels, its own head, one language."""
+        """Return the run that fine-tunes a teacher: hard labels, its own head, one language."""
         return Config(
             role="teacher",
             task=self.task.model_copy(update={"supervised": (language,), "zero_shot": ()}),

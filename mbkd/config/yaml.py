@@ -13,7 +13,7 @@ from mbkd.errors import UserError
 
 
 def parse(values: dict[str, Any], source: str) -> Config:
-    """Validate nested values. Raises UserError with the source, the field, the value and the valid choices."""
+    """Validate nested values. Raises UserError with the source, the field, the value and valid choices."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -54,7 +54,7 @@ def read_values(file: str | Path) -> dict[str, Any]:
 
 
 def _found_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Resolve relative paths against the working directory or, if nothing exists there, the YAML file's folder."""
+    """Resolve relative paths against the working directory, otherwise against the YAML file's folder."""
 
     def mend(section: Any, key: str) -> None:
         path = section.get(key) if isinstance(section, dict) else None

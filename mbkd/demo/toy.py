@@ -482,7 +482,7 @@ def say(meaning: Meaning, language: str, rng: random.Random) -> tuple[str, str]:
 
 
 def _headline(meaning: Meaning, language: str, rng: random.Random) -> str:
-    """Return a title such as "Handle: very good" from any clause of the text, even one that does not count."""
+    """Return a title such as "Handle: very good" from any clause, even one that does not count."""
     clauses = [c for f in meaning.frames for c in (f.a, f.b) if c and not c.verb and c.modifier not in NEGATED]
     clauses = [clause for clause in clauses if clause.subject[0] == "aspect"]
     if not clauses:

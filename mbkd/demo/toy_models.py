@@ -1,4 +1,4 @@
-"""Tokenizers and small pre-trained encoders for the toy task, built from the toy's text in about a minute.
+"""Tokenizers and small pre-trained encoders, built from the toy's text in about a minute.
 
 Builds three monolingual teachers and one multilingual student backbone. Their architectures differ, as in the paper.
 The student's token vectors start from a factorised token x parallel-sentence matrix, with the languages' directions
@@ -228,7 +228,7 @@ def pretrain(
     masked: float = 0.3,
     tick: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train masked-language modelling in place. embedding_rate: fraction of the learning rate for embeddings."""
+    """Train masked-language modelling in place. embedding_rate: share of learning_rate for embeddings."""
     body, head = _encoder(model)
     generator = torch.Generator().manual_seed(seed)
     words = body.embeddings.word_embeddings.weight
@@ -284,7 +284,7 @@ def _teacher_pairs(reviews: list[Pair], seed: int) -> Iterator[Pair]:
 
 
 def build(folder: Path, seed: int = 0, progress: Callable[[str], None] = print) -> None:
-    """Write the toy world: `data/dataset_*.json`, `models/{student,teacher-en,teacher-fr,teacher-zh}/`, `world.json`.
+    """Write the toy world: `data/dataset_*.json`, `models/{student,teacher-*}/`, `world.json`.
 
     `world.json` is written last and atomically, and records the settings of the build. If the file already holds the
     same settings, nothing is done. The same seed gives the same files on one machine and thread count.

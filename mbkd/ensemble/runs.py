@@ -49,7 +49,7 @@ class Member:
 
 
 def read(directories: Sequence[Path]) -> list[Member]:
-    """Read the runs of an ensemble. Raises UserError for a run that is unfinished or does not match the first."""
+    """Read an ensemble's runs. Raises UserError for a run that is unfinished or unlike the first."""
     if len(directories) < 2:
         raise UserError("an ensemble needs two runs or more")
     first, *others = [_member(run) for run in directories]

@@ -1,4 +1,4 @@
-"""A grid of numbers as tables that fit the window. Columns become rows if they do not fit side by side."""
+"""A grid of numbers as tables that fit the window; columns become rows if they do not fit."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby

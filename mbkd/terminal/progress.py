@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines in files, nothing on ranks that do not print."""
+"""Progress of long work: a bar on a terminal, plain lines in files, nothing on other ranks."""
 
 import sys
 import threading

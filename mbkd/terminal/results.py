@@ -81,7 +81,7 @@ def print_speed(result: Result) -> None:
 
 
 def print_spread(results: Sequence[Result], split: str) -> None:
-    """Print the scores of several ensembles of one system on a split: accuracy, and MAE for ordinal labels."""
+    """Print the scores of a system's ensembles on a split: accuracy, and MAE for ordinal labels."""
     console = make_console()
     for metric in METRICS:
         if metric == "accuracy" or results[0].scores(split, metric):
@@ -162,7 +162,7 @@ def print_mixers(found: dict[str, Any]) -> None:
 
 
 def print_plan(found: dict[str, Any]) -> None:
-    """Print the estimate of `mbkd.estimate.plan.estimate`: a line per system, the sum, assumptions, savings."""
+    """Print the result of `mbkd.estimate.plan.estimate`: lines per system, sum, assumptions, savings."""
     console = make_console()
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     left = [run for run in found["runs"] if not run["finished"]]
