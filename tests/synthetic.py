@@ -13,7 +13,7 @@ from mbkd.evaluate import metrics
 from mbkd.result import Result
 
 CLASSES = {"xnli": ("entailment", "neutral", "contradiction"), "marc": ("1", "2", "3", "4", "5")}
-Rights = Mapping[str, Mapping[str, np.ndarray]]  # split -> language -> (rows,) bool
+CorrectRows = Mapping[str, Mapping[str, np.ndarray]]  # split -> language -> (rows,) bool
 
 
 def make_result(**given: Any) -> Result:
@@ -29,38 +29,38 @@ def labels_of(task: str, split: str, language: str, rows: int, classes: int) -> 
     return np.random.default_rng(seed).integers(0, classes, rows)
 
 
-def write_run(root: Path, config: Config, rights: Rights, **result: Any) -> Path:
+def write_run(root: Path, config: Config, correct: CorrectRows, **result: Any) -> Path:
     """Write a finished run of a configuration; `result` overrides fields of result.json."""
     folder = root / config.run_name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
     given = {"system": config.system, "role": config.role, "seed": config.seed, "hash": config.hash}
     given |= {"backbone": config.student.backbone, "trained": config.languages}
-    return _write(folder, config, rights, given | result)
+    return _write(folder, config, correct, given | result)
 
 
-def write_ensemble(root: Path, members: Sequence[Config], rights: Rights, **result: Any) -> Path:
+def write_ensemble(root: Path, members: Sequence[Config], correct: CorrectRows, **result: Any) -> Path:
     """Write an ensemble of runs as tuning does: a run directory without a configuration."""
     seeds = [config.seed for config in members]
     folder = root / f"{members[0].task.kind}-ens2-{'-'.join(map(str, seeds))}-{members[0].hash}"
     folder.mkdir(parents=True)
     given = {"system": "Ens2", "role": "ensemble", "seeds": seeds, "members": [config.run_name for config in members]}
     given |= {"backbone": members[0].student.backbone, "branch_depth": members[0].student.branch_depth}
-    return _write(folder, members[0], rights, given | result)
+    return _write(folder, members[0], correct, given | result)
 
 
-def _write(folder: Path, config: Config, rights: Rights, result: dict[str, Any]) -> Path:
+def _write(folder: Path, config: Config, correct: CorrectRows, result: dict[str, Any]) -> Path:
     task = config.task
     names = task.labels or CLASSES[task.kind]
     scores: dict[str, dict[str, Any]] = {"accuracy": {}, "mae": {}, "averages": {}, "mae_averages": {}, "rows": {}}
     for kind in ("logits", "labels"):
         (folder / kind).mkdir()
-    for split, each in rights.items():
+    for split, each in correct.items():
         accuracy, mae = {}, {}
         for language, right in each.items():
             labels = labels_of(task.kind, split, language, len(right), len(names))
-            said = np.where(right, labels, (labels + 1) % len(names))
-            logits = np.eye(len(names), dtype=np.float32)[said]
+            answers = np.where(right, labels, (labels + 1) % len(names))
+            logits = np.eye(len(names), dtype=np.float32)[answers]
             np.save(folder / "logits" / f"{split}.{language}.npy", logits)
             np.save(folder / "labels" / f"{split}.{language}.npy", labels)
             accuracy[language] = metrics.accuracy(logits, labels)

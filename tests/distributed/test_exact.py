@@ -40,4 +40,4 @@ def test_two_ranks_in_fp32_equal_the_papers_loop(trained, tmp_path: Path, settin
 @pytest.mark.parametrize("setting", LOWER)
 def test_two_ranks_in_bf16_stay_close_to_the_papers_loop(trained, tmp_path: Path, setting: str):
     config = loop_oracle.configuration(tmp_path)
-    assert loop_oracle.moved(config, trained[setting], loop_oracle.train(config)) < BF16
+    assert loop_oracle.relative_distance(config, trained[setting], loop_oracle.train(config)) < BF16

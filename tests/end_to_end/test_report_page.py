@@ -42,8 +42,8 @@ def page(tmp_path_factory):
         for seed in (1, 2):
             student = Student(backbone="a/model", branch_depth=depth)
             config = Config(task=task, student=student, distill=Distill(signal="labels"), seed=seed)
-            rights = {s: {x: np.arange(ROWS) < share * ROWS - seed for x in languages} for s in ("dev", "test")}
-            folder = write_run(root, config, rights)
+            correct = {s: {x: np.arange(ROWS) < share * ROWS - seed for x in languages} for s in ("dev", "test")}
+            folder = write_run(root, config, correct)
             record = {"step": 20, "epoch": 0.5, "languages": {"en": {"loss": 1.0, "kl": 0.0}}}
             (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
             rows = [

@@ -31,7 +31,7 @@ DISTILL = {"hard_label_weight": 0.3, "temperatures": {"fr": 4.0}}
 
 
 class Rows:
-    """Random rows of one language in memory, with the columns of a token store; the label is the first token's."""
+    """Random rows of one language with the columns of a token store. The first token determines the label."""
 
     def __init__(self, language: str):
         draw = np.random.default_rng(LANGUAGES.index(language))
@@ -56,7 +56,7 @@ class Rows:
 def configuration(
     folder: Path, train: dict[str, Any] | None = None, distill: dict[str, Any] | None = None, branch_rank: int = 0
 ) -> Config:
-    """Twelve steps of MultiKD at tau 8 and 4 over three languages, with some of the two sections changed."""
+    """Return twelve steps of MultiKD on three languages; `train` and `distill` override fields of these sections."""
     backbone = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
                           intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
                           attention_probs_dropout_prob=0.0, initializer_range=0.2)  # fmt: skip
@@ -72,7 +72,7 @@ def configuration(
 
 
 def student(config: Config) -> Any:
-    """The model before its first step."""
+    """Return the student before its first step."""
     from mbkd.estimate import cost
 
     torch.manual_seed(config.seed)
@@ -86,7 +86,7 @@ def plan(config: Config) -> Plan:
 
 
 def trainer(config: Config, ranks: distributed.Ranks, directory: Path = Path()) -> Trainer:
-    """mbkd's trainer of the same run before its first step."""
+    """Return mbkd's trainer of the same run before its first step."""
     rows: dict[str, Any] = {x: Rows(x) for x in config.languages}
     model = student(config)
     groups = parameter_groups(model, list(model.config.branch_languages), config.train.weight_decay)
@@ -149,7 +149,7 @@ def train(config: Config, **mistakes: Any) -> dict[str, Tensor]:
     return parameters(model)
 
 
-def moved(config: Config, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+def relative_distance(config: Config, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     """Return the distance between two trained models, relative to the second model's total update."""
     start = parameters(student(config))
     apart = sum(float((found[n] - wanted[n]).square().sum()) for n in wanted)

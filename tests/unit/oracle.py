@@ -53,7 +53,7 @@ def mix(states: list[Tensor], v: Tensor, mask: Tensor) -> Tensor:
 
 
 def attention_mask(mask: Tensor, reach: int | None, dtype: torch.dtype) -> Tensor:
-    """(B, 1, n, n): 0 where query i may look at key j, very negative elsewhere; `reach` is local attention's."""
+    """(B, 1, n, n): 0 where query i attends to key j, very negative elsewhere; `reach` limits local attention."""
     batch, length = mask.shape
     is_token, never = mask.bool().tolist(), torch.finfo(dtype).min
     allowed = [
@@ -130,11 +130,11 @@ class Oracle:
         return H
 
     def through_branches(self, H: Tensor, mask: Tensor, k: int | None) -> dict[int, Tensor]:
-        """The branches' states at layer K, before the outer mixer."""
+        """Return the branches' states at layer K, before the outer mixer."""
         model, config = self.model, self.config
         branches = list(range(len(config.branch_languages)))
         if k is not None and config.mixers == "none" and (model.training or config.inference == "single"):
-            branches = [k]  # Fig 4b: a training batch goes through its own branch only
+            branches = [k]  # Fig 4b: a training batch uses its own branch only
         states = dict.fromkeys(branches, H)  # H_0^(l) = H_0
         for i in range(config.branch_depth):
             outputs = {}
@@ -183,7 +183,7 @@ class Oracle:
         if conv is None:
             return found
         is_token = mask[:, :, None]
-        convolved = conv.conv(H.transpose(1, 2)).transpose(1, 2).contiguous() * is_token  # dropout draws in its order
+        convolved = conv.conv(H.transpose(1, 2)).transpose(1, 2).contiguous() * is_token  # same order of dropout draws
         convolved = torch.tanh(conv.dropout(convolved))
         return conv.LayerNorm(found + convolved) * is_token
 

@@ -28,7 +28,7 @@ def steps_of(plan, steps=None):
 
 
 def passes_of(plan, language):
-    """The rows that a language gives, cut into its passes."""
+    """Return the batches of a language, grouped by pass."""
     batches = [plan.rows(s) for s in range(plan.steps) if plan.language(s) == language]
     per_pass = len(lengths()[language]) // plan.batch_size
     return [batches[i : i + per_pass] for i in range(0, len(batches), per_pass)]
@@ -77,7 +77,7 @@ def test_another_seed_gives_other_languages_and_other_rows():
 
 @pytest.mark.parametrize("group_by_length", [False, True])
 @pytest.mark.parametrize("draw", DRAWS)
-def test_a_pass_takes_no_row_twice_and_leaves_less_than_a_batch(draw, group_by_length):
+def test_a_pass_contains_no_row_twice_and_omits_less_than_a_batch(draw, group_by_length):
     made = plan(epochs=6, draw=draw, group_by_length=group_by_length)
     for language, count in ROWS.items():
         whole = [p for p in passes_of(made, language) if len(p) == count // 8]
@@ -89,10 +89,10 @@ def test_a_pass_takes_no_row_twice_and_leaves_less_than_a_batch(draw, group_by_l
             assert rows.max() < count
 
 
-def test_the_next_pass_shuffles_again_and_leaves_out_other_rows():
+def test_the_next_pass_shuffles_again_and_omits_other_rows():
     first, second = (np.concatenate(p) for p in passes_of(plan(epochs=6), "fr")[:2])
     assert first.tolist() != second.tolist()
-    assert set(first.tolist()) != set(second.tolist())  # 130 rows, 16 batches of 8: two are left out
+    assert set(first.tolist()) != set(second.tolist())  # 130 rows, 16 batches of 8: each pass omits two rows
 
 
 def test_rows_of_a_batch_change_between_passes_despite_grouping_by_length():
@@ -100,7 +100,7 @@ def test_rows_of_a_batch_change_between_passes_despite_grouping_by_length():
     assert not first & second
 
 
-def test_a_uniform_draw_gives_every_language_its_third():
+def test_a_uniform_draw_gives_every_language_a_third_of_the_steps():
     made = plan({"en": 30_000, "fr": 300, "zh": 3_000}, batch_size=1, epochs=1)
     n = made.steps
     for count in made.steps_per_language.values():

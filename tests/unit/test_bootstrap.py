@@ -12,7 +12,7 @@ SPREADS = [(0.0, 1.0, 1.0), (0.0, 0.2, 1.0), (0.05, 0.5, 1.0), (0.5, 0.5, 1.0)]
 
 
 def sample(rng: np.random.Generator, seeds: int, rows: int, spread: tuple[float, float, float]) -> np.ndarray:
-    """(seeds, rows) with mean 0."""
+    """Return scores of shape (seeds, rows) with mean 0."""
     by_seed, by_row, both = spread
     total = by_seed * rng.normal(size=(seeds, 1)) + by_row * rng.normal(size=rows)
     return (total + both * rng.normal(size=(seeds, rows))).astype(np.float32)
@@ -56,7 +56,7 @@ def test_interval_of_a_paired_difference_equals_scipys():
     assert found.high - found.low < 2 * 1.96 * unpaired / 1.5
 
 
-def test_rows_that_are_translations_move_together_and_others_do_not():
+def test_translated_rows_are_resampled_together_and_other_rows_separately():
     x = np.random.default_rng(6).normal(size=(2000, 1)).astype(np.float32)
     rng = np.random.default_rng(7)
     together = bootstrap.row_draws([(x + x) / 2], 4000, rng).std()
@@ -80,7 +80,7 @@ def test_error_of_the_seeds_does_not_grow_with_blocks():
     assert np.mean(found) == pytest.approx(0.2**2 / 5, rel=0.1)
 
 
-def test_one_seed_adds_nothing():
+def test_one_seed_adds_no_error():
     assert bootstrap.seed_error([np.ones((1, 9), np.float32)]) == 0.0
 
 
@@ -103,7 +103,7 @@ def test_p_is_small_exactly_if_the_interval_excludes_zero():
     assert bootstrap.estimate(0.0, np.zeros(10)).p == 1.0
 
 
-def test_systems_with_equal_answers_give_no_certainty():
+def test_p_is_one_for_systems_with_equal_answers():
     assert estimate(0.0, np.zeros(1000), margin=-0.5).p == 1.0
     assert estimate(0.0, np.random.default_rng(0).normal(0, 0.1, 1000), margin=-0.5).p < 0.01
 

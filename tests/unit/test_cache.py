@@ -1,4 +1,4 @@
-"""Claims about the cache of teacher logits: the engine's numbers, built once, complete, and never another teacher's."""
+"""Claims about the cache of teacher logits: it equals the engine's logits, is complete, and is built once a teacher."""
 
 import json
 import os
@@ -48,14 +48,14 @@ def classifier(world: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def given(world: Path, folder: Path, store: Path, length: int = 128) -> TeacherInput:
+def teacher_input(world: Path, folder: Path, store: Path, length: int = 128) -> TeacherInput:
     task = Task(kind="marc", path=str(world / "data"))
     train, dev = (open_store(store, task, split, "en", str(folder), length) for split in ("train", "dev"))
     return TeacherInput(str(folder), fingerprint(str(folder), store), 1.0, train, dev)
 
 
-class Maker:
-    """Loads the teacher, and counts how often it was asked to."""
+class CountingLoader:
+    """Loads the teacher and counts the loads."""
 
     def __init__(self, folder: Path, ranks: distributed.Ranks):
         self.folder, self.ranks, self.calls = folder, ranks, 0
@@ -67,12 +67,14 @@ class Maker:
 
 @pytest.fixture
 def opened(world: Path, classifier: Path, tmp_path: Path, ranks: distributed.Ranks):
-    """Opens the cache as a run does; returns it with the number of times that the teacher was loaded for it."""
+    """Return a function that opens the cache as a run does, and returns the cache and the number of teacher loads."""
 
     def opened(length: int = 128) -> tuple[cache.Cache, int]:
-        make = Maker(classifier, ranks)
+        make = CountingLoader(classifier, ranks)
         store = tmp_path / "store"
-        found = cache.open_cache("en", given(world, classifier, store, length), make, store, ranks, allow_chance=True)
+        found = cache.open_cache(
+            "en", teacher_input(world, classifier, store, length), make, store, ranks, allow_chance=True
+        )
         return found, make.calls
 
     return opened
@@ -87,11 +89,11 @@ def change_one_weight(folder: Path) -> None:
 def test_the_cache_equals_the_engines_logits_for_any_batch(world, classifier, opened, ranks, tmp_path):
     found, _ = opened()
     teacher = Teacher(str(classifier), LABELS, ranks)
-    tokens = given(world, classifier, tmp_path / "store").train
+    tokens = teacher_input(world, classifier, tmp_path / "store").train
     rows = np.random.default_rng(0).permutation(len(tokens))
     asked = torch.cat([teacher.signal(tokens, part).logits for part in np.array_split(rows, 9)]).numpy()
     assert found.logits.dtype == np.float32
-    assert np.abs(found.logits[rows] - asked).max() < 5e-3  # fp16 has three digits
+    assert np.abs(found.logits[rows] - asked).max() < 5e-3  # fp16 has three decimal digits
     assert (found.logits[rows].argmax(1) == asked.argmax(1)).mean() >= 0.999
 
 
@@ -116,7 +118,7 @@ def add_a_row(data: Path, _: Path) -> None:
     file.write_text("".join([*rows, json.dumps(json.loads(rows[0]) | {"review_id": "one more"}) + "\n"]))
 
 
-def train_the_teacher_again(_: Path, teacher: Path) -> None:
+def retrain_the_teacher(_: Path, teacher: Path) -> None:
     change_one_weight(teacher)
 
 
@@ -130,7 +132,7 @@ def touch_all(data: Path, teacher: Path) -> None:
         os.utime(file, ns=(1, 1))
 
 
-def add_what_this_teacher_is_not_asked(data: Path, _: Path) -> None:
+def add_rows_of_another_language(data: Path, _: Path) -> None:
     with (data / "dataset_fr_train.json").open("a") as file:
         file.write("{}\n")
 
@@ -140,20 +142,20 @@ def add_what_this_teacher_is_not_asked(data: Path, _: Path) -> None:
     [
         (swap_labels, 1),
         (add_a_row, 1),
-        (train_the_teacher_again, 1),
+        (retrain_the_teacher, 1),
         (replace_the_backbone, 0),
         (touch_all, 0),
-        (add_what_this_teacher_is_not_asked, 0),
+        (add_rows_of_another_language, 0),
     ],
 )
-def test_a_cache_is_of_the_rows_and_the_teacher_that_are_there_now(
+def test_a_cache_matches_the_current_rows_and_teacher(
     world: Path, classifier: Path, tmp_path: Path, ranks, change: Callable[[Path, Path], None], loads: int
 ):
     for name, source in {"data": world / "data", "student": world / "models" / "student"}.items():
         shutil.copytree(source, tmp_path / name)
 
     def opened() -> tuple[cache.Cache, int]:
-        make, mine = Maker(classifier, ranks), given(tmp_path, classifier, tmp_path / "store")
+        make, mine = CountingLoader(classifier, ranks), teacher_input(tmp_path, classifier, tmp_path / "store")
         return cache.open_cache("en", mine, make, tmp_path / "store", ranks, allow_chance=True), make.calls
 
     before, _ = opened()
@@ -172,23 +174,23 @@ def test_another_length_gets_a_separate_cache(opened):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         ("logits.npy", lambda data: data[:-8], "bytes, not"),
         ("logits.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "another checksum"),
         ("manifest.json", lambda data: data[:-20], "manifest.json is damaged"),
         ("manifest.json", lambda data: data.replace(b'"fingerprint": "', b'"fingerprint": "0'), "another store's"),
     ],
-    ids=["truncated", "altered", "manifest damaged", "manifest of another"],
+    ids=["truncated", "altered", "manifest damaged", "another manifest"],
 )
-def test_a_damaged_cache_is_rebuilt_with_a_message(opened, capfd, name, change, said):
+def test_a_damaged_cache_is_rebuilt_with_a_message(opened, capfd, name, change, message):
     first, _ = opened()
     before = np.array(first.logits)
     file = first.folder / name
     file.write_bytes(change(file.read_bytes()))
     again, loads = opened()
     assert loads == 1
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert np.array_equal(again.logits, before)
     assert again.sha256 == first.sha256
 
@@ -200,7 +202,7 @@ def test_an_unreadable_chunk_is_recomputed(world, classifier, opened, ranks, tmp
     parts = first.folder.with_name(first.folder.name + ".parts")
     assert not parts.exists()
     expected = (first.folder / "logits.npy").read_bytes()
-    tokens = given(world, classifier, tmp_path / "store").train
+    tokens = teacher_input(world, classifier, tmp_path / "store").train
     shutil.rmtree(first.folder)
     cache._chunks(Teacher(str(classifier), LABELS, ranks), "en", tokens, first.folder, ranks)
     several = sorted(parts.iterdir())
@@ -228,7 +230,7 @@ def test_a_full_disk_gives_one_message_and_the_cache_is_built_at_the_next_try(op
 def test_logits_that_are_not_finite_are_refused(world, opened, ranks, tmp_path, monkeypatch):
     found, _ = opened()
     store = Store(found.folder, {})
-    tokens = given(world, tmp_path / "teacher", tmp_path / "store").train
+    tokens = teacher_input(world, tmp_path / "teacher", tmp_path / "store").train
     (rows,) = (np.concatenate(chunk) for chunk in cache._plan(tokens))
     logits = np.zeros((len(tokens), 5), np.float32)
     logits[7, 2] = np.inf
@@ -241,13 +243,13 @@ def test_logits_that_are_not_finite_are_refused(world, opened, ranks, tmp_path, 
 
 def test_a_refused_teacher_leaves_no_cache(world, classifier, tmp_path, ranks):
     store = tmp_path / "store"
-    mine = given(world, classifier, store)
+    mine = teacher_input(world, classifier, store)
     with pytest.raises(UserError, match="chance"):
-        cache.open_cache("en", mine, Maker(classifier, ranks), store, ranks)
+        cache.open_cache("en", mine, CountingLoader(classifier, ranks), store, ranks)
     strangers = replace(mine, train=open_store(store, Task(kind="marc", path=str(world / "data")), "train", "en",
                                                str(world / "models" / "student"), 128))  # fmt: skip
     with pytest.raises(UserError, match="not by its own tokenizer"):
-        cache.open_cache("en", strangers, Maker(classifier, ranks), store, ranks, allow_chance=True)
+        cache.open_cache("en", strangers, CountingLoader(classifier, ranks), store, ranks, allow_chance=True)
     assert not [p for p in (store / "logits").iterdir() if p.suffix != ".lock"]
 
 

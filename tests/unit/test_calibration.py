@@ -65,7 +65,7 @@ def pair(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return made
 
 
-def test_a_run_saves_raw_logits_and_a_model_that_divides_them(pair: list[Path], toy_yaml: Path):
+def test_a_run_saves_raw_logits_and_a_model_with_calibrated_logits(pair: list[Path], toy_yaml: Path):
     result = json.loads((pair[0] / "result.json").read_text())
     temperature = result["calibration"]["temperature"]
     model = saved.load(pair[0] / "model")
@@ -107,7 +107,7 @@ def test_an_ensemble_averages_raw_logits_and_has_its_own_temperature(pair: list[
         torch.testing.assert_close(model(**inputs).logits, raw / result.calibration["temperature"])
 
 
-def test_without_dev_rows_a_model_is_not_calibrated_and_the_output_states_this(student: Path, tmp_path: Path, capsys):
+def test_without_dev_rows_a_model_is_not_calibrated_and_the_output_reports_this(student: Path, tmp_path: Path, capsys):
     logits = {"test": {"en": np.array([[2.0, 1.0], [0.0, 1.0]])}}
     found = calibration.summary(logits, {"test": {"en": np.array([0, 1])}}, fitted=True)
     assert (found["temperature"], found["fitted_on"]) == (None, [])

@@ -26,15 +26,15 @@ def config(name: str = "multikd", seed: int = 1, **train: Any) -> Config:
 def run(root: Path, of: Config, share: float = 0.8, rows: int = ROWS, **result: Any) -> Path:
     """A run with a share of correct rows, different in every language."""
     rng = np.random.default_rng(of.seed)
-    rights = {s: {x: rng.permutation(rows) < share * rows for x in of.task.languages} for s in ("dev", "test")}
-    return write_run(root, of, rights, **result)
+    correct = {s: {x: rng.permutation(rows) < share * rows for x in of.task.languages} for s in ("dev", "test")}
+    return write_run(root, of, correct, **result)
 
 
-def said(collection: Collection) -> str:
+def messages(collection: Collection) -> str:
     return "\n".join(f"{problem.where}: {problem.what}" for problem in collection.problems)
 
 
-def test_a_run_is_read_as_it_was_written(tmp_path: Path):
+def test_a_run_is_read_without_loss(tmp_path: Path):
     folder = run(tmp_path, config("mblm", seed=3))
     (folder / "metrics.jsonl").write_text('{"step": 20}\n{"step": 40}\n')
     (found,) = collect(tmp_path).runs
@@ -72,8 +72,8 @@ def test_unfinished_and_failed_runs_are_named(tmp_path: Path):
     (failed / "failed.json").write_text(json.dumps({"reason": "out of memory", "attempts": 3, "log": []}))
     collection = collect(tmp_path)
     assert len(collection.runs) == 1
-    assert "-s2-" in said(collection) and "not finished" in said(collection)
-    assert "failed after 3 attempts: out of memory" in said(collection)
+    assert "-s2-" in messages(collection) and "not finished" in messages(collection)
+    assert "failed after 3 attempts: out of memory" in messages(collection)
 
 
 def test_only_unfinished_runs_are_an_error_that_lists_them(tmp_path: Path):
@@ -87,7 +87,7 @@ def test_truncated_logits_remove_only_their_cell(tmp_path: Path):
     file = folder / "logits" / "test.sw.npy"
     file.write_bytes(file.read_bytes()[:-100])
     collection = collect(tmp_path)
-    assert f"{folder.name}, test sw: damaged" in said(collection)
+    assert f"{folder.name}, test sw: damaged" in messages(collection)
     (found,) = collection.runs
     assert "sw" not in found.scores("test") and len(found.scores("test")) == 14
     assert "sw" in found.scores("dev")
@@ -96,7 +96,7 @@ def test_truncated_logits_remove_only_their_cell(tmp_path: Path):
 def test_logits_and_labels_of_different_length_count_as_damaged(tmp_path: Path):
     folder = run(tmp_path, config())
     np.save(folder / "labels" / "dev.de.npy", np.zeros(7, int))
-    assert "dev de: damaged, left out (40 rows of logits, 7 labels)" in said(collect(tmp_path))
+    assert "dev de: damaged, left out (40 rows of logits, 7 labels)" in messages(collect(tmp_path))
 
 
 def test_an_invalid_result_file_is_left_out(tmp_path: Path):
@@ -105,7 +105,7 @@ def test_an_invalid_result_file_is_left_out(tmp_path: Path):
     (run(tmp_path, config(seed=3)) / "result.json").write_text('{"eval_loss": 1.0}')
     collection = collect(tmp_path)
     assert [x.seeds for x in collection.runs] == [(1,)]
-    assert "cannot be read" in said(collection) and "not a result of mbkd" in said(collection)
+    assert "cannot be read" in messages(collection) and "not a result of mbkd" in messages(collection)
 
 
 def test_a_copy_counts_once(tmp_path: Path):
@@ -115,7 +115,7 @@ def test_a_copy_counts_once(tmp_path: Path):
     assert len(collection.runs) == 1 and not collection.problems
 
 
-def test_repetitions_count_each_and_copies_once(tmp_path: Path):
+def test_every_repetition_counts_and_a_copy_does_not(tmp_path: Path):
     folder = run(tmp_path, config(seed=1))
     run(tmp_path, config(seed=2))
     other = shutil.copytree(folder, tmp_path / "again")
@@ -125,7 +125,11 @@ def test_repetitions_count_each_and_copies_once(tmp_path: Path):
     shutil.copytree(other, tmp_path / "copied")
     collection = collect(tmp_path)
     assert [x.seeds for x in collection.runs] == [(1,), (1,), (2,)]
-    assert folder.name in said(collection) and "again" in said(collection) and "repetitions" in said(collection)
+    assert (
+        folder.name in messages(collection)
+        and "again" in messages(collection)
+        and "repetitions" in messages(collection)
+    )
 
 
 def test_a_run_of_another_task_is_left_out_and_named(tmp_path: Path):
@@ -138,8 +142,8 @@ def test_a_run_of_another_task_is_left_out_and_named(tmp_path: Path):
     run(tmp_path, marc)  # a task with separate tables
     collection = collect(tmp_path)
     assert sorted((x.task, x.seeds) for x in collection.runs) == [("marc", (1,)), ("xnli", (1,)), ("xnli", (2,))]
-    assert f"{small.name}: another xnli task than that of 2 runs: 10 rows in dev en, not 40" in said(collection)
-    assert f"{less.name}: another xnli task than that of 2 runs: supervised en fr zh, zero-shot de es" in said(
+    assert f"{small.name}: another xnli task than that of 2 runs: 10 rows in dev en, not 40" in messages(collection)
+    assert f"{less.name}: another xnli task than that of 2 runs: supervised en fr zh, zero-shot de es" in messages(
         collection
     )
 
@@ -172,7 +176,7 @@ def test_a_sweeps_record_decides_and_names_the_missing_runs(tmp_path: Path):
     (group,) = choose(collection)
     assert {x.name for x in group.runs} == set(chosen) and group.values == {"train.lr": 3e-5}
     assert group.how == "sweep main (confirm, rule supervised), not finished"
-    assert "xnli-multikd-s3-0: not there yet" in said(collection)
+    assert "xnli-multikd-s3-0: not there yet" in messages(collection)
 
 
 def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):
@@ -184,7 +188,7 @@ def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):
     (tmp_path / "sweeps" / "notes.json").write_text('{"mine": 1}')
     collection = collect(tmp_path)
     assert [group.experiment for group in choose(collection)] == ["ablations", "depth"]
-    assert "sweeps/notes.json: cannot be read, left out (no experiment, protocol, rule, groups)" in said(collection)
+    assert "sweeps/notes.json: cannot be read, left out (no experiment, protocol, rule, groups)" in messages(collection)
 
 
 def test_a_sweep_repeated_with_more_seeds_replaces_its_earlier_record(tmp_path: Path):
@@ -198,13 +202,13 @@ def test_a_sweep_repeated_with_more_seeds_replaces_its_earlier_record(tmp_path: 
     assert found == [("ablations", (1, 2, 3)), ("main", (1,))]
 
 
-def test_no_choice_between_configurations_without_dev_rows(tmp_path: Path):
+def test_no_configuration_is_chosen_without_dev_rows(tmp_path: Path):
     for lr in (1e-5, 2e-5):
         of = config(lr=lr)
         write_run(tmp_path, of, {"test": {x: np.arange(ROWS) < 30 for x in of.task.languages}})
     collection = collect(tmp_path)
     assert choose(collection) == []
-    assert "no configuration can be chosen" in said(collection)
+    assert "no configuration can be chosen" in messages(collection)
 
 
 def test_ensembles_of_runs_that_were_not_chosen_are_left_out(tmp_path: Path):
@@ -213,9 +217,9 @@ def test_ensembles_of_runs_that_were_not_chosen_are_left_out(tmp_path: Path):
     for members, share in ((good, 0.9), (bad, 0.7)):
         for of in members:
             run(tmp_path, of, share)
-        rights = {s: {x: np.arange(ROWS) < 35 for x in members[0].task.languages} for s in ("dev", "test")}
-        write_ensemble(tmp_path, members, rights)
+        correct = {s: {x: np.arange(ROWS) < 35 for x in members[0].task.languages} for s in ("dev", "test")}
+        write_ensemble(tmp_path, members, correct)
     collection = collect(tmp_path)
     groups = {group.system: group for group in choose(collection)}
     assert groups["Ens2"].runs[0].result.members == tuple(of.run_name for of in good)
-    assert "its members are not the chosen runs" in said(collection)
+    assert "its members are not the chosen runs" in messages(collection)

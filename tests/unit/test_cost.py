@@ -70,7 +70,7 @@ STRUCTURES = [
 
 @pytest.fixture(scope="module", params=BACKBONES, ids=lambda shape: shape.model_type)
 def full(request, tmp_path_factory) -> Config:
-    """MultiKD + MBLM of three branches of three layers on a small backbone, its teacher another small encoder."""
+    """MultiKD + MBLM with three branches of three layers on a small backbone, and a small teacher."""
     return configuration(request.param, tmp_path_factory.mktemp("shapes"))
 
 
@@ -108,7 +108,7 @@ class Flops(FlopCounterMode):
 
 
 def counted_step(config: Config) -> int:
-    """FLOPs of a training step as torch counts them."""
+    """Return torch's count of the FLOPs of a training step."""
     model = cost.empty_student(config).train()
     ids = torch.randint(5, 50, (ROWS, TOKENS))
     # torch does not count the fused attention of a CPU
@@ -131,7 +131,7 @@ def test_flops_of_a_teacher_equal_torchs_count(full: Config):
 
 @pytest.mark.parametrize("shape", FURTHER, ids=lambda shape: shape.model_type)
 def test_flops_of_every_other_family_equal_torchs_count(shape, tmp_path: Path):
-    """As a teacher, as a student that ends in a shared layer, in branches, or in low-rank ones."""
+    """The model is a teacher, or a student that ends in a shared layer, full branches or low-rank branches."""
     config = configuration(shape, tmp_path)
     for fields in ({"branch_depth": 0}, {"branch_position": "top"}, {"branch_rank": 2}, {"branch_depth": 2}):
         student = changed(config, {"student": {"branch_depth": 1, **fields}})
@@ -223,7 +223,7 @@ def test_zero_stages_divide_the_documented_parts(full: Config):
     assert alone["optimizer"] == 8 * size
     assert one["optimizer"] == two["optimizer"] == 6 * size
     assert one["gradients"] == 2 * two["gradients"] == 4 * size
-    assert memory(1, zero_stage=1)["optimizer"] == 12 * size  # DeepSpeed moves a copy of what it divides
+    assert memory(1, zero_stage=1)["optimizer"] == 12 * size  # DeepSpeed adds an fp32 copy of partitioned parameters
     half, whole = memory(2, "fp32"), memory(1, "fp32")
     assert half["activations"] == pytest.approx(whole["activations"] / 2, abs=1)
 

@@ -24,7 +24,7 @@ def read(root):
     return Context(collection, choose(collection))
 
 
-def rights(share, rows=20):
+def correct_rows(share, rows=20):
     """The first rows of each language are correct."""
     languages = paper.xnli().languages
     return {split: {x: np.arange(rows) < share * rows for x in languages} for split in ("dev", "test")}
@@ -34,9 +34,9 @@ def rights(share, rows=20):
 def context(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for seed in (1, 2):
-        write_run(root, config("multitrain", seed), rights(0.5))
-        write_run(root, config("multikd", seed), rights(0.6))
-        folder = write_run(root, config("mblm", seed), rights(0.7 if seed == 1 else 0.8))
+        write_run(root, config("multitrain", seed), correct_rows(0.5))
+        write_run(root, config("multikd", seed), correct_rows(0.6))
+        folder = write_run(root, config("mblm", seed), correct_rows(0.7 if seed == 1 else 0.8))
         with (folder / "metrics.jsonl").open("w") as file:
             for step in range(1, 1001):
                 values = {"loss": 1 + seed / 10, "kl": 1 / step}
@@ -105,7 +105,7 @@ def test_many_languages_are_listed_vertically_and_sorted_within_their_group(tmp_
 
 def test_depth_has_two_axes_and_every_depth(tmp_path):
     for depth, share in ((0, 0.5), (2, 0.6), (4, 0.8)):
-        write_run(tmp_path, config("multitrain", depth=depth), rights(share))
+        write_run(tmp_path, config("multitrain", depth=depth), correct_rows(share))
     pictures, _ = figures.draw(read(tmp_path), [])
     (picture,) = [x for x in pictures if x.key.startswith("depth")]
     left, right = picture.figure.axes
@@ -196,8 +196,8 @@ def test_the_calibration_table_has_the_means_over_runs_and_languages(tmp_path):
             "error": {"test": errors},
             "accuracy_at_coverage": {"test": {x: {"0.9": 0.6, "0.75": 0.7, "0.5": 0.8} for x in languages}},
         }
-        write_run(tmp_path, config("multikd", seed), rights(0.6), calibration=noted)
-    write_run(tmp_path, config("multitrain"), rights(0.6))  # of the time before
+        write_run(tmp_path, config("multikd", seed), correct_rows(0.6), calibration=noted)
+    write_run(tmp_path, config("multitrain"), correct_rows(0.6))  # of the time before
     (table,) = reliability.tables(read(tmp_path))
     ((label, texts),) = [(row.label, [cell.text for cell in row.cells]) for row in table.rows]
     assert label == "MultiKD"

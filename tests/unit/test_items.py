@@ -27,11 +27,11 @@ def own_task(seed: int = 1) -> Config:
 def resampled(root: Path, ids: Mapping[str, Sequence[str]], seeds: int = 1) -> Resampled:
     """Runs that are correct on the same items in both languages, with equal labels in each row."""
     for seed in range(1, seeds + 1):
-        rights = {"test": {"en": RIGHT, "fr": RIGHT[::-1]}}
-        run = write_run(root, own_task(seed), rights)
+        correct = {"test": {"en": RIGHT, "fr": RIGHT[::-1]}}
+        run = write_run(root, own_task(seed), correct)
         for language in ("en", "fr"):
             said = np.load(run / "logits" / f"test.{language}.npy").argmax(1)
-            right = rights["test"][language]
+            right = correct["test"][language]
             labels = np.where(right, 1, 0)
             assert len(said) == len(labels)
             np.save(run / "labels" / f"test.{language}.npy", np.zeros(ROWS, np.int64))

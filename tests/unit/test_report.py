@@ -17,7 +17,7 @@ from mbkd.config import Config, changed, paper
 from mbkd.errors import UserError
 from tests.conftest import full_disk
 from tests.conftest import run as command
-from tests.synthetic import Rights, write_ensemble, write_run
+from tests.synthetic import CorrectRows, write_ensemble, write_run
 
 ROWS = 600
 SPLITS = ("dev", "test")
@@ -32,7 +32,7 @@ SHARES = {
 }
 
 
-def rights(of: Config, share: tuple[float, float], seed: int, splits: tuple[str, ...] = SPLITS) -> Rights:
+def correct_rows(of: Config, share: tuple[float, float], seed: int, splits: tuple[str, ...] = SPLITS) -> CorrectRows:
     """Items are equally hard in every language and for every system: rows below a noisy threshold are correct."""
     hard, noise = np.random.default_rng(0).random(ROWS), np.random.default_rng(seed + 1)
     return {
@@ -55,15 +55,18 @@ def write(root: Path, task: str, seeds: range, splits: tuple[str, ...] = SPLITS)
         members = [changed(of, {"seed": seed}) for seed in seeds]
         for one in members:
             write_run(
-                root, one, rights(one, SHARES[system], one.seed, splits), parameters=132 if "MBLM" in system else 100
+                root,
+                one,
+                correct_rows(one, SHARES[system], one.seed, splits),
+                parameters=132 if "MBLM" in system else 100,
             )
         if system == "MultiKD":
             for pair in combinations(members, 2):
-                found = rights(pair[0], (0.84, 0.63), sum(x.seed for x in pair), splits)
+                found = correct_rows(pair[0], (0.84, 0.63), sum(x.seed for x in pair), splits)
                 write_ensemble(root, pair, found, parameters=200)
     for language in ("en", "fr", "zh"):
         teacher = configs(task)["MultiKD"].teacher_run(language)
-        write_run(root, teacher, rights(teacher, (0.9, 0.0), 1, splits))
+        write_run(root, teacher, correct_rows(teacher, (0.9, 0.0), 1, splits))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("small")
     for name in ("MultiTrain", "MultiKD"):
         one = configs("xnli")[name]
-        write_run(root, one, rights(one, SHARES[name], 1, ("test",)))
+        write_run(root, one, correct_rows(one, SHARES[name], 1, ("test",)))
     (root / "xnli-unfinished").mkdir()
     (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
     return root
@@ -126,7 +129,7 @@ def test_rows_of_tables_5_and_6_are_ordered_as_in_the_paper(made: tuple[dict[str
 def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teachers(tmp_path: Path):
     for name in ("MultiKD", "MultiKD + MBLM"):
         one = changed(configs("xnli")[name], {"distill": {"signal": "cache"}})
-        write_run(tmp_path, one, rights(one, SHARES[name], 1, ("dev",)))
+        write_run(tmp_path, one, correct_rows(one, SHARES[name], 1, ("dev",)))
     tables, claims = report.make(tmp_path, draws=1000)[2:]
     (time,) = [claim for claim in claims if claim.text.startswith("Time")]
     assert time.verdict == "not measured"
@@ -145,7 +148,7 @@ def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teacher
     record |= {"ratios": {"measured": {"online": 1.07}}}
     (tmp_path / "efficiency-0.json").write_text(json.dumps(record))
     low = changed(configs("xnli")["MultiKD + MBLM"], {"student": {"branch_rank": 8}, "distill": {"signal": "cache"}})
-    write_run(tmp_path, low, rights(low, SHARES["MultiKD + MBLM"], 1, ("dev",)))
+    write_run(tmp_path, low, correct_rows(low, SHARES["MultiKD + MBLM"], 1, ("dev",)))
     tables, claims = report.make(tmp_path, draws=1000)[2:]
     table = next(table for table in tables if table.key == "table-6")
     assert [row(table, "MBLM")[x].text for x in ("Params", "Time")] == ["1.32×", "1.12×"]
@@ -205,7 +208,7 @@ def test_equal_systems_are_not_decided(tmp_path: Path):
     for name in ("MultiTrain", "MultiKD"):
         for seed in (1, 2, 3):
             one = changed(configs("xnli")[name], {"seed": seed})
-            write_run(tmp_path, one, rights(one, (0.8, 0.7), seed + 10 * len(name), ("test",)))
+            write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed + 10 * len(name), ("test",)))
     claims = report.make(tmp_path, draws=2000)[3]
     (claim,) = [claim for claim in claims if claim.text.startswith("MultiKD > MultiTrain")]
     assert claim.verdict == "not decided" and claim.n == "3 seeds, 600 rows"
@@ -223,7 +226,7 @@ def test_missing_systems_and_seeds_are_named_first(tmp_path: Path):
     for name, seeds in (("MultiKD", (1, 2, 3)), ("MultiTrain", (1,))):
         for seed in seeds:
             one = changed(configs("xnli")[name], {"seed": seed})
-            write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("test",)))
+            write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed, ("test",)))
     collection = report.make(tmp_path, draws=1000)[0]
     found = [problem.what for problem in collection.problems]
     assert found == ["no finished runs of MonoKD, MultiKD + MBLM", "MultiTrain has no seed 2, 3, others have"]
@@ -244,11 +247,11 @@ def test_the_option_split_shows_one_split_only(made: tuple[dict[str, Table], lis
 def test_averages_over_fewer_languages_are_never_shown_as_the_whole(tmp_path: Path):
     for seed in (1, 2):
         one = changed(configs("xnli")["MultiKD"], {"seed": seed})
-        folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("test",)))
+        folder = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed, ("test",)))
         if seed == 2:
             (folder / "logits" / "test.ur.npy").write_bytes(b"\x93NUMPY broken")
     one = configs("xnli")["MultiTrain"]
-    folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), 1, ("test",)))
+    folder = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), 1, ("test",)))
     for file in folder.glob("logits/test.[dr]*.npy"):
         file.write_bytes(b"")
     collection, _, found, claims = report.make(tmp_path, draws=1000)
@@ -268,7 +271,9 @@ def test_a_zero_shot_language_without_dev_rows_gives_one_note_and_no_averages(tm
     for system in ("MultiTrain", "MultiKD"):
         for seed in (1, 2, 3):
             one = changed(configs("xnli")[system], {"seed": seed, "task": {"zero_shot": ["de", "es"]}})
-            folder = write_run(tmp_path, one, rights(one, (0.9 if system == "MultiKD" else 0.5, 0.7), seed, ("dev",)))
+            folder = write_run(
+                tmp_path, one, correct_rows(one, (0.9 if system == "MultiKD" else 0.5, 0.7), seed, ("dev",))
+            )
             result = json.loads((folder / "result.json").read_text())
             for language in ("de", "es"):
                 del result["accuracy"]["dev"][language]
@@ -290,7 +295,7 @@ def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
     for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching"):
         for seed, lr in ((1, 2e-5), (2, 2e-5), (1, 3e-5)):
             one = changed(configs("xnli")[system], {"seed": seed, "train": {"lr": lr}})
-            runs[system, seed, lr] = write_run(tmp_path, one, rights(one, (0.8, 0.7), seed, ("dev",))).name
+            runs[system, seed, lr] = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed, ("dev",))).name
     (tmp_path / "sweeps").mkdir()
     for experiment, chosen in (("main", [(1, 2e-5), (2, 2e-5)]), ("ablations", [(1, 3e-5)])):
         records = [
@@ -313,7 +318,7 @@ def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
 
 def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
     one = configs("xnli")["MultiKD"]
-    folder = write_run(tmp_path, one, rights(one, (0.8, 0.7), 1, ("test",)))
+    folder = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), 1, ("test",)))
     file = folder / "logits" / "test.en.npy"
     np.save(file, np.load(file)[:, ::-1])
     collection, _, tables, _ = report.make(tmp_path, draws=1000)
@@ -327,7 +332,7 @@ def test_the_users_own_task_has_the_same_tables(tmp_path: Path):
     own["task"] |= {"supervised": ["en", "fr", "zh"], "zero_shot": ["pl"]}
     for depth in (0, 2):
         one = changed(Config.model_validate(own), {"student": {"branch_depth": depth}})
-        write_run(tmp_path, one, rights(one, (0.8, 0.7 + 0.1 * depth), 1, ("dev",)))
+        write_run(tmp_path, one, correct_rows(one, (0.8, 0.7 + 0.1 * depth), 1, ("dev",)))
     tables = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}
     assert tables["own-dev"].columns == ["en", "fr", "zh", "pl", "AVG(S)", "AVG(Z)", "AVG(A)", "runs"]
     assert "XLM" not in tables["own-dev"].rows[0].block

@@ -20,7 +20,7 @@ from mbkd.errors import UserError
 from mbkd.train import engine
 from mbkd.train.optim import language_of
 from tests.unit import loop_oracle
-from tests.unit.loop_oracle import LANGUAGES, MISTAKES, configuration, moved, parameters, trainer
+from tests.unit.loop_oracle import LANGUAGES, MISTAKES, configuration, parameters, relative_distance, trainer
 
 # The maximum distance of bf16 from fp32, relative to the total update. Each mistake is further away.
 BF16 = 0.05
@@ -99,16 +99,16 @@ def test_bf16_is_closer_to_fp32_than_any_mistake(tmp_path: Path, ranks, stage: i
     config = configuration(tmp_path)
     right = loop_oracle.train(config)
     found = trained(tmp_path, ranks, {"precision": "bf16", "zero_stage": stage})
-    assert 0 < moved(config, found, right) < BF16
+    assert 0 < relative_distance(config, found, right) < BF16
     if stage == 0:
         for name, mistake in MISTAKES.items():
-            assert moved(config, loop_oracle.train(config, **mistake), right) > 2 * BF16, name
+            assert relative_distance(config, loop_oracle.train(config, **mistake), right) > 2 * BF16, name
 
 
 def test_two_accumulation_steps_in_bf16_equal_one_step_of_twice_the_rows(tmp_path: Path, ranks):
     config = configuration(tmp_path)
     found = trained(tmp_path, ranks, {"precision": "bf16", "accumulation": 2})
-    assert moved(config, found, loop_oracle.train(config)) < BF16
+    assert relative_distance(config, found, loop_oracle.train(config)) < BF16
 
 
 # ------------------------------------------------------------------------------------------ every field has an effect
