@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--there", nargs="*", default=THERE, help=f"packages on the other machine (default: {' '.join(THERE)})"
     )
-    parser.add_argument("--python", help="Python version on the other machine, such as 3.12, for x86-64 Linux")
+    parser.add_argument("--python", help="Python version there, such as 3.12, on x86-64 Linux (default: this one)")
     parser.add_argument("--sweeps", action="store_true", help="include Ray")
     wanted = parser.parse_args()
     missing = needed(["mbkd"])

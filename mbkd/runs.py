@@ -20,7 +20,7 @@ PACKAGES = ("mbkd", "torch", "deepspeed", "transformers", "datasets", "tokenizer
 
 
 def folder(root: Path, config: Config) -> Path:
-    """Return the directory of a configuration's run. A finished run may have its name in the first schema."""
+    """Return the directory of a configuration's run. An older finished run may have a first-schema name."""
     run = root / config.run_name
     if not run.exists() and (earlier := config.first_run_name) is not None and finished(root / earlier):
         return root / earlier

@@ -39,7 +39,9 @@ def init(
     split: Annotated[bool | None, typer.Option(help="Split a single file into train, dev and test files.")] = None,
     teachers: Annotated[bool | None, typer.Option(help="Distil from teachers, or learn from labels only.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The student's encoder: a folder or hub id.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask no questions and use the guesses.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask no questions and use the guesses; default without a terminal.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     split_column: Annotated[
         str | None, typer.Option(help="Column with train, dev or test; writes a file per split.")

@@ -106,7 +106,7 @@ def grow(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Add a branch for one more language to a trained model. Only this branch is trained."""
+    """Add a language's branch to a trained model. Only the branch learns; all languages are evaluated."""
     from mbkd.config import grown, override, paper
     from mbkd.model import saved
     from mbkd.train.launch import carry_out
