@@ -1,4 +1,4 @@
-"""Which language and which rows every optimizer step takes: pure functions of (seed, step)."""
+"""The language and the rows of every optimizer step, as pure functions of (seed, step)."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ import numpy as np
 
 from mbkd.errors import UserError
 
-WINDOW = 50  # batches that are sorted by length together: little padding, yet the rows still mix
-LANGUAGE, ROWS, ORDER = range(3)  # what a stream of draws is for: no two purposes share one
+WINDOW = 50  # batches whose rows are sorted by length together: little padding, and rows still mix
+LANGUAGE, ROWS, ORDER = range(3)  # the purposes of random streams; every purpose has a separate stream
 
-EIGHTHS = (2, 3, 4, 6)  # of the greatest length: the widths of compiled batches below it
-TOKENS_PER_BATCH = 8192  # rows times the longest row, of a batch that is only measured
+EIGHTHS = (2, 3, 4, 6)  # the widths of compiled batches below max_length, in eighths of max_length
+TOKENS_PER_BATCH = 8192  # rows times the longest row, in an evaluation batch
 
 
 class Plan:
-    """The steps of a run (decisions 13, 14, 15): one language per step, its rows without replacement.
+    """The steps of a run: one language per step, and its rows without replacement (decisions 13, 14, 15).
 
-    The same on every rank and after every restart: nothing here knows of ranks, and no step depends on
-    which steps were asked for before.
+    The plan is the same on every rank and after every restart. A step does not depend on earlier calls.
 
     lengths     language -> (rows,) token length of each training row, in the order of the branches
     batch_size  B, the global batch
-    epochs      passes over the union of the languages, in expectation; may be a fraction
+    epochs      expected passes over the union of the languages; may be a fraction
     draw        uniform: each step draws a language; proportional: with probability ~ rows ** alpha;
-                shuffled: every epoch is a shuffled deck that holds each language's batches exactly once
-    group_by_length  batches of rows of near-equal length; which rows meet still changes in every pass
+                shuffled: every epoch is a shuffled deck with each language's batches exactly once
+    group_by_length  whether batches have rows of similar length; every pass still forms other batches
 
-    In a pass over a language each row is taken at most once: what does not fill a batch is left out, and
-    the next pass shuffles again. A language with fewer rows than B repeats them within its batch.
+    A pass over a language takes each row at most once, and leaves out rows that do not fill a batch. Every
+    pass shuffles again. A language with fewer rows than B repeats rows within a batch.
     Raises UserError for a language without rows.
     """
 
@@ -62,18 +61,18 @@ class Plan:
         else:
             rows = np.array([len(rows) for rows in self._lengths], float)
             self._language = self._independent(rows ** (alpha if draw == "proportional" else 0.0))
-        self._ordinal = np.empty(self.steps, np.int64)  # how many earlier steps had the step's language
+        self._ordinal = np.empty(self.steps, np.int64)  # the number of earlier steps with the same language
         for index in range(len(self.languages)):
             at = np.flatnonzero(self._language == index)
             self._ordinal[at] = np.arange(len(at))
-        self._passes: dict[int, tuple[int, np.ndarray]] = {}  # language -> its current pass, and the batches
+        self._passes: dict[int, tuple[int, np.ndarray]] = {}  # language -> (number of its current pass, batches)
 
     def language(self, step: int) -> str:
-        """The language of a step, from 0."""
+        """Return the language of a step; steps count from 0."""
         return self.languages[self._language[step]]
 
     def rows(self, step: int) -> np.ndarray:
-        """The rows of a step's language that the step takes: (B,) indices."""
+        """Return the rows of a step, as indices into its language's rows: (B,)."""
         index = int(self._language[step])
         number, batch = divmod(int(self._ordinal[step]), int(self._batches[index]))
         found = self._passes.get(index)
@@ -83,53 +82,53 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """A hash of everything that decides the steps: equal on two ranks if and only if their plans are."""
+        """The hash of everything that decides the steps; equal on two ranks if and only if their plans are equal."""
         arrays = [self._language, *self._lengths, np.array([self.batch_size, self._seed, self._group_by_length])]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     @property
     def steps_per_language(self) -> dict[str, int]:
-        """How many steps each language gets."""
+        """The number of steps of each language."""
         counts = np.bincount(self._language, minlength=len(self.languages))
         return dict(zip(self.languages, counts.tolist(), strict=True))
 
     def padding_efficiency(self, steps: int = 200) -> float:
-        """Real tokens / padded tokens over the first steps, each batch padded to its longest row."""
+        """Return real tokens / padded tokens over the first steps, with each batch padded to its longest row."""
         lengths = [self._lengths[self._language[s]][self.rows(s)] for s in range(min(steps, self.steps))]
         return float(sum(x.sum() for x in lengths) / sum(x.max() * len(x) for x in lengths))
 
     def _independent(self, weights: np.ndarray) -> np.ndarray:
-        """(steps,) language indices; number s of the stream decides step s, however many steps there are."""
+        """Return (steps,) language indices. Number s of the stream decides step s for any number of steps."""
         bounds = np.cumsum(weights / weights.sum())[:-1]  # (N - 1,)
         uniform = (_draws(self.steps, self._seed, LANGUAGE) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
         return np.searchsorted(bounds, uniform, side="right")
 
     def _decks(self) -> np.ndarray:
-        """(steps,) language indices; every epoch is one shuffled deck."""
+        """Return (steps,) language indices; every epoch is one shuffled deck."""
         deck = np.repeat(np.arange(len(self.languages)), self._batches)
         epochs = -(-self.steps // len(deck))
         shuffled = [deck[_permutation(len(deck), self._seed, LANGUAGE, epoch)] for epoch in range(epochs)]
         return np.concatenate(shuffled)[: self.steps]
 
     def _pass(self, index: int, number: int) -> np.ndarray:
-        """Pass `number` over a language: (batches, B) row indices."""
+        """Return pass `number` over a language: (batches, B) row indices."""
         lengths, batches = self._lengths[index], int(self._batches[index])
         rows = _permutation(len(lengths), self._seed, ROWS, index, number)
-        rows = np.resize(rows, batches * self.batch_size)  # cuts the remainder, or repeats a tiny language
+        rows = np.resize(rows, batches * self.batch_size)  # cuts the remainder, or repeats a small language
         if self._group_by_length:
-            # at least four windows: a pass sorted as a whole would form the same batches every time
+            # At least four windows, because one window would form the same batches in every pass.
             together = max(min(WINDOW, batches // 4), 1) * self.batch_size
             window = np.arange(len(rows)) // together
-            rows = rows[np.lexsort((lengths[rows], window))]  # stable: ties stay shuffled
+            rows = rows[np.lexsort((lengths[rows], window))]  # stable: equal lengths stay shuffled
         return rows.reshape(batches, -1)[_permutation(batches, self._seed, ORDER, index, number)]
 
 
 def micro_batch(rows: np.ndarray, rank: int, world: int, accumulation: int, index: int) -> np.ndarray:
-    """The part of the global batch that a rank takes in one of its accumulation steps (decision 32).
+    """Return a rank's rows of the global batch for one accumulation step (decision 32).
 
     rows: (B,), index: 0 .. accumulation - 1; returns (B / (world * accumulation),)
-    Over all ranks and steps the parts are exactly the batch. The stride deals a batch that is sorted by
-    length evenly, so no rank waits for another's long rows. Raises UserError if B does not divide.
+    The parts of all ranks and steps are exactly the batch. The stride spreads a batch sorted by length evenly,
+    to avoid ranks with only long rows. Raises UserError if B does not divide.
     """
     parts = world * accumulation
     if len(rows) % parts:
@@ -143,18 +142,19 @@ def micro_batch(rows: np.ndarray, rank: int, world: int, accumulation: int, inde
 
 
 def compiled_width(longest: int, max_length: int) -> int:
-    """The width of a batch for layers that are compiled, each width once: one of a few, multiples of 8 or max_length.
+    """Return the padded width of a batch for compiled layers: one of a few values, to limit compilations.
 
-    longest: tokens of the longest row, max_length at most
+    longest: tokens of the longest row, at most max_length
+    Widths are multiples of 8, or max_length.
     """
     return next((w for w in (max_length * eighths // 64 * 8 for eighths in EIGHTHS) if longest <= w), max_length)
 
 
 def evaluation_batches(lengths: np.ndarray, tokens_per_batch: int, rank: int, world: int) -> list[np.ndarray]:
-    """A rank's batches of an evaluation: over all ranks every row exactly once, the longest rows first.
+    """Return a rank's evaluation batches, longest rows first. The ranks together take every row exactly once.
 
     lengths: (rows,) token length of each row
-    A batch has rows * longest <= tokens_per_batch, or is one row. Ranks may differ by one batch.
+    A batch has rows * longest <= tokens_per_batch, or one row. The ranks' counts differ by at most one batch.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0
@@ -166,10 +166,10 @@ def evaluation_batches(lengths: np.ndarray, tokens_per_batch: int, rank: int, wo
 
 
 def _draws(count: int, *key: int) -> np.ndarray:
-    """(count,) random 64-bit numbers that depend on the key only.
+    """Return (count,) random 64-bit numbers that depend on the key only.
 
-    Raw numbers of a counter-based generator: numpy keeps them the same in all versions, which it does not
-    promise for `Generator.permutation` and its like.
+    The numbers are the raw output of a counter-based generator. numpy guarantees this output across versions,
+    unlike the output of `Generator.permutation`.
     """
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
 

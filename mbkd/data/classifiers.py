@@ -1,4 +1,4 @@
-"""What a model's folder says of itself without being loaded: the hash of its weights, its labels, its layers."""
+"""Facts of a saved classifier without loading the model: the hash of its weights, its labels, its layers."""
 
 import hashlib
 import json
@@ -12,25 +12,25 @@ from mbkd.files import digest
 
 
 def fingerprint(path: str, store: Path) -> str:
-    """The hash of a classifier's weights and configuration; for a hub id, the revision that would be loaded.
+    """Return the hash of a classifier's weights and configuration, or the revision of a hub id.
 
-    store: where hashes of large files are kept until the file changes. Raises UserError where there is no model.
+    store: keeps hashes of large files until the files change. Raises UserError if the path has no model.
     """
     folder = Path(path)
     if not folder.is_dir():
-        configuration(path)  # refuses what is no model
+        configuration(path)  # raises UserError if the path is not a model
         return f"{path}@{hub.model_revision(path)}"
     weights, config = [*folder.glob("*.safetensors"), *folder.glob("*.bin")], [*folder.glob("config.json")]
     if not weights or not config:
         missing = "weights (*.safetensors or *.bin)" if config else "config.json"
-        raise UserError(f"{path}: no model here, there is no {missing}; name a folder with both, or a hub id")
+        raise UserError(f"{path}: no model here: no {missing}; name a folder with both, or a hub id")
     files = sorted(weights + config)
     lines = "".join(f"{file.name} {digest(file, store)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def cached_revision(path: str) -> str | None:
-    """What `fingerprint` gives for a hub id that was asked for before, or is in the cache here; None otherwise."""
+    """Return the `fingerprint` of a hub id without a request: from earlier answers or the hub's cache, or None."""
     if Path(path).is_dir():
         return None
     if (known := hub.once(f"model {path}")) is not None:
@@ -40,22 +40,22 @@ def cached_revision(path: str) -> str | None:
 
     try:
         file = try_to_load_from_cache(path, "config.json")
-    except HFValidationError:  # a folder that is not there
+    except HFValidationError:  # a path of a missing folder
         return None
     return f"{path}@{Path(file).parent.name}" if isinstance(file, str) else None
 
 
 def layers(path: str) -> int | None:
-    """The number of layers that a model's configuration gives, None if it gives none. Raises UserError for no model."""
+    """Return the number of layers in a model's configuration, or None. Raises UserError if the path has no model."""
     values = configuration(path)
-    found: int | None = values.get("num_hidden_layers", values.get("n_layers"))  # DistilBERT says n_layers
+    found: int | None = values.get("num_hidden_layers", values.get("n_layers"))  # n_layers in DistilBERT
     return found
 
 
 def configuration(path: str) -> dict[str, Any]:
-    """The values in config.json of the model at a folder or hub id. Raises UserError if there is none."""
+    """Return the values in config.json of a folder or hub id. Raises UserError if the file is missing."""
     try:
-        if (folder := Path(path)).is_dir():  # read as it is: transformers takes three seconds to import
+        if (folder := Path(path)).is_dir():  # without transformers, whose import takes three seconds
             values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         else:
             from transformers import AutoConfig
@@ -65,14 +65,15 @@ def configuration(path: str) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no model here ({one_line(error)})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: no model here (config.json holds no object)")
+        raise UserError(f"{path}: no model here (config.json is not a JSON object)")
     return values
 
 
 def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -> list[int]:
-    """Positions of `labels` in a classifier's output: matched by name, never by position. Raises UserError.
+    """Return the positions of `labels` in a classifier's output. Labels match by name, never by position.
 
-    Case counts only where names differ in nothing else. where: the classifier's folder or hub id, for the message.
+    Case matters only between names that differ in nothing else. where: the classifier's folder or hub id, for the
+    message. Raises UserError if the names differ.
     """
     names = {index: str(name) for index, name in id2label.items()}
     for spelt in (str, str.lower):
@@ -84,7 +85,7 @@ def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -
     what = (
         f"only one side has {', '.join(map(repr, one_sided))}"
         if one_sided
-        else "some differ in case only, or not at all"
+        else "some labels differ only in case, or are equal"
     )
     raise UserError(
         f"{where}: the model's labels are {', '.join(names.values())}, the task's are {', '.join(labels)} ({what}); "

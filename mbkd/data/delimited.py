@@ -1,4 +1,4 @@
-"""CSV and TSV as records: the separator, whether quotes enclose fields, and each record with its line."""
+"""Records of CSV and TSV files: the separator, the quoting, and the line number of each record."""
 
 import csv
 import re
@@ -7,25 +7,26 @@ from typing import NamedTuple
 
 from mbkd.errors import UserError
 
-LONGEST = 1 << 24  # characters of a field: more than the csv module's 131,072, and beyond it a quote is open
+LONGEST = 1 << 24  # characters of a field; the csv module's default is 131,072. A longer field has an open quote
 DELIMITERS = (",", ";", "\t", "|")
 ENCLOSED = re.compile(r'"(?:[^"]|"")*"')
 
-Lines = Callable[[], Iterable[str]]  # the lines of a file from the first one, with their ends, each time it is called
+Lines = Callable[[], Iterable[str]]  # each call returns the lines of a file from the first line, with line ends
 
 
 class Dialect(NamedTuple):
-    """How a file separates its fields; `quoted`: quotes enclose fields, else quotes are text."""
+    """The separator of a file's fields. quoted: whether quotes enclose fields; otherwise quotes are text."""
 
     delimiter: str
     quoted: bool
 
 
 def dialect(lines: Lines, name: str, ending: str, quoted: bool | None = None) -> Dialect:
-    """The dialect of a whole file. Raises UserError where quotes can be read in two ways.
+    """Return the dialect of a whole file. Raises UserError if its quotes are ambiguous.
 
-    ending: .csv or .tsv, which the first line can contradict. quoted: None decides by the file: fields that commas,
-    semicolons or bars separate can be enclosed; tab-separated ones are only where the whole file proves that.
+    ending: .csv or .tsv; the first line can contradict the ending.
+    quoted: None decides by the file. Commas, semicolons and bars may separate quoted fields. Tabs separate quoted
+    fields only if the whole file proves this.
     """
     own = "\t" if ending == ".tsv" else ","
     able = {}
@@ -41,14 +42,14 @@ def dialect(lines: Lines, name: str, ending: str, quoted: bool | None = None) ->
         quoted = _is_quoted(lines, delimiter)
         if quoted is None:
             raise UserError(
-                f"{name}: quotes can be text or enclose fields with line breaks; say which with --quoting yes or no"
+                f"{name}: quotes can be text, or can enclose fields with line breaks; choose with --quoting yes or no"
                 " (task.columns.quoted: true or false)"
             )
     return Dialect(delimiter, quoted is not False)
 
 
 def records(lines: Iterable[str], form: Dialect) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Each record with the line that it starts at, empty lines left out; an error in place of a malformed record."""
+    """Yield each record with its first line's number, without empty lines. A csv.Error replaces a malformed record."""
     if not form.quoted:
         for number, line in enumerate(lines, 1):
             if line := line.rstrip("\r\n"):
@@ -57,7 +58,7 @@ def records(lines: Iterable[str], form: Dialect) -> Iterator[tuple[int, list[str
     csv.field_size_limit(LONGEST)
     reader = csv.reader(lines, delimiter=form.delimiter, strict=True)
     while True:
-        place = reader.line_num + 1  # a quoted field may span lines: its first one counts
+        place = reader.line_num + 1  # of the record's first line, because a quoted field may span lines
         try:
             row = next(reader, None)
         except csv.Error as error:
@@ -70,17 +71,17 @@ def records(lines: Iterable[str], form: Dialect) -> Iterator[tuple[int, list[str
 
 
 def problem(row: list[str] | csv.Error, header: list[str], form: Dialect) -> str:
-    """What is wrong with a record; empty for a good one."""
+    """Return the problem of a record, or ""."""
     if isinstance(row, csv.Error):
         return str(row)
     if len(row) != len(header):
-        cure = "quote a field that holds the separator" if form.quoted else "a separator in a text is a blank instead"
-        return f"{len(row)} fields where {len(header)} belong ({', '.join(header)}); {cure}"
-    return "the line repeats the header, as where files were joined; remove it" if row == header else ""
+        cure = "quote fields that contain the separator" if form.quoted else "replace separators in texts by spaces"
+        return f"{len(row)} fields, but {len(header)} expected ({', '.join(header)}); {cure}"
+    return "the line repeats the header, as in joined files; remove it" if row == header else ""
 
 
 def unique(names: list[str], name: str) -> list[str]:
-    """The names of the columns. Raises UserError for a name that stands twice."""
+    """Return the names of the columns. Raises UserError for a repeated name."""
     if repeated := [x for x in dict.fromkeys(names) if names.count(x) > 1]:
         raise UserError(f"{name}: {names.count(repeated[0])} columns are named {repeated[0]!r}; rename or remove one")
     return names
@@ -91,7 +92,7 @@ def _span(first: int, last: int) -> str:
 
 
 def _widths(lines: Iterable[str], form: Dialect) -> int | None:
-    """The number of fields that all records have; None where they differ or one is malformed."""
+    """Return the number of fields of all records, or None if records differ or one is malformed."""
     width = None
     for _, row in records(lines, form):
         if isinstance(row, csv.Error) or len(row) != (width or len(row)):
@@ -101,10 +102,10 @@ def _widths(lines: Iterable[str], form: Dialect) -> int | None:
 
 
 def _is_quoted(lines: Lines, delimiter: str) -> bool | None:
-    """Whether quotes enclose fields of a tab-separated file; None where the whole file leaves it open.
+    """Return whether quotes enclose fields of a tab-separated file, or None if the file is ambiguous.
 
-    Text is full of quotes, also of unbalanced ones. A writer that encloses fields encloses all that hold a quote, and
-    doubles the quotes in them; or encloses the header, too.
+    Text often has unbalanced quotes. A program that encloses fields encloses every field with a quote, and doubles
+    the quotes inside, or encloses the header too.
     """
     width, even, doubled, loose = 0, True, 0, 0
     for line in lines():
@@ -124,6 +125,6 @@ def _is_quoted(lines: Lines, delimiter: str) -> bool | None:
     form, swallowed = Dialect(delimiter, True), False
     for _, row in records(lines(), form):
         if isinstance(row, csv.Error) or len(row) != width:
-            return doubled > loose  # malformed either way: the reading that fits more fields
+            return doubled > loose  # malformed in both readings: choose the reading that fits more fields
         swallowed = swallowed or any("\n" in field and delimiter in field for field in row)
     return None if swallowed and not any('""' in line for line in lines()) else True

@@ -1,7 +1,7 @@
-"""Datasets of the hub, or local folders in its layout, as the `datasets` library opens them; revisions of models.
+"""Hub datasets, or local folders in the same layout, opened with `datasets`; revisions of hub datasets and models.
 
-A process asks the hub once which revision of a dataset or model is the newest; processes that it starts take the same
-one. What a revision of a dataset holds never changes, so it is kept in the store.
+A process requests the newest revision of a dataset or model once, and processes that it starts use the same revision.
+Facts of a dataset revision never change, so a store keeps them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from mbkd.data.readers import Rows, from_arrow, one_line
 from mbkd.errors import UserError, is_transient, patiently
 from mbkd.files import write_json
 
-if TYPE_CHECKING:  # a second that local files do not pay for
+if TYPE_CHECKING:  # the import takes a second, and local files do not need it
     import datasets
 
-ANSWERS = "MBKD_HUB_ANSWERS"  # in the environment: JSON, such as the revision of each dataset and model
+ANSWERS = "MBKD_HUB_ANSWERS"  # environment variable: JSON of answers, such as the revision of each dataset and model
 PATIENCE = 10.0  # seconds for the hub's answer
-_store: list[Path] = []  # where what is known of revisions is kept; nowhere before `keep`
+_store: list[Path] = []  # the folder that keeps facts of revisions; empty before `keep`
 
 
 def keep(store: Path) -> None:
-    """Keep what the hub says of a revision in a store, and read there what it said before."""
+    """Keep the hub's answers about dataset revisions in a store, and use earlier answers from the store."""
     _store[:] = [store / "hub"]
 
 
@@ -44,7 +44,7 @@ def read(path: str, language: str, split: str) -> Rows:
 
 
 def load(path: str, language: str, split: str, scratch: str | None = None) -> datasets.Dataset:
-    """The dataset itself, by way of the cache of `datasets`, or of a scratch folder. Raises UserError."""
+    """Load the dataset with the cache of `datasets`, or with a scratch folder. Raises UserError."""
     import datasets
 
     try:
@@ -56,22 +56,22 @@ def load(path: str, language: str, split: str, scratch: str | None = None) -> da
         )
     except UserError:
         raise
-    except Exception as error:  # the hub, the network and the readers raise dozens of kinds
+    except Exception as error:  # the hub, the network and the readers raise dozens of types
         raise UserError(f"{path}: split {split!r} for {language!r} cannot be loaded: {one_line(error)}") from None
 
 
 def fingerprint(path: str, language: str, split: str) -> list[Any]:
-    """What decides the rows of a dataset on the hub: its revision, and where the language lies. Raises UserError."""
+    """Return the facts that decide the rows of a hub dataset: its revision and place. Raises UserError."""
     if (known := revision(path)) is None:
         return [load(path, language, split)._fingerprint]
     return [path, known, keywords(path, language), split]
 
 
 def revision(path: str) -> str | None:
-    """The revision of a hub dataset that this process reads, the newest when first asked for.
+    """Return the revision of a hub dataset for this process: the newest one at the first call.
 
-    Where the hub cannot be reached it is the one that the store has seen last. None for a local folder, and where
-    nothing is known: `datasets` then looks into its own cache. Raises UserError while the hub is too busy.
+    If the hub is unreachable, this is the last revision in the store. Returns None for a local folder, and if no
+    revision is known; `datasets` then uses its cache. Raises UserError while the hub is too busy.
     """
     if is_local(path):
         return None
@@ -85,15 +85,15 @@ def revision(path: str) -> str | None:
             _refuse_busy(path, error)
             return _last_seen(path)
 
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):  # as it is now, not at the import
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):  # the current value; huggingface_hub reads it at import
         return once(f"dataset {path}") or _last_seen(path)
     return once(f"dataset {path}", ask)
 
 
 def model_revision(path: str) -> str | None:
-    """The revision of a hub model that this process reads, as `revision`; the hub's own cache holds the last one seen.
+    """Return the revision of a hub model for this process, as `revision` does, but with the hub's cache as the store.
 
-    None for a folder, and where nothing is known. Raises UserError while the hub is too busy.
+    Returns None for a folder, and if no revision is known. Raises UserError while the hub is too busy.
     """
     if Path(path).is_dir():
         return None
@@ -101,7 +101,7 @@ def model_revision(path: str) -> str | None:
     def ask() -> str | None:
         from huggingface_hub import hf_hub_download
 
-        try:  # rather than the bare revision: the cache then notes which one is the newest, for a day without network
+        try:  # a download of a file, because the cache then records the newest revision for later offline runs
             return Path(patiently(lambda: hf_hub_download(path, "config.json"))).parent.name
         except Exception as error:  # as in `load`
             _refuse_busy(path, error)
@@ -111,16 +111,16 @@ def model_revision(path: str) -> str | None:
 
 
 def pinned(path: str) -> dict[str, str]:
-    """The revision as a keyword of transformers' `from_pretrained`; none for a folder. Raises as `model_revision`."""
+    """Return `model_revision` as a keyword of transformers' `from_pretrained`; {} for a folder. Raises UserError."""
     found = model_revision(path)
     return {} if found is None else {"revision": found}
 
 
 def once(what: str, ask: Callable[[], str | None] | None = None) -> str | None:
-    """What `ask` answers, asked once by this process or by the one that started it; without `ask` what is known."""
+    """Return the result of `ask`, called once by this process or its parents. Without `ask`, return a known result."""
     known: dict[str, str | None] = json.loads(os.environ.get(ANSWERS, "{}"))
     if what not in known and ask is not None:
-        answer = ask()  # which may ask for more
+        answer = ask()  # may call `once` too
         known = json.loads(os.environ.get(ANSWERS, "{}")) | {what: answer}
         os.environ[ANSWERS] = json.dumps(known)
     return known.get(what)
@@ -128,7 +128,7 @@ def once(what: str, ask: Callable[[], str | None] | None = None) -> str | None:
 
 def _refuse_busy(path: str, error: Exception) -> None:
     if is_transient(error):
-        raise UserError(f"{path}: the hub does not say what is there: {one_line(error)}") from None
+        raise UserError(f"{path}: the hub is too busy to answer: {one_line(error)}") from None
 
 
 def _last_seen(path: str) -> str | None:
@@ -142,7 +142,7 @@ def _slug(path: str) -> str:
 
 
 def _kept(path: str, what: str, ask: Any) -> Any:
-    """What is known of a dataset's revision by the name `what`; asked for, and kept, where it is not known yet."""
+    """Return the fact named `what` of a dataset's revision, from the store or from `ask`."""
     known = revision(path)
     if known is None or not _store:
         return ask()
@@ -155,9 +155,9 @@ def _kept(path: str, what: str, ask: Any) -> Any:
     return there[what]
 
 
-@cache  # asked for every split and language
+@cache  # called for every split and language
 def configurations(path: str) -> list[str]:
-    """The names of a hub dataset's configurations. Raises UserError."""
+    """Return the names of a hub dataset's configurations. Raises UserError."""
 
     def ask() -> list[str]:
         import datasets
@@ -177,7 +177,7 @@ def configurations(path: str) -> list[str]:
 
 
 def keywords(path: str, language: str) -> dict[str, str]:
-    """Where a language lies in a hub dataset, as keywords of `load_dataset`. Raises UserError."""
+    """Return the keywords of `load_dataset` for a language in a hub dataset. Raises UserError."""
     names = configurations(path)
     if language in names:
         return {"name": language}
@@ -185,11 +185,11 @@ def keywords(path: str, language: str) -> dict[str, str]:
         return {"data_dir": language}
     if len(names) == 1 or "default" in names:
         return {"name": "default" if "default" in names else names[0]}
-    raise UserError(f"{path}: no configuration for language {language!r}; there are {', '.join(sorted(names))}")
+    raise UserError(f"{path}: no configuration for language {language!r}; available: {', '.join(sorted(names))}")
 
 
 def files(path: str, language: str) -> dict[str, list[str]]:
-    """The splits of a hub dataset, each with its files. Raises UserError."""
+    """Return the files of each split of a hub dataset. Raises UserError."""
     where: dict[str, Any] = keywords(path, language) | {"revision": revision(path)}
 
     def ask() -> dict[str, list[str]]:
@@ -210,12 +210,12 @@ def files(path: str, language: str) -> dict[str, list[str]]:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is a folder, not a hub id. Raises UserError for a folder that is not there."""
+    """Return whether a path is a folder, not a hub id. Raises UserError for a missing folder."""
     folder = Path(path)
     if folder.is_dir():
         return True
     if folder.exists():
-        raise UserError(f"task.path = {path}: is a file; name the folder that holds the data")
+        raise UserError(f"task.path = {path}: is a file; name the folder of the data")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"task.path = {path}: no such folder; looked for {folder.absolute()}")
     return False

@@ -1,4 +1,4 @@
-"""A JSON object as fields of text: what a row of JSONL holds."""
+"""A JSON object as fields of text: a row of a JSONL file."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def parse(line: str) -> dict[str, Any]:
-    """The object that a line of JSONL holds. Raises ValueError that says what is wrong with the line."""
+    """Parse the object in a line of JSONL. Raises ValueError with the problem of the line."""
     try:
         row = json.loads(line, object_pairs_hook=unique_names)
     except json.JSONDecodeError as error:
@@ -14,19 +14,19 @@ def parse(line: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("not valid JSON (nested too deeply); one object per line") from None
     except ValueError as error:
-        if "stands twice" in str(error):
+        if "is repeated" in str(error):
             raise
-        # Python reads integers of 4,300 digits and no more
-        raise ValueError("a number of thousands of digits; put it in quotes, or remove it") from None
+        # Python reads at most 4,300 digits of an integer
+        raise ValueError("a number with thousands of digits; quote or remove it") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a JSON object belongs here, not {line.strip()[:40]!r}")
+        raise ValueError(f"expected a JSON object, not {line.strip()[:40]!r}")
     return row
 
 
 def fields(row: dict[str, Any]) -> dict[str, str | list[Any]]:
-    """The values of an object as text; an inner object's are called `outer.inner`; a list stays one.
+    """Return the values of an object as text. Values of inner objects are named `outer.inner`; lists stay lists.
 
-    Raises ValueError for a name that stands twice.
+    Raises ValueError for a repeated name.
     """
     found: dict[str, str | list[Any]] = {}
     for name, value in row.items():
@@ -34,31 +34,31 @@ def fields(row: dict[str, Any]) -> dict[str, str | list[Any]]:
         if not isinstance(value, dict):
             inner = {name: value if isinstance(value, list) else _scalar(value)}
         if twice := [x for x in inner if x in found]:
-            raise ValueError(f"the field {twice[0]!r} stands twice")
+            raise ValueError(f"the field {twice[0]!r} is repeated")
         found |= inner
     return found
 
 
 def no_text(name: str, value: list[Any]) -> str:
-    """Says that a field holds a list, and where in it the value lies that could be meant."""
+    """Return a message about a field that holds a list instead of one value."""
     shown = json.dumps(value, ensure_ascii=False, default=str)
     return (
-        f"{name!r} holds a list, {shown[:40]}{'…' if len(shown) > 40 else ''}, where one value belongs;"
-        f" write the one that is meant, such as {name}[0], into a field of its own"
+        f"{name!r} holds a list, {shown[:40]}{'…' if len(shown) > 40 else ''}, but one value is expected;"
+        f" write the value, such as {name}[0], to a separate field"
     )
 
 
 def _scalar(value: Any) -> str:
-    """A value of JSON as text: as the file has it, nothing for null and NaN."""
+    """Return a JSON value as text, as in the file; empty for null and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError for a name that stands twice, of which Python would keep the last."""
+    """Build a JSON object. Raises ValueError for a repeated name, because Python would keep only the last value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the field {next(x for x in names if names.count(x) > 1)!r} stands twice")
+        raise ValueError(f"the field {next(x for x in names if names.count(x) > 1)!r} is repeated")
     return found

@@ -1,4 +1,4 @@
-"""Where the official files of XNLI and MARC lie, and what their columns hold."""
+"""Paths and columns of the official files of XNLI and MARC."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mbkd.data import readers
 from mbkd.data.readers import Rows
 from mbkd.errors import UserError
 
-# Where the official files lie in a folder, the preferred ones first.
+# Paths of the official files in a folder, preferred paths first.
 FILES = {
     ("xnli", "train"): (
         "multinli.train.{language}.tsv",
@@ -34,7 +34,7 @@ MARC = Columns(text="review_body", text_pair="title and category", label="stars"
 
 
 def marc(rows: Rows) -> Rows:
-    """The review's second text: its title, which may be empty or missing, and its category."""
+    """Add the second text of a review: its title, which may be empty or missing, and its category."""
     category = rows.column("product_category")
     title = rows.columns.get("review_title", pa.array([""] * len(category), pa.large_string()))
     pair = pc.utf8_trim_whitespace(pc.binary_join_element_wise(title, category, pa.scalar(" ", pa.large_string())))
@@ -42,14 +42,14 @@ def marc(rows: Rows) -> Rows:
 
 
 def xtreme(file: Path) -> Rows:
-    """Read premise, hypothesis and label. Raises UserError for a file whose labels were kept back."""
+    """Read premise, hypothesis and label. Raises UserError for a file without labels."""
     if unlabelled(file):
         raise UserError(
-            f"{file}: holds no labels (XTREME keeps them back, or one label stands on every line);"
+            f"{file}: has no labels, or the same label on every line (XTREME withholds test labels);"
             f" use xnli.{file.name.split('-')[0]}.tsv of XNLI-1.0, or the hub's facebook/xnli"
         )
     rows = readers.plain_tsv(file, ("premise", "hypothesis", "label"))
-    for name in ("premise", "hypothesis"):  # XTREME's own script quotes a field that holds a quote
+    for name in ("premise", "hypothesis"):  # XTREME's script quotes fields that contain a quote
         column = rows.columns[name]
         quoted = pc.match_substring_regex(column, '^"([^"]|"")*"$')
         if quoted.equals(pc.match_substring(column, '"')):
@@ -59,7 +59,7 @@ def xtreme(file: Path) -> Rows:
 
 
 def languages(kind: str, split: str, folder: Path) -> list[str]:
-    """The languages whose official files of a split lie in a folder."""
+    """Return the languages of a split with official files in a folder."""
     found: set[str] = set()
     for name in FILES[kind, split]:
         before, marker, after = name.partition("{language}")
@@ -72,12 +72,12 @@ def languages(kind: str, split: str, folder: Path) -> list[str]:
 
 
 def is_xtreme(file: Path) -> bool:
-    """Whether a file's name is of XTREME's kind, such as dev-fr.tsv."""
+    """Return whether a file has a name of XTREME, such as dev-fr.tsv."""
     return file.name.startswith(tuple(f"{split}-" for split in SPLITS))
 
 
 def unlabelled(file: Path) -> bool:
-    """Whether a file in XTREME's layout has no third field, or the same one on all of several lines."""
+    """Return whether a file in XTREME's layout has no third field, or the same third field on all of several lines."""
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         labels = [tuple(line.rstrip("\r\n").split("\t")[2:]) for line in lines]
     return set(labels) == {()} or (len(labels) > 1 and len(set(labels)) == 1)

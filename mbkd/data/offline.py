@@ -1,4 +1,4 @@
-"""Whether the hub can be reached, asked once: its client would try five times for every file, half a minute each."""
+"""One check whether the hub is reachable. Its client would retry five times per file, half a minute each."""
 
 import os
 import ssl
@@ -11,9 +11,9 @@ PATIENCE = 5.0  # seconds
 
 
 def if_unreachable(models: Iterable[str]) -> None:
-    """Turn the hub's client to its cache where one of the models is a hub id and the hub does not answer.
+    """Set the hub's client to offline mode if a model is a hub id and the hub does not answer.
 
-    To be called before huggingface_hub is imported, which reads its environment then.
+    Call this before importing huggingface_hub, which reads the environment at import.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or all(Path(model).is_dir() for model in models):
         return
@@ -21,7 +21,7 @@ def if_unreachable(models: Iterable[str]) -> None:
     try:
         urllib.request.urlopen(request, timeout=PATIENCE)
     except urllib.error.HTTPError:
-        pass  # an answer
+        pass  # the hub answered
     except OSError as error:
-        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # the client has certificates of its own
+        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # the client has other certificates
             os.environ["HF_HUB_OFFLINE"] = "1"

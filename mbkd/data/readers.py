@@ -1,4 +1,4 @@
-"""Files as columns of strings, each row with the line it came from."""
+"""Data files as columns of strings, with the line number of each row."""
 
 import codecs
 import csv
@@ -30,27 +30,27 @@ CONVERT = {
     ".bz2": "unpack it first: bunzip2 {file}",
     ".xz": "unpack it first: unxz {file}",
     ".zst": "unpack it first: unzstd {file}",
-    ".arrow": "datasets.Dataset.from_file({file!r}).to_parquet('rows.parquet') writes what is read here",
-    ".pkl": "pandas.read_pickle({file!r}).to_parquet('rows.parquet') writes what is read here",
+    ".arrow": "datasets.Dataset.from_file({file!r}).to_parquet('rows.parquet') converts the file",
+    ".pkl": "pandas.read_pickle({file!r}).to_parquet('rows.parquet') converts the file",
 }
 
 
 class Rows(NamedTuple):
-    """Raw columns of strings (nothing is null), and where each row stands."""
+    """Raw columns of strings, without nulls, and the place of each row."""
 
     source: str  # the file or hub id, for messages
-    unit: str  # what `places` counts: "line" of a text file (the header is line 1), or "row"
+    unit: str  # of `places`: "line" of a text file (the header is line 1), or "row"
     places: pa.Array  # (rows,) 1-based
     columns: dict[str, pa.Array]  # name -> (rows,)
-    unfit: dict[str, str] = {}  # noqa: RUF012  columns that are no text, each with what is there and what to do
+    unfit: dict[str, str] = {}  # noqa: RUF012  columns that are not text -> the problem and its solution
     dialect: Dialect | None = None  # of a CSV or TSV file
 
     def at(self, index: int) -> str:
-        """Where row `index` stands, for a message."""
+        """Return the place of row `index`, for a message."""
         return f"{self.source}, {self.unit} {self.places[index]}"
 
     def column(self, name: str) -> pa.Array:
-        """One column. Raises UserError for one that is no text, or that names the columns that are there."""
+        """Return a column. Raises UserError if the column is not text, or is missing."""
         if name in self.unfit:
             raise UserError(f"{self.source}{self.unfit[name]}")
         if name in self.columns:
@@ -58,29 +58,29 @@ class Rows(NamedTuple):
         raise UserError(f"{self.source}: {no_column(name, list(self.columns))}")
 
     def keep(self, mask: pa.Array) -> "Rows":
-        """The rows where the mask holds."""
+        """Return the rows for which the mask is true."""
         columns = {name: column.filter(mask) for name, column in self.columns.items()}
         return self._replace(places=self.places.filter(mask), columns=columns)
 
 
 def no_column(name: str, there: Sequence[str]) -> str:
-    """Says that a column is not there, and which are, the nearest one first."""
+    """Return a message about a missing column: the most similar name, and the available columns."""
     if inner := [x for x in there if x.startswith(f"{name}.")]:
-        return f"{name!r} holds objects; name one of the values in them: {', '.join(inner)}"
+        return f"{name!r} holds objects; name one of their values: {', '.join(inner)}"
     near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no column {name!r}; {hint}there are {', '.join(there) or 'none'}"
+    return f"no column {name!r}; {hint}available: {', '.join(there) or 'none'}"
 
 
 def first(mask: pa.Array) -> int:
-    """Index of the first true value; -1 when there is none."""
+    """Return the index of the first true value, or -1."""
     return int(pc.index(mask, pa.scalar(True)).as_py())
 
 
 def plain_tsv(file: Path, names: Sequence[str] = ()) -> Rows:
-    """Read a TSV without quoting; the header is line 1, unless `names` says that there is none.
+    """Read a TSV without quoting; the header is line 1. names: the columns of a file without a header.
 
-    Quotes are text, and nothing but a newline ends a line: XNLI's files hold unbalanced quotes.
+    Quotes are text, because XNLI's files have unbalanced quotes. Only a newline ends a line.
     """
     lines = pc.split_pattern(pa.array([text(file).rstrip("\r\n")], pa.large_string()), "\n")[0].values
     fields = pc.split_pattern(pc.utf8_rtrim(lines, "\r"), "\t")
@@ -88,8 +88,8 @@ def plain_tsv(file: Path, names: Sequence[str] = ()) -> Rows:
     counts = pc.list_value_length(fields)
     if (wrong := first(pc.not_equal(counts, len(header)))) >= 0:
         raise UserError(
-            f"{file}, line {wrong + 1}: {counts[wrong]} tab-separated fields where {len(header)} belong"
-            f" ({', '.join(header)}); mend or remove the line"
+            f"{file}, line {wrong + 1}: {counts[wrong]} tab-separated fields, but {len(header)} expected"
+            f" ({', '.join(header)}); fix or remove the line"
         )
     start = 0 if names else 1
     columns = {name: pc.list_element(fields, i).slice(start) for i, name in enumerate(header)}
@@ -97,10 +97,10 @@ def plain_tsv(file: Path, names: Sequence[str] = ()) -> Rows:
 
 
 def table(file: Path, header: bool = True, quoted: bool | None = None) -> Rows:
-    """Read the user's own file, by its ending (ENDINGS). Raises UserError.
+    """Read a file of the user in the format of its ending (ENDINGS). Raises UserError.
 
-    header: whether the first line of a CSV or TSV names the columns; else they are called 1, 2, 3.
-    quoted: whether quotes enclose fields of a CSV or TSV; None: as `delimited.dialect` finds.
+    header: whether the first line of a CSV or TSV names the columns; otherwise the names are 1, 2, 3.
+    quoted: whether quotes enclose fields of a CSV or TSV; None: as `delimited.dialect` detects.
     """
     kind(file)
     stat = file.stat()
@@ -108,7 +108,7 @@ def table(file: Path, header: bool = True, quoted: bool | None = None) -> Rows:
 
 
 def kind(file: Path) -> str:
-    """The ending of a file, one of ENDINGS without `.gz`. Raises UserError for others, with a way to convert them."""
+    """Return a file's ending: one of ENDINGS without `.gz`. Raises UserError for other endings, with a conversion."""
     name = file.name.lower()
     ending = next((x for x in ENDINGS if name.endswith(x)), "")
     if ending:
@@ -116,19 +116,21 @@ def kind(file: Path) -> str:
     if file.suffix.lower() == ".txt":
         labels = next((x for x in sorted(file.parent.glob("*label*.txt")) if _alike(x, file)), "LABELS.txt")
         raise UserError(
-            f"{file}: a text a line has no labels; where another file has them line by line, join the two:"
-            f" paste {file} {labels} > rows.tsv, and read it with --header no (task.columns.header: false)"
+            f"{file}: one text per line has no labels. If another file has one label per line, join both files:"
+            f" paste {file} {labels} > rows.tsv, then use --header no (task.columns.header: false)"
         )
     how = CONVERT.get(file.suffix.lower(), "").format(file=str(file))
-    raise UserError(f"{file}: unknown ending {file.suffix!r}; it can be {', '.join(ENDINGS)}{'; ' if how else ''}{how}")
+    raise UserError(
+        f"{file}: unknown ending {file.suffix!r}; use one of {', '.join(ENDINGS)}{'; ' if how else ''}{how}"
+    )
 
 
 def _alike(labels: Path, texts: Path) -> bool:
-    """Whether two names differ by `labels` and `text` only, as train_labels.txt and train_text.txt."""
+    """Return whether names differ only by `labels` and `text`, such as train_labels.txt and train_text.txt."""
     return re.sub("labels?", "", labels.stem.lower()) == re.sub("texts?", "", texts.stem.lower())
 
 
-@lru_cache(maxsize=1)  # one file may hold all languages, and is asked for each of them in turn
+@lru_cache(maxsize=1)  # one file may hold all languages, and is read for each of them in turn
 def _table(file: Path, size: int, mtime: int, header: bool, quoted: bool | None) -> Rows:
     ending = kind(file)
     if ending == ".parquet":
@@ -166,7 +168,7 @@ def _delimited(file: Path, ending: str, header: bool, quoted: bool | None) -> Ro
 
 
 def numbered(row: Sequence[str]) -> list[str]:
-    """The names of columns that have none: 1, 2, 3."""
+    """Return the names of columns without a header: 1, 2, 3."""
     return [str(i) for i in range(1, len(row) + 1)]
 
 
@@ -181,21 +183,21 @@ def _json(file: Path) -> Rows:
         if source.strip().count("\n"):
             lists = [name for name, value in whole.items() if isinstance(value, list)]
             raise UserError(
-                f"{file}: one JSON object, where an array of objects or one object per line belongs;"
-                f" jq -c '.{lists[0] if lists else 'rows'}[]' {file} > rows.jsonl writes those in a list of it"
+                f"{file}: one JSON object, but an array of objects or one object per line is expected;"
+                f" jq -c '.{lists[0] if lists else 'rows'}[]' {file} > rows.jsonl extracts a list's rows"
             )
         return json_lines(file)
     try:
         found = json.loads(source, object_pairs_hook=json_objects.unique_names)
         if not isinstance(found, list):
-            raise ValueError("an array of objects belongs here")
+            raise ValueError("expected an array of objects")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({one_line(error)})") from None
     return _objects(str(file), "row", enumerate(found, 1))
 
 
 def json_lines(file: Path) -> Rows:
-    """Read one JSON object per line; a field that is missing or null is an empty string."""
+    """Read one JSON object per line. A missing or null field becomes an empty string."""
 
     def objects() -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(text(file).split("\n"), 1):  # not splitlines: U+2028 is text
@@ -209,13 +211,13 @@ def json_lines(file: Path) -> Rows:
 
 
 def _objects(source: str, unit: str, objects: Iterator[tuple[int, Any]]) -> Rows:
-    """Objects as columns; a field that is missing or null is an empty string."""
+    """Return objects as columns. A missing or null field becomes an empty string."""
     places: list[int] = []
     cells: dict[str, list[str]] = {}
     unfit: dict[str, str] = {}
     for number, row in objects:
         if not isinstance(row, dict):
-            raise UserError(f"{source}, {unit} {number}: a JSON object belongs here, not {str(row)[:40]!r}")
+            raise UserError(f"{source}, {unit} {number}: expected a JSON object, not {str(row)[:40]!r}")
         try:
             fields = json_objects.fields(row)
         except ValueError as error:
@@ -230,8 +232,8 @@ def _objects(source: str, unit: str, objects: Iterator[tuple[int, Any]]) -> Rows
                 value = ""
             if not is_unicode(name + value):
                 raise UserError(
-                    f"{source}, {unit} {number}: {name!a} holds half of a character (one \\u escape of two, as in a"
-                    " text that was cut); mend or remove the row"
+                    f"{source}, {unit} {number}: {name!a} holds half of a character (one of two \\u escapes,"
+                    " as in a truncated text); fix or remove the row"
                 )
             column.append(value)
         places.append(number)
@@ -240,7 +242,7 @@ def _objects(source: str, unit: str, objects: Iterator[tuple[int, Any]]) -> Rows
 
 
 def is_unicode(text: str) -> bool:
-    """False where JSON escapes half of a surrogate pair, or a byte that is no UTF-8 was let through."""
+    """Return False if the text has half of a surrogate pair, from JSON or from a byte that is not UTF-8."""
     try:
         text.encode()
         return True
@@ -250,32 +252,32 @@ def is_unicode(text: str) -> bool:
 
 def _parquet(file: Path) -> Rows:
     try:
-        found = pq.ParquetFile(file).read()  # names that stand twice, too
+        found = pq.ParquetFile(file).read()  # also reads repeated column names
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a parquet file ({one_line(error)})") from None
     return from_arrow(str(file), found, class_names(found.schema))
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of a ClassLabel's numbers, by column, where `datasets` left them in a file's metadata."""
+    """Return the class names of ClassLabel columns, which `datasets` writes to a file's metadata."""
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     return {name: each["names"] for name, each in features.items() if "names" in each}
 
 
 def content(file: Path) -> bytes:
-    """The bytes of a file, unpacked where its name ends in .gz. Raises UserError."""
+    """Return the bytes of a file, unpacked if its name ends in .gz. Raises UserError."""
     try:
         data = file.read_bytes()
         return gzip.decompress(data) if file.suffix.lower() == ".gz" else data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: not a whole gzip file ({one_line(error)})") from None
+        raise UserError(f"{file}: incomplete or damaged gzip file ({one_line(error)})") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def lines(file: Path) -> Iterator[str]:
-    """A file's lines with their ends, as they are read; a byte of another encoding becomes half of a surrogate pair.
+    """Yield a file's lines with their ends. A byte of another encoding becomes half of a surrogate pair.
 
     Raises UserError.
     """
@@ -286,18 +288,18 @@ def lines(file: Path) -> Iterator[str]:
         with unpack(file, "rt", encoding=encoding(start), errors="surrogateescape", newline="") as stream:
             yield from stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: not a whole gzip file ({one_line(error)})") from None
+        raise UserError(f"{file}: incomplete or damaged gzip file ({one_line(error)})") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def encoding(start: bytes) -> str:
-    """The encoding that a file's first bytes name: UTF-16 by its byte order mark, else UTF-8."""
+    """Return the encoding of a file by its first bytes: UTF-16 for its byte order mark, otherwise UTF-8."""
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def text(file: Path) -> str:
-    """The whole file as text, without its byte order mark."""
+    """Return the whole file as text, without its byte order mark. Raises UserError."""
     data = content(file)
     try:
         whole = data.decode(encoding(data[:2]))
@@ -308,12 +310,12 @@ def text(file: Path) -> str:
         raise UserError(f"{file}: the file is empty")
     if "\0" in whole:
         line = whole.count("\n", 0, whole.index("\0")) + 1
-        raise UserError(f"{file}, line {line}: a NUL character, as of UTF-16 without its mark; {_convert(file, data)}")
-    return whole if "\n" in whole else whole.replace("\r", "\n")  # an old Mac's line ends
+        raise UserError(f"{file}, line {line}: a NUL character, as in UTF-16 without its mark; {_convert(file, data)}")
+    return whole if "\n" in whole else whole.replace("\r", "\n")  # line ends of classic Mac OS
 
 
 def _convert(file: Path, data: bytes) -> str:
-    """How to make a file UTF-8, with the encoding that it looks like."""
+    """Return a command that converts a file to UTF-8, with a guess of its encoding."""
     import charset_normalizer
 
     zeros = data[:1000].count(0) > 100
@@ -323,9 +325,9 @@ def _convert(file: Path, data: bytes) -> str:
 
 
 def from_arrow(source: str, found: pa.Table, names: dict[str, list[str]] | None = None) -> Rows:
-    """Arrow's columns as strings, null and NaN as empty ones; an inner struct's are called `outer.inner`.
+    """Return Arrow columns as strings. Null and NaN become empty; columns of structs are named `outer.inner`.
 
-    names: column -> the names of its class numbers. Raises UserError for a column's name that stands twice.
+    names: column -> the names of its class numbers. Raises UserError for a repeated column name.
     """
     delimited.unique(found.column_names, source)
     while any(map(pa.types.is_struct, found.schema.types)):
@@ -334,7 +336,7 @@ def from_arrow(source: str, found: pa.Table, names: dict[str, list[str]] | None 
     for name, column in zip(delimited.unique(found.column_names, source), found.columns, strict=True):
         try:
             text = pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
-            if names and name in names:  # a row without a label has -1
+            if names and name in names:  # -1: a row without a label
                 text = pa.array([None, *names[name]], pa.large_string()).take(pc.add(column.fill_null(-1), 1))
             columns[name] = pa.chunked_array(text.cast(pa.large_string()).fill_null("")).combine_chunks()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -342,7 +344,7 @@ def from_arrow(source: str, found: pa.Table, names: dict[str, list[str]] | None 
             what = (
                 json_objects.no_text(name, value)
                 if isinstance(value, list)
-                else f"{name!r} holds {column.type}, no text"
+                else f"{name!r} holds {column.type}, not text"
             )
             unfit[name] = f": {what}"
     return Rows(source, "row", _count(1, found.num_rows), columns, unfit)
@@ -353,5 +355,5 @@ def _count(start: int, length: int) -> pa.Array:
 
 
 def one_line(error: Any) -> str:
-    """The first line of an error of another library."""
+    """Return the first line of another library's error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What a task is: XNLI, MARC, or the user's own rows -> text_a, text_b, label, language, id."""
+"""Rows of a task (XNLI, MARC, or the user's data) as text_a, text_b, label, language and id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mbkd.data.readers import Rows, first
 from mbkd.errors import UserError
 from mbkd.files import digest
 
-if TYPE_CHECKING:  # a second that a run on stores that are there does not pay for
+if TYPE_CHECKING:  # the import takes a second, and a run with complete stores does not need it
     import datasets
 
 
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 
 def label_names(task: Task) -> tuple[str, ...]:
-    """The classes, in the order of their numbers."""
+    """Return the names of the classes, in the order of their numbers."""
     if task.kind == "xnli":
-        return ("entailment", "neutral", "contradiction")  # the hub's 0, 1, 2
+        return ("entailment", "neutral", "contradiction")  # the numbers 0, 1, 2 on the hub
     return ("1", "2", "3", "4", "5") if task.kind == "marc" else task.labels
 
 
 def is_ordinal(task: Task) -> bool:
-    """Whether the classes are steps of one scale, so that a mean absolute error says something."""
+    """Return whether the classes are ordered steps of a scale, for which a mean absolute error is meaningful."""
     return task.kind == "marc" or (task.kind == "own" and task.ordinal)
 
 
 def splits(task: Task) -> tuple[str, ...]:
-    """Which of train, dev and test the data has; a file without labels is none. Raises UserError."""
+    """Return the splits of the data: train, dev, test. A file without labels does not count. Raises UserError."""
     if task.kind == "own":
         return tuple(split for split in SPLITS if split in task.files)
     if path := _hub(task):
@@ -54,10 +54,10 @@ def splits(task: Task) -> tuple[str, ...]:
 
 
 def languages(task: Task, split: str) -> tuple[str, ...]:
-    """The languages of a split: of training those with labels, else all; a zero-shot one may be without a dev file.
+    """Return the languages of a split: supervised languages for train, all languages for test.
 
-    A language without labels of any kind has no dev rows either; a configuration is then chosen by AVG(S). Where one
-    file holds several languages, or the rows are a hub's, every language is expected there.
+    A zero-shot language may lack a dev file; selection then uses AVG(S). If one file holds several languages, or the
+    rows are on the hub, dev must have every language.
     """
     if split == "train":
         return task.supervised
@@ -67,24 +67,24 @@ def languages(task: Task, split: str) -> tuple[str, ...]:
 
 
 def load(task: Task, split: str, language: str, warn: bool = True) -> datasets.Dataset:
-    """Read one split of one language, in the order of the file, checked from the first row to the last.
+    """Read and check all rows of one split of one language, in the order of the file.
 
     Columns: text_a str, text_b str or None, label int (index into `label_names`), language str, id str.
-    warn: whether rows in a language that the task does not name are told of. Raises UserError for the first thing that
-    is wrong, with its file and line.
+    warn: whether to warn about rows in languages that the task does not name. Raises UserError for the first problem,
+    with its file and line.
     """
     rows, columns = _read(task, split, language)
     if columns.language is not None:
         there = rows.column(columns.language)
         if warn and (left := _unlisted(task, there)):
-            _warn_once(f"{rows.source}: {shown(left)}, in neither supervised nor zero_shot; they are not read")
+            _warn_once(f"{rows.source}: {shown(left)}, in neither supervised nor zero_shot; these rows are ignored")
         rows = rows.keep(pc.equal(_language_keys(there), language_key(language)))
         if not len(rows.places):
-            names = ", ".join(sorted(pc.unique(there).to_pylist())[:20]) or "none at all"
-            raise UserError(f"{rows.source}: no rows for language {language!r}; the languages there are {names}")
+            names = ", ".join(sorted(pc.unique(there).to_pylist())[:20]) or "none"
+            raise UserError(f"{rows.source}: no rows for language {language!r}; available languages: {names}")
     count = len(rows.places)
     if not count:
-        raise UserError(f"{rows.source}: there are no rows")
+        raise UserError(f"{rows.source}: no rows")
 
     text_a = rows.column(columns.text)
     text_b = rows.column(columns.text_pair) if columns.text_pair else pa.nulls(count, pa.large_string())
@@ -93,7 +93,7 @@ def load(task: Task, split: str, language: str, warn: bool = True) -> datasets.D
     if columns.id is not None:
         ids = rows.column(columns.id)
         _refuse_repeated(rows, ids)
-    else:  # the rows of XNLI are the same items in all languages
+    else:  # XNLI has the same items in all languages
         prefix = split if task.kind == "xnli" else f"{split}-{language}"
         ids = pa.array([f"{prefix}-{row}" for row in range(count)])
 
@@ -107,7 +107,7 @@ def load(task: Task, split: str, language: str, warn: bool = True) -> datasets.D
         }
     )
     if task.limit is not None and task.limit < count:
-        table = table.take(pa.array(range(task.limit)))  # a copy: a slice would hold the whole file in memory
+        table = table.take(pa.array(range(task.limit)))  # a copy, because a slice would keep the whole file in memory
     import datasets
     from datasets.table import InMemoryTable
 
@@ -115,16 +115,16 @@ def load(task: Task, split: str, language: str, warn: bool = True) -> datasets.D
 
 
 def unlisted(task: Task, split: str) -> dict[str, int]:
-    """How many rows a language has that the task does not name, by the language as the rows have it. Raises UserError.
+    """Count the rows in languages that the task does not name, by the language's spelling in the rows.
 
-    Nothing where no column says the language.
+    Returns {} without a language column. Raises UserError.
     """
     rows, columns = _read(task, split, languages(task, split)[0])
     return {} if columns.language is None else _unlisted(task, rows.column(columns.language))
 
 
 def shown(left: dict[str, int], most: int = 10) -> str:
-    """`12 rows of 'eng', 1 row of ''`, most rows first."""
+    """Format counts as `12 rows of 'eng', 1 row of ''`, largest counts first."""
     order = sorted(left.items(), key=lambda x: (-x[1], x[0]))
     parts = [f"{count:,} row{'s' * (count > 1)} of {name!r}" for name, count in order[:most]]
     rest = [f"{sum(x for _, x in order[most:]):,} rows of {len(order) - most} more"] if len(order) > most else []
@@ -132,9 +132,9 @@ def shown(left: dict[str, int], most: int = 10) -> str:
 
 
 def fingerprint(task: Task, split: str, language: str, store: Path | None = None) -> str:
-    """Hash of what `load` would give, without parsing a row of local files. Raises UserError.
+    """Return the hash of the rows that `load` returns, without parsing local files. Raises UserError.
 
-    store: where hashes of files are kept for other processes; None: for this one only.
+    store: keeps hashes of files for other processes; None keeps them in this process only.
     """
     path = _hub(task)
     if path is None:
@@ -142,18 +142,18 @@ def fingerprint(task: Task, split: str, language: str, store: Path | None = None
     elif hub.is_local(path):
         there, name = hub.files(path, language), _hub_split(task, split)
         if name not in there:
-            raise UserError(f"{path}: no split {name!r} for {language!r}; there are {', '.join(there)}")
+            raise UserError(f"{path}: no split {name!r} for {language!r}; available: {', '.join(there)}")
         sources = [digest(Path(file), store) for file in there[name]]
     else:
         sources = hub.fingerprint(path, language, _hub_split(task, split))
     columns = {name: getattr(task.columns, name) for name in ("text", "text_pair", "label", "language", "id")}
-    columns |= task.columns.model_dump(exclude_defaults=True)  # a field that is new renames nothing
+    columns |= task.columns.model_dump(exclude_defaults=True)  # new fields keep old hashes
     parts = [task.kind, columns, task.labels, task.limit, split, language, sources]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _read(task: Task, split: str, language: str) -> tuple[Rows, Columns]:
-    """The raw rows, and which of their columns hold what; no language column where all rows are of it."""
+    """Return the raw rows and the roles of their columns, without a language column if all rows are of `language`."""
     path = _hub(task)
     if path is not None:
         rows = hub.read(path, language, _hub_split(task, split))
@@ -180,7 +180,7 @@ def _read(task: Task, split: str, language: str) -> tuple[Rows, Columns]:
 
 
 def _hub(task: Task) -> str | None:
-    """The hub id, or the local folder in the hub's layout; None where the rows lie in plain files."""
+    """Return the hub id or the local folder in the hub's layout; None for plain files."""
     if task.path is None:
         return None
     path = str(Path(task.path).expanduser()) if task.path.startswith("~") else task.path
@@ -197,12 +197,12 @@ def _hub_split(task: Task, split: str) -> str:
 
 def _template(task: Task, split: str) -> str:
     if split not in task.files:
-        raise UserError(f"task.files: no entry for {split!r}; there are {', '.join(task.files)}")
+        raise UserError(f"task.files: no entry for {split!r}; available: {', '.join(task.files)}")
     return task.files[split]
 
 
 def _candidates(task: Task, split: str) -> list[Path]:
-    """The files that may hold a split; `{language}` stands for the language."""
+    """Return the possible files of a split, with `{language}` in place of the language."""
     if task.kind == "own":
         return [Path(_template(task, split)).expanduser()]
     return [Path(task.path or "").expanduser() / name for name in layouts.FILES[task.kind, split]]
@@ -224,12 +224,12 @@ def _file(task: Task, split: str, language: str) -> Path:
         if marker:
             beside = file.parent.glob(f"{before}*{after}")
             there |= {found.name.removeprefix(before).removesuffix(after) for found in beside}
-    hint = f"; the languages there are {', '.join(sorted(there))}" if there else ""
+    hint = f"; available languages: {', '.join(sorted(there))}" if there else ""
     raise UserError(f"no {split} file for language {language!r}: looked for {looked}{hint}")
 
 
 def _language_keys(column: pa.Array) -> pa.Array:
-    """`language_key` of each row."""
+    """Return the `language_key` of each row."""
     return pc.replace_substring(pc.utf8_lower(pc.utf8_trim_whitespace(column)), "_", "-")
 
 
@@ -239,22 +239,22 @@ def _unlisted(task: Task, column: pa.Array) -> dict[str, int]:
     return {x: count for x, count in counts.items() if language_key(x) not in named}
 
 
-@cache  # a file is read once for each of its languages
+@cache  # a file is read for each of its languages
 def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
 def label_keys(labels: pa.Array) -> pa.Array:
-    """Labels as they are compared: without outer space and case, 1 for 1.0."""
+    """Return labels in the form for comparison: without outer space and case, and 1 for 1.0."""
     plain = pc.utf8_lower(pc.utf8_trim_whitespace(labels))
     return pc.replace_substring_regex(plain, r"^([+-]?[0-9]+)\.0+$", r"\1")
 
 
 def _labels(task: Task, rows: Rows, column: pa.Array) -> pa.Array:
-    """(rows,) class numbers. A label that is no name as it stands is the only one that `label_keys` makes equal."""
+    """Return (rows,) class numbers. Labels match exactly, or by a `label_keys` form that only one name has."""
     names = label_names(task)
     spellings = {name: number for number, name in enumerate(names)}
-    if task.kind == "xnli":  # XNLI-MT's spelling, and the hub's numbers where a copy has lost their names
+    if task.kind == "xnli":  # XNLI-MT's spelling, and the hub's numbers in copies without the names
         spellings |= {"contradictory": 2, "0": 0, "1": 1, "2": 2}
     exact = pa.array(list(spellings), pa.large_string())
     found = pc.index_in(column, exact)
@@ -268,14 +268,14 @@ def _labels(task: Task, rows: Rows, column: pa.Array) -> pa.Array:
     labels = pa.array(list(spellings.values()), pa.int64()).take(found)
     if len(labels) > 1 and pc.count_distinct(labels).as_py() == 1:
         raise UserError(
-            f"{rows.source}: all {len(labels)} rows have the label {column[0].as_py()!r}, as in a file whose"
-            " labels were kept back; use one with its labels"
+            f"{rows.source}: all {len(labels)} rows have the label {column[0].as_py()!r}, as in a file with"
+            " withheld labels; use a file with labels"
         )
     return labels
 
 
 def _refuse_empty(rows: Rows, columns: Columns) -> None:
-    """A row has a text; of a pair one may be empty, as a review's title or a machine translation is here and there."""
+    """Raise UserError for a row without text. One text of a pair may be empty, such as a review's title."""
     names = [columns.text] + ([columns.text_pair] if columns.text_pair else [])
     empty = [pc.equal(pc.utf8_trim_whitespace(rows.columns[name]), "") for name in names]
     if (wrong := first(pc.and_(empty[0], empty[-1]))) >= 0:
@@ -289,7 +289,7 @@ def _refuse_repeated(rows: Rows, ids: pa.Array) -> None:
     for row, name in enumerate(ids.to_pylist()):
         if name in seen:
             raise UserError(
-                f"{rows.at(row)}: the id {name!r} stands at {rows.unit} {rows.places[seen[name]]} already;"
-                " ids are unique within a split and language"
+                f"{rows.at(row)}: the id {name!r} is also at {rows.unit} {rows.places[seen[name]]};"
+                " ids must be unique within a split and language"
             )
         seen[name] = row

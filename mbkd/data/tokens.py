@@ -1,7 +1,7 @@
-"""Rows tokenised once per (tokenizer, language, split), memory-mapped, keyed by a fingerprint.
+"""Token stores: rows tokenised once per (tokenizer, language, split), memory-mapped, keyed by a fingerprint.
 
-A store is a folder that appears whole (written beside its place, then renamed) and is named by the hash of
-everything that made it: another data file, tokenizer or length is another folder, never a stale one.
+A store is a folder that is written atomically and named by the hash of all its inputs. Another data file,
+tokenizer or maximum length uses another folder, so a store is never stale.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from mbkd.data.readers import one_line
 from mbkd.errors import UserError, patiently
 from mbkd.files import Store, fingerprint, sha256
 
-FORMAT = 1  # raise it when the files of a store change their meaning
-CHUNK = 2048  # rows per call of the tokenizer; memory is bounded by this, not by the size of the data
+FORMAT = 1  # increase this when the format of a store changes
+CHUNK = 2048  # rows per call of the tokenizer; bounds the memory for any size of the data
 
-# What a folder must hold for there to be a tokenizer, and the further files that decide what it does.
+# Files of which a tokenizer needs one, and other files that change its output.
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "bpe.codes")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 
-# Rows -> their token ids, and segments where the tokenizer gives them, by column.
+# Maps rows to columns of token ids, and of segment ids if the tokenizer returns them.
 Encoder = Callable[[dict[str, Any]], dict[str, list[list[int]]]]
 
 log = logging.getLogger(__name__)
 
 
 class Tokens:
-    """The tokens of one split in one language for one tokenizer, in the order of the file; read-only.
+    """Read-only tokens of one split in one language for one tokenizer, in the order of the file.
 
     lengths      (rows,) tokens of each row, special tokens included
     labels       (rows,) class of each row
-    row_ids      the rows' ids, as the task gives them
-    fingerprint  the hash of what made them: data, tokenizer, max_length
-    pad_id, padding_side  how the tokenizer pads
+    row_ids      the ids of the rows, from the task
+    fingerprint  the hash of the inputs: data, tokenizer, max_length
+    pad_id, padding_side  of the tokenizer
     """
 
     def __init__(self, folder: Path) -> None:
-        """Map a whole store that `open_store` made."""
+        """Map a complete store of `open_store`."""
         self.folder = folder
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.fingerprint: str = self.manifest["fingerprint"]
@@ -66,21 +66,21 @@ class Tokens:
         self._segments = self._map("segments.npy") if "segments.npy" in self.manifest["files"] else None
 
     def _map(self, name: str) -> np.ndarray:
-        return np.asarray(np.load(self.folder / name, mmap_mode="r"))  # a plain view indexes faster
+        return np.asarray(np.load(self.folder / name, mmap_mode="r"))  # an ndarray view indexes faster than a memmap
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @functools.cached_property
     def row_ids(self) -> list[str]:
-        """The ids of the rows; read when first asked for."""
+        """The ids of the rows, read at the first access."""
         return json.loads((self.folder / "row_ids.json").read_text(encoding="utf-8"))
 
     def batch(self, rows: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """Pad some rows to the longest of them, or to `width`; equal to what the tokenizer's own `pad` gives.
+        """Return rows padded to the longest of them, or to `width`. The result equals the tokenizer's `pad`.
 
         rows: (B,) indices
-        returns input_ids, attention_mask and, where the tokenizer has segments, token_type_ids: (B, n) int64
+        returns input_ids, attention_mask and, if the tokenizer has segments, token_type_ids: (B, n) int64
         Raises ValueError if a row is longer than width.
         """
         lengths = self.lengths[rows][:, None]  # (B, 1)
@@ -96,7 +96,7 @@ class Tokens:
             "attention_mask": real.astype(np.int64),
         }
         columns["input_ids"][real] = self._ids[source]
-        if self._segments is not None:  # never dropped, whatever a model's signature says (decision 22)
+        if self._segments is not None:  # kept for models of any signature (decision 22)
             columns["token_type_ids"] = np.full(real.shape, self.manifest["pad_segment"], np.int64)
             columns["token_type_ids"][real] = self._segments[source]
         return columns
@@ -105,9 +105,9 @@ class Tokens:
 def open_store(
     store: Path, task: Task, split: str, language: str, tokenizer: str, max_length: int, verified: bool = False
 ) -> Tokens:
-    """Open the tokens of a split in a language, tokenising first if they are not there or are damaged.
+    """Open the tokens of a split in a language. Tokenise first if the store is missing or damaged.
 
-    Safe to call from any number of processes at once: one tokenises, the others wait for it.
+    Several processes may call at once: one tokenises, and the others wait.
     tokenizer: a folder or a hub id. verified: another process has just compared the checksums.
     Raises UserError for bad data or a missing tokenizer.
     """
@@ -125,7 +125,7 @@ def open_store(
 
 
 def store_fingerprint(store: Path, task: Task, split: str, language: str, tokenizer: str, max_length: int) -> str:
-    """The fingerprint of what `open_store` would open. Raises UserError."""
+    """Return the fingerprint of the store that `open_store` would open. Raises UserError."""
     return fingerprint(_made_from(store, task, split, language, tokenizer, max_length))
 
 
@@ -141,7 +141,7 @@ def _made_from(store: Path, task: Task, split: str, language: str, tokenizer: st
 
 
 def tokenizer_fingerprint(tokenizer: str) -> str:
-    """Hash what decides a tokenizer's output; a folder is not loaded for it. Raises UserError."""
+    """Return the hash of a tokenizer's inputs. A tokenizer in a folder is not loaded. Raises UserError."""
     folder = Path(tokenizer)
     return _folder_fingerprint(folder) if folder.is_dir() else _hub_fingerprint(tokenizer)
 
@@ -150,18 +150,18 @@ def _folder_fingerprint(folder: Path) -> str:
     if not any(file.is_file() for pattern in VOCABULARY for file in folder.glob(pattern)):
         raise UserError(
             f"{folder}: no tokenizer in this folder, neither tokenizer.json nor {', '.join(VOCABULARY[1:])}; "
-            "write it there with the tokenizer's save_pretrained"
+            "save one there with the tokenizer's save_pretrained"
         )
     files = {x for pattern in VOCABULARY + SETTINGS for x in folder.glob(pattern) if x.is_file()}
     content = {file.name: sha256(file) for file in files}
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        # How long an input may be is the model's matter, and cuts nothing here: `max_length` does.
+        # Excludes model_max_length, because rows are truncated to `max_length` instead.
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings.pop("model_max_length", None)
-        if "local_files_only" in settings:  # whether the hub was asked when the tokenizer was saved
+        if "local_files_only" in settings:  # depends on network access at the time of saving
             settings["local_files_only"] = False
         content["tokenizer_config.json"] = fingerprint(settings)
-    if (config := folder / "config.json").is_file():  # without a tokenizer_class the model's type decides
+    if (config := folder / "config.json").is_file():  # the model's type selects the class if tokenizer_class is not set
         with contextlib.suppress(ValueError):
             content["model_type"] = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
     return fingerprint(content)
@@ -169,7 +169,7 @@ def _folder_fingerprint(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _hub_fingerprint(tokenizer: str) -> str:
-    """Hash the files that the loaded tokenizer writes; once, and for the processes that this one starts: it is slow."""
+    """Return the hash of the files that the loaded tokenizer saves. Child processes reuse the slow result."""
 
     def ask() -> str:
         with tempfile.TemporaryDirectory() as folder:
@@ -180,11 +180,11 @@ def _hub_fingerprint(tokenizer: str) -> str:
 
 
 def load_tokenizer(tokenizer: str | Path) -> Any:
-    """The tokenizer of a folder or hub id. Raises UserError."""
+    """Load the tokenizer of a folder or hub id. Raises UserError."""
     name = str(tokenizer)
     if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        raise UserError(f"{name}: no such folder; give a folder with a tokenizer, or a hub id")
-    from transformers import AutoTokenizer  # seconds of imports that an opened store does not pay for
+        raise UserError(f"{name}: no such folder; name a folder with a tokenizer, or a hub id")
+    from transformers import AutoTokenizer  # the import takes seconds, and opening a complete store does not need it
 
     try:
         where = hub.pinned(name)
@@ -197,10 +197,10 @@ def load_tokenizer(tokenizer: str | Path) -> Any:
 
 
 def loses_segments(tokenizer: Any, pairs: bool) -> bool:
-    """Whether the library behind a tokenizer marks segments, of pairs or of lone texts, that the tokenizer keeps back.
+    """Return whether a tokenizer drops the segment ids of its backend, for pairs or for single texts.
 
-    transformers 5 reads HerBERT, ALBERT and RemBERT so. XLM-R's tokenizer marks none: a BERT that was trained with it
-    (multilingual-e5-small) has seen zeros only.
+    transformers 5 does this for HerBERT, ALBERT and RemBERT. XLM-R's backend has no segment ids. A BERT trained with
+    that tokenizer (multilingual-e5-small) has seen zeros only.
     """
     if "token_type_ids" in tokenizer.model_input_names or not tokenizer.is_fast:
         return False
@@ -209,12 +209,12 @@ def loses_segments(tokenizer: Any, pairs: bool) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _load(tokenizer: str, fingerprint: str) -> Any:
-    """The tokenizer; `fingerprint` keeps a changed folder from being answered out of the cache."""
+    """Load the tokenizer. fingerprint: makes a changed folder miss the cache."""
     return load_tokenizer(tokenizer)
 
 
 def _write(folder: Path, data: Any, tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """Tokenise chunk by chunk to a folder; returns what the manifest says of the tokens."""
+    """Tokenise chunk by chunk to a folder. Return entries for the manifest."""
     columns = {"input_ids": ("ids.npy", "<i4")}
     if "token_type_ids" in tokenizer.model_input_names:
         columns["token_type_ids"] = ("segments.npy", "|i1")
@@ -248,7 +248,7 @@ def _write(folder: Path, data: Any, tokenizer: Any, max_length: int) -> dict[str
 
 
 def _ahead(data: Any, encode: Encoder) -> Iterator[tuple[dict[str, Any], dict[str, list[list[int]]]]]:
-    """Chunks of rows with their tokens, each encoded while the one before it is written: two are in memory."""
+    """Yield chunks of rows with their tokens. A chunk is encoded while the previous one is written."""
     with ThreadPoolExecutor(1) as worker:
         waiting: deque[tuple[dict[str, Any], Future[dict[str, list[list[int]]]]]] = deque()
         for start in range(0, len(data), CHUNK):
@@ -262,7 +262,7 @@ def _ahead(data: Any, encode: Encoder) -> Iterator[tuple[dict[str, Any], dict[st
 
 
 def _encoder(tokenizer: Any, max_length: int) -> Encoder:
-    """What turns rows into columns of token ids, truncated; equal to the tokenizer's own call."""
+    """Return a function from rows to columns of truncated token ids, equal to a call of the tokenizer."""
     if not tokenizer.is_fast:
 
         def call(rows: dict[str, Any]) -> dict[str, list[list[int]]]:
@@ -271,19 +271,19 @@ def _encoder(tokenizer: Any, max_length: int) -> Encoder:
             return dict(found)
 
         return call
-    # The library behind it, on all cores. Of what it gives, transformers' call copies all of every row, on one core.
+    # Calls the Rust backend on all cores, because a call of the tokenizer also copies every row on one core.
     library = tokenizer.backend_tokenizer
     library.encode_special_tokens = tokenizer.split_special_tokens
     library.no_padding()
     library.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
 
     def encode(rows: dict[str, Any]) -> dict[str, list[list[int]]]:
-        # A task has pairs in all of its rows or in none.
+        # Either all rows of a task are pairs, or no row is.
         alone = rows["text_b"][0] is None
         texts = rows["text_a"] if alone else list(zip(rows["text_a"], rows["text_b"], strict=True))
         found = library.encode_batch_fast(texts)
         columns = {"input_ids": [x.ids for x in found]}
-        if "token_type_ids" in tokenizer.model_input_names:  # a list of numbers for every row is not free
+        if "token_type_ids" in tokenizer.model_input_names:  # a list for every row costs time
             columns["token_type_ids"] = [x.type_ids for x in found]
         return columns
 
@@ -291,6 +291,6 @@ def _encoder(tokenizer: Any, max_length: int) -> Encoder:
 
 
 def _header(file: IO[bytes], dtype: str, count: int) -> None:
-    """Write the .npy header at the start; numpy leaves room in it for a count that grows."""
+    """Write the .npy header at the start. numpy's padding leaves space for a larger count."""
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": (count,)})

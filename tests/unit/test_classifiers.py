@@ -28,8 +28,8 @@ def test_labels_that_differ_in_case_only_are_distinct_if_both_sides_use_them():
     [
         ("LABEL_0 LABEL_1", "neg pos", "only one side has 'label_0', 'label_1', 'neg', 'pos'"),
         ("neg neu pos", "neg pos", "only one side has 'neu'"),
-        ("good Good bad", "GOOD good bad", "differ in case only"),
-        ("pos pos neg", "pos neg", "or not at all"),
+        ("good Good bad", "GOOD good bad", "differ only in case"),
+        ("pos pos neg", "pos neg", "or are equal"),
     ],
 )
 def test_other_labels_are_refused_with_the_differences_and_the_message_does_not_mention_a_teacher(theirs, ours, what):

@@ -94,7 +94,7 @@ def test_bad_json_lines_are_named_and_other_lines_are_classified(model, tmp_path
     assert bad == 10
     for line, reason in {
         2: "not valid JSON",
-        4: "a JSON object belongs here",
+        4: "expected a JSON object",
         5: "empty",
         6: "empty",
         7: "no field 'text'",
@@ -116,7 +116,7 @@ def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path,
     assert [row["line"] for row in found] == [2, 4, 10]
     assert bad == 5
     said = capsys.readouterr().err
-    for line, reason in {3: "1 fields where 2", 7: "quotes", 8: "not UTF-8", 9: "empty", 11: "quotes"}.items():
+    for line, reason in {3: "1 fields, but 2", 7: "quotes", 8: "not UTF-8", 9: "empty", 11: "quotes"}.items():
         assert any(f"a.csv, line {line}: " in each and reason in each for each in said.splitlines()), (line, said)
 
 

@@ -101,7 +101,7 @@ def test_ambiguous_quotes_lead_to_a_question_and_either_answer_is_used(tmp_path)
     file = write(tmp_path / "rows.tsv", 'text\tlabel\n"One\tneg\nno label\ntwo"\tpos\nthree\tneg\n')
     refused(file, "--quoting yes or no", "task.columns.quoted")
     assert cells(file, quoted=True) == [("One\tneg\nno label\ntwo", "pos"), ("three", "neg")]
-    refused(file, "line 3", "1 fields where 2 belong", quoted=False, predict=None)
+    refused(file, "line 3", "1 fields, but 2 expected", quoted=False, predict=None)
     assert predicted(file, "text", quoted=False) == [('"One',), (None,), ('two"',), ("three",)]
     comma = write(tmp_path / "rows.csv", 'text,label\n"a,x\nb","y\n')
     assert cells(comma, quoted=False) == [('"a', "x"), ('b"', '"y')]
@@ -128,7 +128,7 @@ TWICE = {
 
 @pytest.mark.parametrize("name", TWICE)
 def test_a_repeated_column_name_is_refused(tmp_path, name):
-    refused(write(tmp_path / name, TWICE[name]), "twice" if "json" in name else "2 columns are named")
+    refused(write(tmp_path / name, TWICE[name]), "is repeated" if "json" in name else "2 columns are named")
 
 
 def test_a_repeated_column_name_in_parquet_is_refused(tmp_path):
@@ -168,7 +168,7 @@ def test_a_list_or_an_object_is_refused_with_the_path_to_the_value(tmp_path, cas
     file = tmp_path / f"rows.{ending}"
     if ending == "parquet":
         if case == "an empty list":
-            parts = ["no text"]
+            parts = ["not text"]
         pq.write_table(pa.Table.from_pylist([row, row]), file)
     else:
         write(file, json.dumps(row) + "\n" if ending == "jsonl" else json.dumps([row, row], indent=2))
@@ -264,10 +264,12 @@ def test_output_of_paste_is_read(tmp_path):
 
 
 def test_damaged_compression_and_json_documents_are_refused(tmp_path):
-    refused(write(tmp_path / "a.csv.gz", b"text,label\na,x\n"), "not a whole gzip file")
-    refused(write(tmp_path / "b.csv.gz", gzip.compress(b"text,label\na,x\n" * 99)[:-20]), "not a whole gzip file")
+    refused(write(tmp_path / "a.csv.gz", b"text,label\na,x\n"), "incomplete or damaged gzip file")
+    refused(
+        write(tmp_path / "b.csv.gz", gzip.compress(b"text,label\na,x\n" * 99)[:-20]), "incomplete or damaged gzip file"
+    )
     refused(write(tmp_path / "c.json", json.dumps({"rows": [{"text": "a"}]}, indent=1)), "jq -c '.rows[]'")
-    refused(write(tmp_path / "d.json", "[1, 2]"), "row 1", "a JSON object belongs here")
+    refused(write(tmp_path / "d.json", "[1, 2]"), "row 1", "expected a JSON object")
     refused(write(tmp_path / "e.json", '[{"text": "a"'), "not valid JSON")
 
 

@@ -157,7 +157,7 @@ def test_an_xtreme_test_file_without_labels_is_refused_and_is_not_a_split(tmp_pa
     write(tmp_path / "test-en.tsv", tsv(rows))
     task = xnli(tmp_path)
     assert tasks.splits(task) == ("train", "dev")
-    refuses(task, "test-en.tsv", "holds no labels", "xnli.test.tsv", split="test")
+    refuses(task, "test-en.tsv", "has no labels", "xnli.test.tsv", split="test")
 
 
 def test_xnli_mt_and_xnli_1_0_work_together_in_one_folder(tmp_path):
@@ -186,7 +186,7 @@ def test_local_folder_in_the_hub_layout_is_read_without_its_readme(tmp_path):
 
 def test_a_hub_folder_without_a_language_or_split_is_refused_with_the_existing_ones(tmp_path):
     hub_folder(tmp_path, "en", "fr")
-    refuses(xnli(tmp_path, "en", "de"), "'de'", "there are en, fr", language="de")
+    refuses(xnli(tmp_path, "en", "de"), "'de'", "available: en, fr", language="de")
     refuses(xnli(tmp_path), "'test'", split="test")
 
 
@@ -274,7 +274,7 @@ def test_a_line_without_a_json_object_is_named(tmp_path):
     write(file, good + '{"stars": 3,\n')
     refuses(marc(tmp_path), "dataset_en_train.json, line 4", "not valid JSON")
     write(file, good + "[1]\n")
-    refuses(marc(tmp_path), "line 4", "a JSON object belongs here")
+    refuses(marc(tmp_path), "line 4", "expected a JSON object")
 
 
 BAD_JSON = {
@@ -336,7 +336,7 @@ def test_own_file_per_language_needs_no_language_column(tmp_path):
     labels = ("1", "2", "3", "4", "5")
     task = own(tmp_path / "train.{language}.csv", "en", "de", labels=labels, text="a", text_pair="b", label="y")
     assert texts(tasks.load(task, "train", "de")) == [("de one", "x", 0), ("de two", "y", 4)]
-    refuses(task, "train.fr.csv", "languages there are de, en", language="fr")
+    refuses(task, "train.fr.csv", "available languages: de, en", language="fr")
 
 
 def test_integer_labels_of_a_file_match_their_names(tmp_path):
@@ -463,7 +463,7 @@ BAD_OWN = {
         "texts,label,language\na,pos,en\n",
         ("'text'", "did you mean 'texts'"),
     ),
-    "a missing label column": ("text,y,language\na,pos,en\n", ("'label'", "there are text, y, language")),
+    "a missing label column": ("text,y,language\na,pos,en\n", ("'label'", "available: text, y, language")),
     "an unknown label after a quoted newline": (
         'text,label,language\n"a\nb",pos,en\nc,good,en\n',
         ("line 4", "'good'", "neg, pos"),
@@ -530,7 +530,7 @@ def test_an_unreachable_hub_id_gives_one_line():
 
 def test_a_missing_xnli_file_is_reported_with_the_expected_file_and_existing_languages(tmp_path):
     xnli_mt(tmp_path, "en", "fr")
-    refuses(xnli(tmp_path, "de"), "multinli.train.de.tsv", "languages there are en, fr", language="de")
+    refuses(xnli(tmp_path, "de"), "multinli.train.de.tsv", "available languages: en, fr", language="de")
     refuses(xnli(tmp_path), "XNLI-1.0/xnli.dev.tsv", "dev-en.tsv", split="dev")
 
 
@@ -557,7 +557,7 @@ def test_an_invalid_xnli_line_is_named(tmp_path):
     file = tmp_path / "multinli.train.en.tsv"
     header = "premise\thypo\tlabel\n"
     write(file, header + "a\tb\tneutral\nc\td\n")
-    refuses(xnli(tmp_path), "multinli.train.en.tsv, line 3", "2 tab-separated fields where 3 belong")
+    refuses(xnli(tmp_path), "multinli.train.en.tsv, line 3", "2 tab-separated fields, but 3 expected")
     write(file, header + "a\tb\tneutral\nc\td\tmaybe\n")
     refuses(xnli(tmp_path), "line 3", "'maybe'", "entailment, neutral, contradiction")
     write(file, header.encode() + b"a\tb\tneutral\n\xff\td\tneutral\n")
