@@ -56,6 +56,15 @@ def test_the_opening_moves_from_the_mix_of_the_others_to_the_mix_of_all():
     torch.testing.assert_close(2 * half, mix(states[:-1], v, mask) + mix(states, v, mask))
 
 
+def test_without_mixers_the_opening_moves_from_the_mean_of_the_others_to_the_mean_of_all():
+    _, new = grown_pair("bert", "no_mixers_all")
+    values = [torch.randn(2, 7, 5) for _ in new.branches]
+    closed, opened = torch.stack(values[:-1]).mean(0), torch.stack(values).mean(0)
+    for opening in (0.0, 0.5, 1.0):
+        new.opening = opening
+        torch.testing.assert_close(new._mean(values), (1 - opening) * closed + opening * opened)
+
+
 @pytest.mark.parametrize(
     ("backbone", "structure", "depth", "languages"),
     [

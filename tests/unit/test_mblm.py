@@ -680,3 +680,16 @@ def test_low_rank_branches_add_only_their_factors():
     mixers = ((depth - 1) * count + 1) * low.config.mixer_length
     extra = sum(p.numel() for p in low.parameters()) - sum(p.numel() for p in plain.parameters())
     assert extra == depth * count * factors + mixers
+
+
+def test_the_mode_of_a_low_rank_layer_decides_the_dropout_of_its_base():
+    model = trained("bert", "low_rank").train()
+    layer, states = model.branches[0][0], torch.randn(2, 5, model.branches[0][0].down[0].shape[1])
+
+    def output():
+        found = layer(states)
+        return found[0] if isinstance(found, tuple) else found
+
+    assert not torch.equal(output(), output())
+    layer.eval()
+    assert torch.equal(output(), output())

@@ -223,6 +223,13 @@ def test_a_classifier_of_other_labels_is_fine_tuned_with_a_new_head(toy_yaml: Pa
         build_student(config, ("a", "b", "c"))
 
 
+def test_the_seed_decides_the_new_weights_of_a_student(toy_yaml: Path):
+    config = configuration.read(toy_yaml)
+    weights = [build_student(config.model_copy(update={"seed": s}), ("a", "b")).head.weight for s in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 # ------------------------------------------------------------------------------------------- among the auto classes
 
 
