@@ -1,4 +1,4 @@
-"""What a model scores in every language. The package is called as `mbkd.api.evaluate`, too."""
+"""Accuracy of a model in every language. The package itself is callable as `mbkd.api.evaluate`."""
 
 import sys
 

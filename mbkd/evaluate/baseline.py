@@ -1,4 +1,4 @@
-"""A floor below every result: the frozen encoder's mean states, and scikit-learn's logistic regression on them.
+"""Lower baseline: scikit-learn's logistic regression on the frozen encoder's mean-pooled states.
 
 Letters: B rows, n tokens, d width, C classes.
 """
@@ -25,27 +25,27 @@ from mbkd.result import Result
 from mbkd.terminal.progress import ProgressBar
 
 SYSTEM = "Baseline (frozen encoder)"
-ROWS = 10_000  # of each language that are learned from, at most: more hardly move so small a model
+ROWS = 10_000  # training rows per language at most; more rows hardly change a linear model
 ITERATIONS = 1000
 
 
 def baseline(config: Config, root: Path) -> Path:
-    """Fit and measure the floor of a configuration's task and backbone, and write its directory, if it is not there.
+    """Fit and measure the baseline of a configuration's task and backbone, and write its run directory.
 
-    One classifier for all languages learns from the rows that the configuration trains on; no weight of the encoder
-    changes. Returns the directory. Raises UserError.
+    One classifier is fitted on the training rows of all languages; the encoder stays frozen. A finished, current
+    directory is reused. Returns the directory. Raises UserError.
     """
     task, backbone, length = config.task, config.student.backbone, config.train.max_length
     asked = f"{task.model_dump_json()} {backbone} {length} {config.languages}"
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
     directory = root / f"{task.kind}-baseline-{digest}"
     plain = configuration.changed(config, {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}})
-    # A minute makes it again: one of other rows or another encoder is replaced without a question.
+    # A stale baseline (other rows or another encoder) is refitted without confirmation: fitting takes a minute.
     if runs.finished(directory) and not provenance.stale({directory: plain}, root):
         return directory
     splits = tasks.splits(task)
     if "train" not in splits:
-        raise UserError(f"task.path = {task.path}: there is no training split here")
+        raise UserError(f"task.path = {task.path}: the task has no training split")
 
     def tokens(split: str, language: str) -> Tokens:
         return open_store(root / "store", task, split, language, backbone, length)
@@ -105,7 +105,7 @@ def baseline(config: Config, root: Path) -> Path:
 
 @torch.inference_mode()
 def _means(encoder: Any, tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
-    """The mean of the last layer's states over the tokens of each row, padding left out: (B, d) fp32."""
+    """Mean of the last layer's states over the tokens of each row, excluding padding: (B, d) fp32."""
     found = np.empty((len(wanted), encoder.config.hidden_size), np.float32)
     for rows in evaluation_batches(np.asarray(tokens.lengths)[wanted], TOKENS_PER_BATCH, 0, 1):
         batch = {name: torch.from_numpy(x).to(encoder.device) for name, x in tokens.batch(wanted[rows]).items()}
@@ -116,17 +116,17 @@ def _means(encoder: Any, tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
 
 
 def _fit(rows: np.ndarray, classes: np.ndarray, count: int) -> Any:
-    """Fit on rows (B, d); returns what gives log-probabilities (B, C) of such rows."""
+    """Fit on rows (B, d); return a function from rows (B, d) to log-probabilities (B, C)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(classes)) < 2:
-        raise UserError("the training rows have one label only: there is nothing to tell apart")
+        raise UserError("all training rows have the same label; a classifier needs at least two labels")
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)).fit(rows, classes)
 
     def answer(these: np.ndarray) -> np.ndarray:
-        found = np.full((len(these), count), np.log(1e-12), np.float32)  # a label that no training row has
+        found = np.full((len(these), count), np.log(1e-12), np.float32)  # for labels without training rows
         found[:, model.classes_] = np.log(model.predict_proba(these).clip(1e-12))
         return found
 

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature fitted on dev rows, and what it is worth; no torch.
+"""Calibration: a temperature fitted on dev rows, and the calibration error before and after; no torch.
 
 Source: Guo et al., "On Calibration of Modern Neural Networks" (2017). Letters: B rows, C classes.
 """
@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-BINS = 15  # of equal width, as in the paper
-COVERAGES = (0.9, 0.75, 0.5)  # shares of the rows that are answered, the most confident ones
-RANGE = (0.02, 50.0)  # of a temperature: where every dev row is right, the best one would be 0
+BINS = 15  # equal-width bins, as in the paper
+COVERAGES = (0.9, 0.75, 0.5)  # shares of the rows, in order of confidence, that receive a label
+RANGE = (0.02, 50.0)  # bounds of the temperature; if every dev row is correct, the optimum is 0
 
 Logits = Mapping[str, np.ndarray]  # language -> (B, C), raw
 Labels = Mapping[str, np.ndarray]  # language -> (B,)
 
 
 def fit(logits: Logits, labels: Labels) -> float:
-    """The temperature T for which softmax(logits / T) has the least negative log-likelihood, each row counting once."""
+    """Temperature T that minimizes the negative log-likelihood of softmax(logits / T), averaged over rows."""
     from scipy.optimize import minimize_scalar
 
     rows = np.concatenate([logits[x] for x in labels]).astype(np.float64)
@@ -33,38 +33,38 @@ def fit(logits: Logits, labels: Labels) -> float:
 
 
 def probabilities(logits: np.ndarray, temperature: float | None) -> np.ndarray:
-    """softmax(logits / T), (B, C); None: T = 1."""
+    """softmax(logits / T): (B, C). None means T = 1."""
     return np.exp(_log_softmax(logits.astype(np.float64) / (temperature or 1.0)))
 
 
 def reliability(found: np.ndarray, labels: np.ndarray) -> list[tuple[int, float, float]]:
-    """Rows, mean confidence and accuracy of every bin of confidence that has rows, from probabilities (B, C)."""
+    """Rows, mean confidence and accuracy of every non-empty confidence bin, from probabilities (B, C)."""
     return in_bins(found.max(axis=1), found.argmax(axis=1) == labels)
 
 
 def in_bins(confidence: np.ndarray, right: np.ndarray) -> list[tuple[int, float, float]]:
-    """The same from the confidence of each row, and whether it is right, both (B,)."""
+    """Rows, mean confidence and accuracy of every non-empty bin, from confidence (B,) and correctness (B,)."""
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     inside = [place == i for i in range(BINS)]
     return [(int(x.sum()), float(confidence[x].mean()), float(right[x].mean())) for x in inside if x.any()]
 
 
 def error(found: np.ndarray, labels: np.ndarray) -> float:
-    """The expected calibration error, 0 to 1: the mean distance of confidence and accuracy over the bins' rows."""
+    """Expected calibration error, 0 to 1: mean gap between confidence and accuracy, weighted by rows per bin."""
     bins = reliability(found, labels)
     return sum(rows * abs(confidence - right) for rows, confidence, right in bins) / len(labels)
 
 
 def accuracy_at(found: np.ndarray, labels: np.ndarray, coverage: float) -> float:
-    """The accuracy, 0 to 1, over that share of the rows in which the model is most confident."""
+    """Accuracy, 0 to 1, on the `coverage` share of rows with the highest confidence."""
     answered = np.argsort(-found.max(axis=1), kind="stable")[: max(1, round(coverage * len(found)))]
     return float((found[answered].argmax(axis=1) == labels[answered]).mean())
 
 
 def summary(logits: Mapping[str, Logits], labels: Mapping[str, Labels], fitted: bool) -> dict[str, Any]:
-    """What result.json holds under `calibration`, from raw logits and labels by split.
+    """The `calibration` entry of result.json, from raw logits and labels by split.
 
-    fitted: fit a temperature on dev. `temperature` is None without it, or without dev rows: not calibrated.
+    fitted: fit a temperature on dev. `temperature` is None (not calibrated) otherwise, or without dev rows.
     """
     temperature = fit(logits["dev"], labels["dev"]) if fitted and labels.get("dev") else None
 
@@ -87,7 +87,7 @@ def summary(logits: Mapping[str, Logits], labels: Mapping[str, Labels], fitted: 
 
 
 def of_run(run: Path, accuracy: Mapping[str, Mapping[str, float]], fitted: bool) -> dict[str, Any]:
-    """`summary` of the arrays that a run has saved; accuracy: as in its result.json, for its splits and languages."""
+    """`summary` of a run's saved arrays. accuracy: of result.json; its splits and languages are read."""
 
     def arrays(kind: str) -> dict[str, dict[str, np.ndarray]]:
         return {split: {x: np.load(run / kind / f"{split}.{x}.npy") for x in each} for split, each in accuracy.items()}

@@ -1,4 +1,4 @@
-"""A finished run's branches folded into one encoder, which is measured, calibrated and saved as a run of its own."""
+"""Fold a finished run's branches into one encoder, and measure, calibrate and save the encoder as a run."""
 
 import hashlib
 from dataclasses import replace
@@ -17,22 +17,22 @@ from mbkd.model import card, saved
 from mbkd.model.fold import fold
 from mbkd.result import Result
 
-WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and what a folded system's name then ends in
+WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and the suffix of the folded system's name
 
 
 def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[Result]]:
-    """Fold a run's student, measure it on every split in every language, and write it to a folder like a run's.
+    """Fold a run's student, measure the result on every split and language, and write a run directory.
 
-    weights: a key of WEIGHTS; `mixers` takes for each depth the mean weights that the mixers there give on dev, over
-    languages, rows and features. out: by default beside the run, where reports find it.
-    Returns the folder and what goes on the table: the run's result, the folded one's, and that of the plain model of
-    the same training values, where it is finished beside the run. Raises UserError.
+    weights: a key of WEIGHTS. `mixers` uses, per depth, the mean weights of the mixers there on dev, over languages,
+    rows and features. out: the directory to write; default: next to the run, where reports find it.
+    Returns the directory and three results: the run's, the folded run's, and that of the run without branches and with
+    the same training values. The third is left out unless that run is finished next to this one. Raises UserError.
     """
     if weights not in WEIGHTS:
         raise UserError(f"--weights {weights}: one of {', '.join(WEIGHTS)}")
     out = out or _beside(run, weights)
     if out.exists():
-        raise UserError(f"{out}: is there already; name another folder with --out")
+        raise UserError(f"{out} exists already; choose another folder with --out")
     before, config = Result.read(run), configuration.read(run / "config.yaml")
     source, root = saved.folder(run), run.parent
     model = saved.load(source)
@@ -69,7 +69,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
 
 
 def folded(run: Path) -> Result:
-    """The result of a run's plain mean, folded now if it is not there. Raises UserError."""
+    """Result of a run folded by the plain mean; folds the run first if needed. Raises UserError."""
     out = _beside(run, "mean")
     return Result.read(out) if runs.finished(out) else fold_run(run)[1][1]
 
@@ -79,7 +79,7 @@ def _beside(run: Path, weights: str) -> Path:
 
 
 def _mixed(run: Path, config: Config, root: Path) -> list[list[float]]:
-    """(K, N): the mean weight of each branch at each depth, over what the mixers there give. Raises UserError."""
+    """(K, N): mean weight of each branch at each depth, over the mixers there. Raises UserError."""
     found = mixers.measure(run, config, "dev", root)
     sums = {
         depth: [
@@ -90,20 +90,20 @@ def _mixed(run: Path, config: Config, root: Path) -> list[list[float]]:
     }
     shares = {depth: [x / sum(each) for x in each] for depth, each in sums.items()}
     even = [1 / len(found["branches"])] * len(found["branches"])
-    # The outer mixer, at None, stands behind the last layer; without inner mixers it alone judges the branches.
+    # The outer mixer (key None) follows the last layer. Without inner mixers no other mixer weights the branches.
     last = shares.get(None, even)
     inner = range(1, config.student.branch_depth)
     return [*(shares.get(depth, last) for depth in inner), last]
 
 
 def _depth(mixer: str) -> int | None:
-    """Behind which layer of the branches a mixer stands: `inner 2, fr` behind the second; None for the outer one."""
+    """Depth after which a mixer acts: 2 for `inner 2, fr`; None for the outer mixer."""
     return None if mixer == "outer" else int(mixer.split()[1].rstrip(","))
 
 
 def _plain(config: Config, root: Path) -> list[Result]:
-    """The result of the run without branches that differs in nothing else, if it is finished."""
-    if config.student.grow is not None:  # no plain model grows
+    """Result of the finished run that differs from the configuration only by having no branches, if any."""
+    if config.student.grow is not None:  # growing requires branches
         return []
     run = runs.folder(root, changed(config, {"student": structures.PLAIN}))
     return [Result.read(run)] if runs.finished(run) else []

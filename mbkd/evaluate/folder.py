@@ -1,4 +1,4 @@
-"""A trained model's folder, measured on a split of a task in every language."""
+"""Measure a trained model's folder on a split of a task in every language."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mbkd.terminal.progress import ProgressBar
 def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, inference: str | None = None) -> Result:
     """Scores of a model on a split of the configuration's task, as in result.json. Raises UserError.
 
-    inference: of a student without mixers, another way to infer than the one that it was trained with.
+    inference: an inference mode other than the training one; only for a student without mixers.
     """
     task = config.task
     if split not in tasks.splits(task):
@@ -53,7 +53,7 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
 
 
 def _made_from(folder: Path, config: Config, split: str, root: Path) -> dict[str, str]:
-    """The hashes of the model's weights and of the rows that it was measured on."""
+    """Hashes of the model's weights and of the rows the model is measured on."""
     there = tasks.languages(config.task, split)
     found = {f"{split} rows of {x}": rows.digest(config.task, split, x, root / "store") for x in there}
     return found | {"model": fingerprint(str(folder), root / "store")}
@@ -62,9 +62,9 @@ def _made_from(folder: Path, config: Config, split: str, root: Path) -> dict[str
 def logits(
     model: Any, folder: Path, config: Config, split: str, root: Path, ranks: distributed.Ranks
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, list[str]]]:
-    """Raw logits (rows, C) of a split by language, in the task's order of labels, the rows' classes (rows,) and ids.
+    """Raw logits (rows, C), classes (rows,) and ids of a split's rows by language, in the task's label order.
 
-    model: on the ranks' device, read from `folder` or made of what was; the tokenizer is that of the folder.
+    model: on the ranks' device; read from `folder` or derived from its model. folder: provides the tokenizer.
     """
     task, tokenizer = config.task, load_tokenizer(folder)
     length = min(config.train.max_length, saved.max_tokens(model.config, tokenizer))
@@ -84,15 +84,15 @@ def logits(
 
 
 def _infer(model: Any, inference: str, path: Path | str) -> None:
-    """Let a student without mixers infer in another way. Raises UserError for any other model."""
+    """Set the inference mode of a student without mixers. Raises UserError for any other model."""
     if getattr(model.config, "mixers", None) != "none":
-        raise UserError(f"{path}: only a student without mixers (student.mixers=none) has two ways to infer")
+        raise UserError(f"{path}: only a student without mixers (student.mixers=none) has a choice of inference modes")
     structures.check(model.config.branch_position, model.config.mixers, model.config.heads, inference)
     model.config.inference = inference
 
 
 def _origin(path: Path, inference: str | None) -> tuple[str, str]:
-    """What the tables call the model, and its backbone: of a folder that is no run's, its name and itself."""
+    """System name and backbone for the tables. For a folder that is not a run: its name and the folder itself."""
     if not (path / "config.yaml").is_file():
         return path.name, str(path)
     config = configuration.read(path / "config.yaml", [f"student.inference={inference}"] if inference else [])

@@ -1,4 +1,4 @@
-"""The picture of the mixers' weights: a panel per mixer, in it a row per language and a column per branch; no torch."""
+"""Heat map of mixer weights: one panel per mixer, one row per language, one column per branch; no torch."""
 
 import io
 from pathlib import Path
@@ -10,26 +10,26 @@ from mbkd.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DARK = 0.7  # share of the colours' span from which on a cell's number is written in white
-LONGEST = 4  # letters of a branch's name that fit below its column
+DARK = 0.7  # share of the colour range above which a cell's number is white
+LONGEST = 4  # longest branch name, in characters, that is written horizontally
 
 
 def draw(found: dict[str, Any]) -> "Figure":
-    """Draw what `mixers.measure` returns: the mean weight x100 in each cell, its colour around the even share.
+    """Draw the result of `mixers.measure`: mean weight x100 per cell, coloured relative to equal weights.
 
-    Raises UserError where matplotlib is not installed.
+    Raises UserError if matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("no heat map: matplotlib is not installed; pip install 'mbkd[report]'") from None
+        raise UserError("a heat map needs matplotlib; pip install 'mbkd[report]'") from None
     branches, rows = found["branches"], found["rows"]
     languages, mixers = (list(dict.fromkeys(row[key] for row in rows)) for key in ("language", "mixer"))
     mean = {(row["mixer"], row["language"], row["branch"]): row["mean"] for row in rows}
     even = 1 / len(branches)
     span = max(0.01, *(abs(row["mean"] - even) for row in rows))
     decimals = 0 if span > 0.05 else 1
-    # The inner mixers of a layer, one for each branch, stand beside each other; layers below each other.
+    # The inner mixers of one layer, one per branch, share a line of panels; each layer has its own line.
     columns = min(len(mixers), len(branches))
     lines = -(-len(mixers) // columns)
     below = 0.7 if max(map(len, branches)) <= LONGEST else 1.1
@@ -38,7 +38,7 @@ def draw(found: dict[str, Any]) -> "Figure":
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for place, (panel, mixer) in enumerate(zip(panels, mixers, strict=False)):
         values = [[mean[mixer, language, branch] for branch in branches] for language in languages]
-        # Cells rather than an image, so that a vector format holds no pixels.
+        # Cells, not an image: vector formats then contain no pixels.
         mesh = panel.pcolormesh(values, vmin=even - span, vmax=even + span, cmap="RdBu_r")
         for row, cells in enumerate(values):
             for column, value in enumerate(cells):
@@ -60,7 +60,7 @@ def draw(found: dict[str, Any]) -> "Figure":
 
 
 def write(figure: "Figure", file: Path) -> None:
-    """Write the picture to a file whose ending says its format. Raises UserError for a full disk."""
+    """Write the figure in the format of the file's ending. Raises UserError for a full disk."""
     picture = io.BytesIO()
     figure.savefig(picture, format=file.suffix.removeprefix("."), dpi=150)
     write_whole(file, picture.getvalue())

@@ -1,4 +1,4 @@
-"""Logits of every row of a split, spread over ranks, saved as arrays, and what they score."""
+"""Logits of every row of a split, computed over ranks, saved as arrays and scored."""
 
 import io
 import json
@@ -20,9 +20,9 @@ from mbkd.model import saved
 
 @torch.inference_mode()
 def logits(model: Any, tokens: Tokens, ranks: Ranks, **arguments: Any) -> np.ndarray:
-    """Raw logits (rows, C) in fp32, in the store's order, the same on every rank; dropout off.
+    """Raw logits (rows, C) in fp32, in the token store's order, identical on every rank; without dropout.
 
-    arguments go to the model's forward, such as `language`. Collective: all ranks must call.
+    arguments: passed to the model's forward, such as `language`. Collective: all ranks must call.
     """
     training = model.training
     model.eval()
@@ -36,14 +36,14 @@ def logits(model: Any, tokens: Tokens, ranks: Ranks, **arguments: Any) -> np.nda
     model.train(training)
     if found is None:  # fewer batches than ranks
         found = torch.zeros(len(tokens), model.config.num_labels, device=ranks.device)
-    # Every row was filled by one rank and is zero elsewhere, so the sum gathers them, exactly.
+    # One rank fills each row and the others leave zeros there, so the sum is an exact gather.
     return sum_over_ranks(found).cpu().numpy()
 
 
 def scores(
     found: dict[str, np.ndarray], labels: dict[str, np.ndarray], task: Task, ordinal: bool
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy (and MAE for ordinal labels) per language with the averages, from logits per language."""
+    """Accuracy (and MAE for ordinal labels) per language, and their averages, from logits per language."""
     result: dict[str, dict[str, Any]] = {}
     for name, score in (("accuracy", metrics.accuracy), ("mae", metrics.mae)):
         if name == "accuracy" or ordinal:
@@ -54,7 +54,7 @@ def scores(
 
 
 def by_split(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """The scores of some splits as the fields of a `Result`: accuracy, averages, mae, mae_averages."""
+    """Scores by split as the fields of a `Result`: accuracy, averages, mae, mae_averages."""
     fields = {"accuracy": "accuracy", "averages": "accuracy_averages", "mae": "mae", "mae_averages": "mae_averages"}
     return {
         field: {split: scores[name] for split, scores in found.items() if name in scores}
@@ -69,7 +69,7 @@ def save(
     labels: Mapping[str, np.ndarray],
     ids: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write <split>.<language>.npy below logits/ and labels/ of a folder, and <split>.<language>.json below ids/.
+    """Write logits/ and labels/ as <split>.<language>.npy and ids/ as <split>.<language>.json in a folder.
 
     Raises UserError for a full disk.
     """

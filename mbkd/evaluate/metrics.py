@@ -1,4 +1,4 @@
-"""Accuracy, mean absolute error and the averages AVG(S), AVG(Z), AVG(A) of the paper's tables; no torch."""
+"""Accuracy, mean absolute error, and the paper's averages AVG(S), AVG(Z) and AVG(A); no torch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of rows whose largest logit (rows, C) is at the label (rows,), 0 to 1."""
-    from sklearn.metrics import accuracy_score  # a second, which a run's first step need not wait for
+    """Share of rows, 0 to 1, whose largest logit is at the label. logits: (rows, C), labels: (rows,)."""
+    from sklearn.metrics import accuracy_score  # slow import; a run's first step does not wait for this one
 
     return float(accuracy_score(labels, logits.argmax(axis=1)))
 
 
 def mae(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean absolute error of the arg-max class, for ordinal labels such as stars (decision 30)."""
+    """Mean absolute error of the argmax class, for ordinal labels such as stars (decision 30)."""
     from sklearn.metrics import mean_absolute_error
 
     return float(mean_absolute_error(labels, logits.argmax(axis=1)))
@@ -22,7 +22,7 @@ def mae(logits: np.ndarray, labels: np.ndarray) -> float:
 def averages(
     scores: Mapping[str, float], supervised: Sequence[str], zero_shot: Sequence[str]
 ) -> dict[str, float | None]:
-    """Means over the supervised (S), zero-shot (Z) and all (A) languages; None where a score is missing."""
+    """Means over the supervised (S), zero-shot (Z) and all (A) languages; None if a score is missing."""
 
     def mean(languages: Sequence[str]) -> float | None:
         if not languages or any(language not in scores for language in languages):

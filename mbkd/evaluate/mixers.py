@@ -1,4 +1,4 @@
-"""How much weight each branch gets, by language and mixer (Eq. 11): which branch serves Swahili.
+"""Mixer weights of each branch, by language and mixer (Eq. 11).
 
 Letters: B rows, d width, N languages with a branch.
 """
@@ -23,13 +23,13 @@ from mbkd.terminal.progress import ProgressBar
 
 
 class Weights:
-    """Mean and spread of every mixer's weights over features and examples, gathered batch by batch."""
+    """Running mean and standard deviation of every mixer's weights over features and examples."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # mixer -> (3, N): how many, their sum, the sum of their squares
+        self.sums: dict[str, Tensor] = {}  # mixer -> (3, N): count, sum, sum of squares
 
     def add(self, mixer: str, weights: Tensor) -> None:
-        """Count a batch's weights (N, B, d) of one mixer."""
+        """Add one mixer's weights (N, B, d) of a batch."""
         values = weights.double().flatten(1)  # (N, B * d)
         sums = torch.stack([torch.ones_like(values).sum(1), values.sum(1), values.square().sum(1)]).cpu()
         self.sums[mixer] = self.sums.get(mixer, torch.zeros_like(sums)) + sums
@@ -46,9 +46,9 @@ class Weights:
 
 @torch.inference_mode()
 def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any]:
-    """The weights of every mixer in every language of a split.
+    """Weights of every mixer in every language of a split.
 
-    Returns {"split", "branches": languages, "rows": [{"language", "mixer", "branch", "mean", "std"}]}; the means of one
+    Returns {"split", "branches": languages, "rows": [{"language", "mixer", "branch", "mean", "std"}]}. The means of one
     language and mixer sum to 1. Raises UserError, also for a model without mixers.
     """
     task = config.task
@@ -83,7 +83,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
 
 
 def write(found: dict[str, Any], file: Path) -> None:
-    """Write the weights as JSON, or as CSV with a line per language, mixer and branch. Raises UserError."""
+    """Write the weights as JSON, or as CSV with one line per language, mixer and branch. Raises UserError."""
     if file.suffix == ".json":
         write_json(file, found)
     elif file.suffix == ".csv":

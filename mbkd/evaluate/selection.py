@@ -1,4 +1,4 @@
-"""Which configuration of a system counts: the one with the best mean dev average over its seeds (decision 18)."""
+"""Choice of a system's configuration: the best dev average, as a mean over seeds (decision 18)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from mbkd.errors import UserError
 from mbkd.result import Result
 
-# all: dev AVG(A), as in the paper, which looks at zero-shot dev labels; supervised: dev AVG(S) (decision 19)
+# all: dev AVG(A), as in the paper, which uses zero-shot dev labels; supervised: dev AVG(S) (decision 19)
 Rule = Literal["all", "supervised"]
 AVERAGE = {"all": "A", "supervised": "S"}
 OTHERWISE = {"all": ", choose by the supervised ones (--rule supervised)", "supervised": ""}
@@ -15,19 +15,19 @@ OTHERWISE = {"all": ", choose by the supervised ones (--rule supervised)", "supe
 
 @dataclass(frozen=True)
 class Candidate:
-    """One configuration of a system: its values, and the results of its finished runs, one for each seed."""
+    """A configuration of a system: its values and the results of its finished runs, one per seed."""
 
     values: dict[str, Any]
     results: tuple[Result, ...]
 
 
 def dev_average(result: Result, rule: Rule = "all") -> float | None:
-    """The dev average, 0 to 1, that a run is judged by; None for a run without it."""
+    """Dev average, 0 to 1, that ranks a run; None if the run has no dev average."""
     return result.means("dev").get(AVERAGE[rule])
 
 
 def score(result: Result, rule: Rule = "all") -> float:
-    """`dev_average` of a run. Raises UserError for a run without it."""
+    """`dev_average` of a run. Raises UserError if the run has no dev average."""
     value = dev_average(result, rule)
     if value is None:
         raise UserError(
@@ -38,17 +38,17 @@ def score(result: Result, rule: Rule = "all") -> float:
 
 
 def mean_score(candidate: Candidate, rule: Rule = "all") -> float:
-    """The mean over a candidate's seeds. Raises UserError for a run without a dev average."""
+    """Mean score over a candidate's seeds. Raises UserError if a run has no dev average."""
     return sum(score(result, rule) for result in candidate.results) / len(candidate.results)
 
 
 def seeds(candidate: Candidate) -> int:
-    """How many seeds of a candidate are finished; repetitions of a seed are one."""
+    """Number of a candidate's finished seeds. Repetitions of a seed count once."""
     return len({result.all_seeds for result in candidate.results})
 
 
 def not_considered(candidates: Sequence[Candidate]) -> list[str]:
-    """In words: the candidates that do not compete, because others have more finished seeds."""
+    """Descriptions of the candidates that do not compete because other candidates have more finished seeds."""
     most = max(map(seeds, candidates), default=0)
     left = [candidate for candidate in candidates if seeds(candidate) < most]
     values = [", ".join(f"{path}={value}" for path, value in each.values.items()) for each in left]
@@ -56,10 +56,10 @@ def not_considered(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def choose(candidates: Sequence[Candidate], rule: Rule = "all") -> Candidate:
-    """The candidate with the best mean; of equals the one with fewer steps, then the first.
+    """Return the candidate with the best mean. Ties go to fewer steps, then to the first candidate.
 
-    Only candidates with the most seeds compete: one lucky seed is no match for a mean over five.
-    Raises UserError where no run is finished, or one has no dev average.
+    Only candidates with the most finished seeds compete, because one seed is a noisier estimate than a mean over five.
+    Raises UserError if no run is finished or a run has no dev average.
     """
     most = max(map(seeds, candidates), default=0)
     if not most:

@@ -1,4 +1,4 @@
-"""A trained classifier that answers rows of text, by torch or as an ONNX graph: probabilities, weights of branches.
+"""A trained classifier for rows of text, in torch or as an ONNX graph: probabilities and branch weights.
 
 Letters: B rows, n tokens, d width, N languages with a branch, C classes.
 """
@@ -18,22 +18,22 @@ from mbkd.errors import UserError
 from mbkd.model import saved
 from mbkd.predict.export import FILES, start_session
 
-Encoding = dict[str, list[int]]  # what the tokenizer makes of one row: input_ids, attention_mask, ...
+Encoding = dict[str, list[int]]  # the tokenizer's output for one row: input_ids, attention_mask, ...
 
 
 def length_of(row: Encoding) -> int:
-    """Tokens of a row, the special ones included."""
+    """Number of tokens of a row, including special tokens."""
     return len(row["input_ids"])
 
 
 class Classifier:
     """A model and its tokenizer, on this machine's device.
 
-    path      the run's directory or the model's folder
-    labels    the C names, in the order of the probabilities
-    branches  the N languages that `branch_weights` tells of; none of a model without mixers
-    pairs  whether it was trained on pairs of texts; None of a model that does not say
-    calibrated  whether a probability says how often the label is right (mbkd/evaluate/calibration.py)
+    path        the run directory or the model's folder
+    labels      C names, in the order of the probabilities
+    branches    N languages, in the order of `branch_weights`; empty for a model without mixers
+    pairs       whether the model was trained on pairs of texts; None if unknown
+    calibrated  whether the probabilities are calibrated (mbkd/evaluate/calibration.py)
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -48,10 +48,10 @@ class Classifier:
         self.branches: list[str] = self._model.config.branch_languages if mixed else []
 
     def _read(self, folder: Path, config: Any) -> None:
-        """Take what a model's configuration and its tokenizer say."""
+        """Read the attributes from a model's configuration and its tokenizer."""
         self._tokenizer = load_tokenizer(folder)
         self.calibrated = getattr(config, "calibration_temperature", None) is not None
-        members = getattr(config, "member_configs", None) or [config]  # of an ensemble
+        members = getattr(config, "member_configs", None) or [config]  # members of an ensemble
         self.pairs: bool | None = getattr(members[0], "text_pairs", None)
         self._length = saved.max_tokens(config, self._tokenizer)
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
@@ -63,16 +63,16 @@ class Classifier:
         languages: str | Sequence[str | None] | None = None,
         batch_tokens: int = 8192,
     ) -> tuple[list[str], np.ndarray]:
-        """The label of each text, and the probability of every label, (B, C) fp32, both in the order of the texts.
+        """Label of each text, and the probability of every label (B, C) fp32, both in the order of the texts.
 
-        pairs         the second texts, of a model for pairs of texts
-        languages     of all texts or of each; needed by nothing, and read by a model whose branches or heads answer
-                      for their own languages (student.heads=per_language, student.inference=single)
-        batch_tokens  rows times longest row of a batch; texts of like length share one
-        Texts longer than the model takes are cut. Raises UserError for arguments of other kinds or lengths.
+        pairs         second texts, for a model of pairs of texts
+        languages     of all texts, or of each text; optional. Models whose branches or heads are per language use them
+                      (student.heads=per_language, student.inference=single)
+        batch_tokens  rows times longest row of a batch; texts of similar length share a batch
+        Texts longer than the model's maximum are truncated. Raises UserError for wrong types or lengths of arguments.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
-            raise UserError("texts and pairs are lists; put a single text into one: [text]")
+            raise UserError("texts and pairs must be lists; for a single text pass [text]")
         texts = list(texts)
         seconds = [None] * len(texts) if pairs is None else list(pairs)
         spoken = [languages] * len(texts) if languages is None or isinstance(languages, str) else list(languages)
@@ -80,7 +80,7 @@ class Classifier:
             if len(values) != len(texts):
                 raise UserError(f"{len(texts)} texts and {len(values)} {name}: as many are needed")
         if wrong := [x for x in (*texts, *(x for x in seconds if x is not None)) if not isinstance(x, str)]:
-            raise UserError(f"{wrong[0]!r} is no text")
+            raise UserError(f"{wrong[0]!r} is not a text")
         encoded = self.encode(list(zip(texts, seconds, strict=True)))
         scores = np.empty((len(texts), len(self.labels)), np.float32)
         for language in dict.fromkeys(spoken):
@@ -91,9 +91,9 @@ class Classifier:
         return [self.labels[i] for i in scores.argmax(axis=1)], scores
 
     def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Encoding]:
-        """The tokens of each row, a text and perhaps the second one of a pair; the longer text of a long row is cut."""
+        """Tokens of each row, a text or a pair of texts. In a row that is too long, the longer text is truncated."""
         found: list[Encoding] = [{} for _ in rows]
-        for paired in (False, True):  # one call of the tokenizer takes pairs or lone texts
+        for paired in (False, True):  # one tokenizer call takes either pairs or single texts
             wanted = [i for i, (_, pair) in enumerate(rows) if (pair is not None) == paired]
             if not wanted:
                 continue
@@ -106,7 +106,7 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, rows: Sequence[Encoding], language: str | None = None) -> np.ndarray:
-        """The probability of each label for each encoded row, (B, C) fp32; rows of one language, where it is told."""
+        """Probability of each label for each encoded row, (B, C) fp32. language: of all rows, if known."""
         told = {"language": language} if saved.takes_language(self._model.config) else {}
         with precision.autocast(self._precision, self._device):
             logits = self._model(**self._inputs(rows), **told).logits
@@ -114,7 +114,7 @@ class Classifier:
 
     @torch.inference_mode()
     def branch_weights(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
-        """Each mixer's weights of the branches for each encoded row, (B, N): the mean over features (Eq. 11)."""
+        """Branch weights of each mixer for each encoded row, (B, N): the mean over features (Eq. 11)."""
         found: dict[str, np.ndarray] = {}
         if self.branches:
 
@@ -131,7 +131,7 @@ class Classifier:
 
     def _inputs(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
         padded = self._padded(rows)
-        if padded["attention_mask"].all():  # nothing is padded; a model that has no mask need not ask its device
+        if padded["attention_mask"].all():  # without padding; a model without a mask avoids a device synchronization
             del padded["attention_mask"]
         return {name: values.to(self._device) for name, values in padded.items()}
 
@@ -141,14 +141,14 @@ class Classifier:
 
 
 class GraphClassifier(Classifier):
-    """The same by the ONNX graph beside a model, on the CPU; without weights of branches."""
+    """A `Classifier` by the ONNX graph next to a model, on the CPU; without branch weights."""
 
     def __init__(self, path: Path, dtype: str) -> None:
-        """Load the graph that `mbkd export` wrote; dtype: a key of export.FILES. Raises UserError."""
+        """Load the graph written by `mbkd export`. dtype: a key of export.FILES. Raises UserError."""
         folder = saved.folder(path)
         file = folder / "onnx" / FILES[dtype]
         if not file.is_file():
-            raise UserError(f"{file}: no graph here; `mbkd export {path} --dtype {dtype}` writes it")
+            raise UserError(f"{file}: the graph is missing; create it with `mbkd export {path} --dtype {dtype}`")
         self._device = torch.device("cpu")
         self._read(folder, saved.load_configuration(folder))
         self.path, self.branches = Path(path), []

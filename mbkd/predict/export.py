@@ -1,4 +1,4 @@
-"""A trained classifier as one ONNX graph: exported, checked against torch, measured.
+"""Export a trained classifier as one ONNX graph, check the graph against torch, and measure it.
 
 Letters: B rows, n tokens, C classes.
 """
@@ -29,22 +29,22 @@ from mbkd.errors import UserError
 from mbkd.files import refuse_full, write_json
 from mbkd.model import saved
 
-FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the hub calls them
+FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # names as on the Hugging Face hub
 REPORT = "export.json"
-ROWS = 1000  # at most, on which a graph is checked and measured; of a given task: of each language
-LOST = 0.01  # accuracy: a graph that loses more in a language is not called good
+ROWS = 1000  # rows to check and measure a graph on, at most; with a given task: per language
+LOST = 0.01  # accuracy; a graph that loses more in any language is not `good`
 TOKENS_PER_BATCH = 2048
-TOLERANCE = 1e-4  # largest difference of fp32 logits, of the largest logit or of 1
-PROTOBUF_BYTES = 1.8e9  # a graph in one file ends at 2 GB; larger weights lie beside it
+TOLERANCE = 1e-4  # largest difference of fp32 logits, relative to the largest logit or to 1
+PROTOBUF_BYTES = 1.8e9  # protobuf files are limited to 2 GB; larger weights go to a separate file
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What graphs are checked on: a text each, and the second one of a pair; where they are from.
+    """The rows that graphs are checked on: a text each, or a pair of texts; and their source.
 
-    language, label: of each row, with the task's names of labels; empty where nobody knows.
+    language, label, names: language and class of each row, and the task's label names; empty if unknown.
     """
 
     texts: Sequence[tuple[str, str | None]]
@@ -55,14 +55,14 @@ class Rows:
 
 
 class Graph(nn.Module):
-    """The classifier as a function of tensors in a fixed order; its logits are fp32 whatever it computes in."""
+    """The classifier as a function of tensors in a fixed order. Logits are fp32 in every precision."""
 
     def __init__(self, model: Any, names: list[str]):
         super().__init__()
         self.model, self.names = model, names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Logits (B, C) of tensors (B, n) as `names` has them."""
+        """Logits (B, C) of tensors (B, n) in the order of `names`."""
         return self.model(**dict(zip(self.names, tensors, strict=True))).logits.float()
 
 
@@ -73,16 +73,17 @@ def export(
     rows: Sequence[tuple[str, str | None]] = (),
     task: Task | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Write a graph for each of `dtypes` (keys of FILES) and what was measured, as export.json.
+    """Write a graph for each of `dtypes` (keys of FILES), and the measurements as export.json.
 
-    The inputs are input_ids, attention_mask and, where the tokenizer gives them, token_type_ids, each (B, n) int64 with
-    any B and any n up to what the model was made for; no language id. out: a folder, by default `onnx` in the model's.
-    task: the graphs are checked and measured on its dev rows (test, without dev), ROWS of each language. rows: on these
-    texts, and the second texts of pairs; the first ROWS. Without both on ROWS of a run's own rows, and for any other
-    folder on random tokens. Labelled rows also give accuracies: a graph that loses more than LOST in a language is kept
-    and not `good`.
-    Returns what export.json holds, and the folder. Raises UserError, also for an fp32 graph with other logits; what was
-    in the folder then stays as it was.
+    Inputs of a graph: input_ids, attention_mask and, if the tokenizer returns them, token_type_ids; each (B, n) int64,
+    any B, any n up to the model's maximum. A graph takes no language id.
+    out: a folder; default: `onnx` in the model's folder.
+    task: check and measure on the task's dev rows (else test, else train), up to ROWS per language.
+    rows: check and measure on these texts or pairs of texts, up to ROWS.
+    Without task and rows, the graphs are checked on ROWS of the run's own rows; for other folders on random tokens.
+    Labelled rows also give accuracies. A graph that loses more than LOST in a language is kept but not `good`.
+    Returns the content of export.json, and the folder. Raises UserError, also if the logits of an fp32 graph differ
+    from the model's; the folder is then unchanged.
     """
     if unknown := [x for x in dtypes if x not in FILES]:
         raise UserError(f"dtype {unknown[0]!r}: one of {', '.join(FILES)}")
@@ -109,15 +110,15 @@ def export(
 
 @contextlib.contextmanager
 def _workshop(out: Path) -> Iterator[Path]:
-    """A folder for what is not checked yet, in `out`: surely on its disk, and hidden, so that no push takes it along.
+    """Create a hidden staging folder inside `out`, on the same filesystem; `push` skips it.
 
-    Nothing of it stays, nor does an `out` that is empty in the end.
+    The staging folder is always removed, and `out` too if empty.
     """
     part = out / ".part"
     try:
         with refuse_full(out):
             out.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+            shutil.rmtree(part, ignore_errors=True)  # left by a killed process
             part.mkdir()
             yield part
     finally:
@@ -127,7 +128,7 @@ def _workshop(out: Path) -> Iterator[Path]:
 
 
 def _put_in_place(part: Path, name: str, out: Path) -> None:
-    """Move a graph to `out`, weights beside it first: what is there at any time is whole, if anything is."""
+    """Move a graph to `out`, external weights first, so that `out` never holds an incomplete graph."""
     for old in (out / name, *out.glob(f"{name}.*")):
         old.unlink(missing_ok=True)
     for new in (*part.glob(f"{name}.*"), part / name):
@@ -135,7 +136,7 @@ def _put_in_place(part: Path, name: str, out: Path) -> None:
 
 
 def _export(model: Any, tokenizer: Any, dtypes: list[str], out: Path, checked: Rows, order: Any) -> dict[str, Any]:
-    """Write the graphs to a folder; returns what export.json holds. Raises UserError as `export`.
+    """Write the graphs to a folder. Returns the content of export.json. Raises UserError as `export`.
 
     order: the model's classes in the order of the rows' labels.
     """
@@ -166,7 +167,7 @@ def _export(model: Any, tokenizer: Any, dtypes: list[str], out: Path, checked: R
         file, answer = out / FILES[dtype], logits[f"onnx {dtype}"]
         difference = float(np.abs(answer - expected).max())
         if dtype == "fp32" and not difference <= TOLERANCE * max(1, float(np.abs(expected).max())):
-            raise UserError(f"{file.name}: its logits differ from the model's by {difference:.2g}; it is not kept")
+            raise UserError(f"{file.name}: logits differ from the model's by {difference:.2g}; the graph is not kept")
         found[f"onnx {dtype}"] = {
             "file": file.name,
             "bytes": sum(x.stat().st_size for x in out.glob(f"{file.name}*")),
@@ -189,7 +190,7 @@ def _export(model: Any, tokenizer: Any, dtypes: list[str], out: Path, checked: R
 
 
 def _import_extra() -> None:
-    """Raise UserError unless all that is needed is installed."""
+    """Raise UserError if a package of the `export` extra is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -199,7 +200,7 @@ def _import_extra() -> None:
 
 
 def _own_rows(path: Path, tokenizer: Any, length: int) -> Rows:
-    """Rows of a run's own task, as many of every language; random ones where it is no run, or its data is gone."""
+    """Equally many rows per language of a run's task; random rows if `path` is not a run or has lost its data."""
     with contextlib.suppress(UserError):
         if (path / "config.yaml").is_file():
             task = read(path / "config.yaml").task
@@ -208,7 +209,7 @@ def _own_rows(path: Path, tokenizer: Any, length: int) -> Rows:
 
 
 def _task_rows(task: Task, count: int, whose: str) -> Rows:
-    """The first rows of each language of a task's dev split; of test or train where it has none. Raises UserError."""
+    """First `count` rows per language of a task's dev split (else test, else train). Raises UserError."""
     split = next(x for x in ("dev", "test", "train") if x in tasks.splits(task))
     languages = tasks.languages(task, split)
     there = [(row, language) for language in languages for row in islice(tasks.load(task, split, language), count)]
@@ -222,26 +223,26 @@ def _task_rows(task: Task, count: int, whose: str) -> Rows:
 
 
 def lost(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """How much accuracy a graph has less than the model, in the languages where that is more than LOST."""
+    """Accuracy that a graph loses against the model, in the languages where the loss exceeds LOST."""
     lower = {x: before[x] - after[x] for x in before}
-    return {x: value for x, value in lower.items() if value > LOST + 1e-9}  # a point itself is not more than a point
+    return {x: value for x, value in lower.items() if value > LOST + 1e-9}  # tolerates rounding at exactly LOST
 
 
 def _mean_by_language(right: np.ndarray, checked: Rows) -> dict[str, float]:
-    """The share of the rows (rows,) that are right in each language; none where nobody knows the languages."""
+    """Share of correct rows (rows,) in each language; empty if the languages are unknown."""
     languages = np.array(checked.language)
     return {x: float(right[languages == x].mean()) for x in dict.fromkeys(checked.language)}
 
 
 def accuracies(logits: np.ndarray, checked: Rows, order: Any) -> dict[str, float]:
-    """The accuracy of logits (rows, C) in each language; none where nobody knows the labels. order: as in `_export`."""
+    """Accuracy of logits (rows, C) in each language; empty if the labels are unknown. order: as in `_export`."""
     if not checked.label:
         return {}
     return _mean_by_language(logits[:, order].argmax(1) == np.array(checked.label), checked)
 
 
 def _processor() -> str:
-    """The processor's name, and whether it has VNNI, on which the speed of 8-bit graphs depends."""
+    """Name of the processor, and whether it has VNNI, which determines the speed of 8-bit graphs."""
     from cpuinfo import get_cpu_info
 
     info = get_cpu_info()
@@ -252,7 +253,7 @@ def _processor() -> str:
 def _batches(
     tokenizer: Any, names: list[str], length: int, texts: Sequence[tuple[str, str | None]]
 ) -> tuple[list[np.ndarray], list[Batch]]:
-    """Rows as padded batches of many shapes, the widest possible and a row alone among them; which rows are in each."""
+    """Padded batches of varied shapes, including a single row and the maximum width; and their row indices."""
     encoded = [tokenizer(text, pair, truncation="longest_first", max_length=length) for text, pair in texts]
     rows = evaluation_batches(np.array([len(row["input_ids"]) for row in encoded]), TOKENS_PER_BATCH, 0, 1)
     rows = [x for x in (rows[0][:1], rows[0][1:], *rows[1:]) if len(x)]
@@ -266,15 +267,15 @@ def _batches(
 
 
 def _random_texts(tokenizer: Any, longest: int) -> list[str]:
-    """ROWS texts of 1 to `longest` random tokens, none of them special."""
+    """ROWS texts of 1 to `longest` random tokens without special tokens."""
     draw = np.random.default_rng(0)
     ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
     return [tokenizer.decode(draw.choice(ordinary, tokens)) for tokens in draw.integers(1, longest + 1, ROWS)]
 
 
 def _write(model: Any, names: list[str], batches: list[Batch], length: int, file: Path, external: bool) -> None:
-    """Export a graph with any number of rows and of tokens up to `length`."""
-    # Rows of different length: an attention mask without zeros could be taken for a constant.
+    """Export a graph with dynamic numbers of rows and of tokens, up to `length` tokens."""
+    # Rows of different lengths: the exporter could fold an attention mask without zeros into a constant.
     example = min((b for b in batches if not b["attention_mask"].all()), key=lambda b: b["input_ids"].size)
     rows = tuple(torch.from_numpy(example[name]) for name in names)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length)}
@@ -292,10 +293,10 @@ def _write(model: Any, names: list[str], batches: list[Batch], length: int, file
 
 
 def _quantise(source: Path, file: Path, external: bool) -> None:
-    """Weights as unsigned 8-bit integers, activations quantised as they come.
+    """Quantize weights to unsigned 8-bit integers, and activations dynamically.
 
-    Signed weights saturate in onnxruntime's kernels for processors without VNNI ("Quantize ONNX Models" in its
-    documentation, U8S8); unsigned ones give the same labels on every processor.
+    Signed weights saturate in onnxruntime's kernels on processors without VNNI ("Quantize ONNX Models" in its
+    documentation, U8S8). Unsigned weights give the same labels on every processor.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -304,7 +305,7 @@ def _quantise(source: Path, file: Path, external: bool) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporters say of packages that are not there and of steps that only convolutions need."""
+    """Silence the exporters' warnings about missing packages and about steps only convolutions need."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -316,7 +317,7 @@ def _quietly() -> Iterator[None]:
 
 
 def start_session(file: Path) -> Any:
-    """The graph in onnxruntime on the CPU, with as many threads as torch has. Raises UserError without onnxruntime."""
+    """Open a graph in onnxruntime on the CPU, with torch's number of threads. Raises UserError."""
     try:
         import onnxruntime
     except ImportError:
@@ -339,15 +340,15 @@ def _session(file: Path, names: list[str]) -> Callable[..., Tensor]:
 def _run(
     engines: dict[str, Callable[..., Tensor]], rows: list[np.ndarray], batches: list[Batch]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Each engine's logits (rows, C) in the order of the rows, and its rows per second.
+    """Logits (rows, C) of each engine in the order of the rows, and its rows per second.
 
-    They take turns at every batch, so that whatever else the machine does slows all of them.
+    The engines alternate at every batch, so other load on the machine slows all engines alike.
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in engines}
     seconds = dict.fromkeys(engines, 0.0)
     inputs = [tuple(torch.from_numpy(values) for values in batch.values()) for batch in batches]
     for engine in engines.values():
-        engine(*inputs[0])  # the first call also prepares
+        engine(*inputs[0])  # warm-up
     for tensors in inputs:
         for name, engine in engines.items():
             began = time.perf_counter()

@@ -1,9 +1,9 @@
-"""A trained model's folder on the Hugging Face hub, its card with it."""
+"""Upload a trained model's folder and its model card to the Hugging Face hub."""
 
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError  # HTTPError: of the client that its version has
+from huggingface_hub.errors import HFValidationError, HTTPError  # HTTPError: of the HTTP client of this hub version
 from huggingface_hub.utils import validate_repo_id
 
 from mbkd.data.readers import one_line
@@ -12,9 +12,9 @@ from mbkd.model import card, saved
 
 
 def push(model: Path, repo_id: str, private: bool, licence: str | None, dry_run: bool) -> dict[str, int]:
-    """Upload a model's folder, as it is but for the card's licence. Raises UserError.
+    """Upload a model's folder. Only the licence in the card changes. Raises UserError.
 
-    Returns the files and their bytes that are (or, with dry_run, would be) uploaded.
+    Returns the files and their sizes in bytes that are uploaded (with dry_run: would be uploaded).
     """
     try:
         validate_repo_id(repo_id)
@@ -26,19 +26,19 @@ def push(model: Path, repo_id: str, private: bool, licence: str | None, dry_run:
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             api.create_commit(repo_id, files, commit_message="Model trained with mbkd")
-        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a file that could not be sent
+        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a file upload failed
             reason = one_line(error)
             raise UserError(
-                f"{repo_id}: not uploaded ({reason}); can the hub be reached from here, and is `hf auth login` done?"
+                f"{repo_id}: not uploaded ({reason}); check the network connection, and log in with `hf auth login`"
             ) from None
     return {file.path_in_repo: file.upload_info.size for file in files}
 
 
 def additions(folder: Path, licence: str | None) -> list[CommitOperationAdd]:
-    """The folder's files as a commit; hidden ones stay. Raises UserError if there is no card."""
+    """The folder's files as a commit, without hidden files. Raises UserError if there is no card."""
     readme = folder / "README.md"
     if not readme.is_file():
-        raise UserError(f"{folder}: no README.md; `mbkd train` writes one beside the model, or write your own")
+        raise UserError(f"{folder}: no README.md; `mbkd train` writes one next to the model, or write your own")
     contents: dict[str, str | bytes] = {
         str(file.relative_to(folder)): str(file)
         for file in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Labels for rows of text: read, classified and written window by window, so memory does not grow with the input."""
+"""Classify rows of text window by window, in memory that does not depend on the number of rows."""
 
 import contextlib
 import csv
@@ -18,14 +18,14 @@ from mbkd.errors import UserError
 from mbkd.files import beside, refuse_full
 from mbkd.predict.classifier import Classifier
 
-WINDOW = 2048  # rows that are read, and sorted by length, at a time
+WINDOW = 2048  # rows that are read and sorted by length at a time
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_OPEN = 0.1  # after which the rows that a pipe has given are answered, be they few
+SECONDS_OPEN = 0.1  # rows from a pipe wait at most this long for a full window
 OUTPUTS = {".jsonl": None, ".csv": ",", ".tsv": "\t"}  # endings of --out, and their separators
 
 
 class Row(NamedTuple):
-    """One row to classify, and the line it starts at."""
+    """A row to classify, and the number of its first line."""
 
     line: int
     text: str
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A row that cannot be classified, and why."""
+    """A row that cannot be classified, and the reason."""
 
     line: int
     reason: str
@@ -50,24 +50,25 @@ def predict(
     quoted: bool | None = None,
     min_confidence: float = 0.0,
 ) -> int:
-    """Classify every row of a file (None: standard input) and write one line for each, in the order of the input.
+    """Classify every row of a file and write one line per row, in the order of the input.
 
-    header, quoted: as `readers.table`. out: a file with an ending of OUTPUTS; None writes JSONL to standard output.
-    min_confidence: a row whose most probable label has less gets no label, and is left to a person. Returns the number
-    of bad rows, which are reported on standard error with their lines. Raises UserError for a model, file or column
-    that is not there, for an output that is the input, and for a full disk. The file appears when it is whole.
+    source: None reads standard input. header, quoted: as `readers.table`.
+    out: a file with an ending of OUTPUTS, written atomically; None writes JSONL to standard output.
+    min_confidence: rows whose most probable label is below this probability get no label.
+    Returns the number of bad rows; each is reported on standard error with its line number. Raises UserError for a
+    missing model, file or column, for an output that is the input, and for a full disk.
     """
     name = "standard input" if source is None else str(source)
     place = Path("standard output") if out is None else out
     check_output(out, source)
     with contextlib.ExitStack() as stack:
-        if source is None:  # the model is there when the first row comes
+        if source is None:  # load the model before the first row arrives
             classify = _classifier(model, batch_tokens, pair_column is not None)
             rows = _rows(source, name, column, pair_column, header, quoted)
         else:
             rows = _rows(source, name, column, pair_column, header, quoted)
             classify = _classifier(model, batch_tokens, pair_column is not None)
-        first = next(rows, None)  # a column that is not there is found before the output is opened
+        first = next(rows, None)  # report a missing column before opening the output
         rows = rows if first is None else itertools.chain([first], rows)
         file = sys.stdout if out is None else stack.enter_context(_output(out))
         separator = None if out is None else OUTPUTS[out.suffix]
@@ -91,35 +92,35 @@ def predict(
             if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
                 spoke = time.monotonic()
                 print(_speed(done, spoke - began), file=sys.stderr, flush=True)
-    skipped = f"; {bad:,} bad rows left out" if bad else ""
-    left = f"; {unsure:,} left to a person, below {min_confidence:g}" if min_confidence else ""
+    skipped = f"; {bad:,} bad rows skipped" if bad else ""
+    left = f"; {unsure:,} without a label, below {min_confidence:g}" if min_confidence else ""
     print(f"{_speed(done, time.monotonic() - began)}{left}{skipped}", file=sys.stderr)
     return bad
 
 
 @contextlib.contextmanager
 def _output(out: Path) -> Iterator[IO[str]]:
-    """What is written to takes the place of the file at the end; a pipe with a name is written to as it is."""
+    """Open the output: a regular file is replaced atomically at the end, a named pipe is written directly."""
     with contextlib.ExitStack() as stack:
         part = out if out.exists() and not out.is_file() else stack.enter_context(beside(out.resolve()))
         file = part.open("w", encoding="utf-8", newline="")
         try:
             yield file
         finally:
-            with contextlib.suppress(OSError):  # what a full disk did not take is tried once more
+            with contextlib.suppress(OSError):  # after a full disk, closing retries the failed write
                 file.close()
 
 
 def check_output(out: Path | None, source: Path | None) -> None:
-    """Raise UserError for an output of another kind, and for one that is the input."""
+    """Raise UserError for an output with an unknown ending, or an output that is the input."""
     if out is not None and out.suffix not in OUTPUTS:
         raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl, .csv or .tsv")
     if out is not None and _is_input(out, source):
-        raise UserError(f"{out}: is the input too; name another file with --out")
+        raise UserError(f"{out}: is also the input; choose another file with --out")
 
 
 def pairs(source: Path, column: str, pair_column: str | None) -> list[tuple[str, str | None]]:
-    """The texts of a file's rows, and the second texts of pairs. Raises UserError for the first bad row."""
+    """Texts or pairs of texts of a file's rows. Raises UserError for the first bad row."""
     found = []
     for row in _rows(source, str(source), column, pair_column):
         if isinstance(row, Bad):
@@ -129,22 +130,22 @@ def pairs(source: Path, column: str, pair_column: str | None) -> list[tuple[str,
 
 
 def _is_input(out: Path, source: Path | None) -> bool:
-    """Whether the output is the file that is read (None: standard input), also by another name or a link."""
+    """Whether the output and the source (None: standard input) are the same file, links included."""
     try:
         return os.path.samestat(out.stat(), os.fstat(sys.stdin.fileno()) if source is None else source.stat())
-    except OSError:  # one of them is not there, or standard input is no file
+    except OSError:  # a file does not exist, or standard input is not a file
         return False
 
 
 def _classifier(path: Path, batch_tokens: int, paired: bool) -> Callable[[list[Row]], list[dict[str, float]]]:
-    """How to get the probability of each label for each of some rows."""
+    """Load a model; return a function from rows to the probability of each label for each row."""
     classifier = Classifier(path)
     if not classifier.calibrated:
-        print("the probabilities are not calibrated: they do not say how often a label is right", file=sys.stderr)
+        print("the probabilities are not calibrated: they do not tell how often a label is correct", file=sys.stderr)
 
     if classifier.pairs and not paired:
         print(
-            f"{path} was trained on pairs of texts, and gets one text a row; --text-pair names the second",
+            f"{path} was trained on pairs of texts, but each row has one text; name the second with --text-pair",
             file=sys.stderr,
         )
 
@@ -162,7 +163,7 @@ def _windows(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
 
 
 def _as_they_come(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
-    """The rows of a pipe, which may stay open: WINDOW at most, and what came within SECONDS_OPEN of the first one."""
+    """Group rows of an open pipe: up to WINDOW rows that arrive within SECONDS_OPEN of the first row."""
     waiting: queue.Queue[Row | Bad | BaseException | None] = queue.Queue(WINDOW)
 
     def read() -> None:
@@ -170,7 +171,7 @@ def _as_they_come(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
             for row in rows:
                 waiting.put(row)
             waiting.put(None)
-        except BaseException as error:  # raised where the rows are taken
+        except BaseException as error:  # raised again in the consumer
             waiting.put(error)
 
     threading.Thread(target=read, daemon=True).start()
@@ -213,7 +214,7 @@ def _csv_writer(file: IO[str], separator: str) -> Callable[[int, str | None, dic
     def write(line: int, label: str | None, found: dict[str, float]) -> None:
         nonlocal begun
         if not begun:
-            # A class may be called `label`, too: no name stands twice.
+            # A class may also be named `line` or `label`; column names stay unique.
             writer.writerow(["line", "label", *(f"{x} (class)" if x in ("line", "label") else x for x in found)])
             begun = True
         writer.writerow([line, label, *(f"{value:.6f}" for value in found.values())])
@@ -236,10 +237,13 @@ def _rows(
     header: bool = True,
     quoted: bool | None = None,
 ) -> Iterator[Row | Bad]:
-    """The rows of a file by its ending; standard input is JSONL if it begins with a brace, else a text a line."""
+    """Rows of a file, read by its ending. Standard input is JSONL if the first line starts with a brace.
+
+    Any other standard input has one text per line.
+    """
     wanted = [column] if pair_column is None else [column, pair_column]
     if source is None:
-        # A file of its own: a thread that waits for the pipe at the process's end would hold the lock of sys.stdin's.
+        # A separate file object: a thread blocked on the pipe at exit would otherwise hold the lock of sys.stdin.
         stream = _decoded(open(sys.stdin.fileno(), "rb", closefd=False))  # noqa: SIM115
         ahead = list(_until_text(stream))
         lines: Iterable[str] = itertools.chain(ahead, stream)
@@ -255,12 +259,12 @@ def _rows(
     if kind == ".jsonl":
         return map(_checked, _json_lines(lines, name, wanted))
     if pair_column is not None:
-        raise UserError(f"{name}: a text a line has no pairs; give JSONL, CSV or TSV for --text-pair")
+        raise UserError(f"{name}: one text per line has no pairs; use JSONL, CSV or TSV for --text-pair")
     return map(_checked, _plain(lines))
 
 
 def _checked(row: Row | Bad) -> Row | Bad:
-    """The row, or what is wrong with its texts."""
+    """The row, or the problem with its texts."""
     if isinstance(row, Bad):
         return row
     if not readers.is_unicode(f"{row.text}{row.pair}"):
@@ -273,7 +277,7 @@ def _decoded(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
-    """The lines up to the first one that is not blank."""
+    """Lines up to and including the first line that is not blank."""
     for line in lines:
         yield line
         if line.strip("\ufeff \t\r\n"):
@@ -339,6 +343,6 @@ def _delimited(
 
 
 def _refuse_missing(name: str, there: list[str], wanted: list[str]) -> None:
-    """Raise UserError for a column that is not there."""
+    """Raise UserError if a column is missing."""
     if missing := [column for column in wanted if column not in there]:
         raise UserError(f"{name}: {readers.no_column(missing[0], there)}")

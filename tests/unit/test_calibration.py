@@ -130,5 +130,5 @@ def test_rows_below_the_minimum_confidence_get_no_label(student: Path, tmp_path:
                 assert row == before | {"label": before["label"] if sure else None}
             assert {row["label"] is None for row in rows} == {True, False}
             left = sum(row["label"] is None for row in rows)
-            assert f"{left} left to a person, below" in capsys.readouterr().err
+            assert f"{left} without a label, below" in capsys.readouterr().err
         answers = rows

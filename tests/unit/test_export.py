@@ -167,7 +167,7 @@ def test_a_graph_classifier_returns_torchs_probabilities(exported):
     assert (by_graph.labels, by_graph.branches) == (by_torch.labels, [])
     rows = by_torch.encode(texts)
     assert np.abs(by_graph.probabilities(rows) - by_torch.probabilities(rows)).max() < 1e-4
-    with pytest.raises(UserError, match="no graph here"):
+    with pytest.raises(UserError, match="the graph is missing"):
         GraphClassifier(folder, "int8")
 
 

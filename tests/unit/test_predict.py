@@ -138,7 +138,7 @@ def test_the_input_is_refused_as_the_output_and_stays_unchanged(model, tmp_path,
         out.hardlink_to(source)
     else:
         out = tmp_path / ".." / tmp_path.name / "rows.jsonl" if by == "another name" else source
-    with source.open() as stream, pytest.raises(UserError, match="is the input too"):
+    with source.open() as stream, pytest.raises(UserError, match="is also the input; choose another file"):
         monkeypatch.setattr("sys.stdin", stream)
         classify(model, None if by == "standard input" else source, out)
     assert source.read_text() == '{"text": "good"}\n'
