@@ -141,7 +141,7 @@ def _classifier(path: Path, batch_tokens: int, paired: bool) -> Callable[[list[R
     """Load a model; return a function from rows to the probability of each label for each row."""
     classifier = Classifier(path)
     if not classifier.calibrated:
-        print("the probabilities are not calibrated: they do not tell how often a label is correct", file=sys.stderr)
+        print("the probabilities are not calibrated and do not tell how often a label is correct", file=sys.stderr)
 
     if classifier.pairs and not paired:
         print(

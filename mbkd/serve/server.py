@@ -43,7 +43,7 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
         dtype = ENGINES[engine]
         classifier = Classifier(model) if dtype is None else GraphClassifier(model, dtype)
         if not classifier.calibrated:
-            print("the probabilities are not calibrated: they do not tell how often a label is correct", file=sys.stderr)
+            print("the probabilities are not calibrated and do not tell how often a label is correct", file=sys.stderr)
         classifier.probabilities(classifier.encode([("the first call is the slowest", None)]))
         kind = "cpu" if dtype is not None or saved.device().type == "cpu" else "accelerator"
         app = make_app(classifier, model.resolve().name, limits, batch_tokens or BATCH_TOKENS[kind])

@@ -59,7 +59,7 @@ def print_calibration(result: Result) -> None:
     found = result.calibration
     if not found or result.role == "teacher":
         return
-    text = "the probabilities are not calibrated: they do not tell how often a label is correct"
+    text = "the probabilities are not calibrated and do not tell how often a label is correct"
     if found["temperature"] is not None:
         text = f"probabilities: calibrated on dev, temperature {found['temperature']:.3g}"
         for split, after in found["error"].items():

@@ -18,7 +18,7 @@ from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
 
 EVIL = "<img src=x onerror='window.hacked = 1'>"
 JSON = {"Content-Type": "application/json"}
-UNCALIBRATED = "the probabilities are not calibrated: they do not tell how often a label is correct\n"
+UNCALIBRATED = "the probabilities are not calibrated and do not tell how often a label is correct\n"
 GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
