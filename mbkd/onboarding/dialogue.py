@@ -1,4 +1,4 @@
-"""Questions on a terminal; without one the guesses are the answers, or an option has to be."""
+"""Questions on a terminal. Without a terminal, options or guesses are the answers."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from mbkd.errors import UserError
 
 
 class Dialogue:
-    """Asks on a terminal; elsewhere takes the guess, or says which option would have answered."""
+    """Asks on a terminal. Without a terminal, uses the guess, or raises an error that names the option."""
 
     def __init__(self, interactive: bool):
         self.interactive = interactive
@@ -16,10 +16,10 @@ class Dialogue:
     def ask(
         self, question: str, option: str, known: Any, guess: Any, parse: Callable[[str], Any] = str, hint: str = ""
     ) -> Any:
-        """The known answer, or what the user types (Enter takes the guess), or the guess. Raises UserError.
+        """Return the known answer, or the answer on the terminal (Enter accepts the guess), or the guess.
 
-        parse: makes an answer of a text, or raises UserError, after which the question comes again. hint: what there is
-        to choose from, said where nothing can be guessed.
+        parse: converts a text to an answer, or raises UserError; a terminal then shows the question again.
+        hint: the possible answers, shown if the guess is None. Raises UserError without an answer.
         """
         if known is not None:
             return parse(known) if isinstance(known, str) else known
@@ -36,15 +36,15 @@ class Dialogue:
                 print(error, file=sys.stderr)
         if guess is None:
             hint = f"; {hint}" if hint else ""
-            raise UserError(f"{question}? It cannot be known from the rows: say it with {option}{hint}")
+            raise UserError(f"{question}? The rows do not show this; use {option}{hint}")
         return guess
 
     def confirm(self, question: str, option: str, known: bool | None, guess: bool | None) -> bool:
-        """Yes or no, as `ask`."""
+        """Return an answer to a yes-or-no question, as `ask` does. Raises UserError."""
         if known is None and self.interactive:
             import typer
 
             return typer.confirm(question, default=bool(guess), err=True)
         if known is None and guess is None:
-            raise UserError(f"{question} Say it with {option}")
+            raise UserError(f"{question} Use {option}")
         return bool(guess if known is None else known)

@@ -1,7 +1,7 @@
-"""One file of rows as three: train, dev and test, stratified by language and label, the same for the same seed.
+"""Division of one file into train, dev and test, stratified by language and label, with a fixed seed.
 
-Rows with the same text stay together, or a score would be measured on what was trained on. Of a language that is
-not trained on, half the rows go to dev and half to test.
+Rows with the same text go to the same split, because no evaluation row may be a training row. Half the rows of a
+zero-shot language go to dev, and half to test.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from mbkd.files import beside, refuse_full
 from mbkd.onboarding.guess import Labels
 from mbkd.onboarding.sources import MARK, RawDataset
 
-HELD_OUT = 0.1  # dev, and again test
+HELD_OUT = 0.1  # share of dev, and of test
 SEED = 1
 
 
 class Item(NamedTuple):
-    """What decides where a row goes."""
+    """The properties of a row that decide its split."""
 
     text: str
     language: str
@@ -38,7 +38,7 @@ class Item(NamedTuple):
 
 
 def assign(items: list[Item], supervised: set[str]) -> list[str]:
-    """The split of every row. A text that stands several times goes where its first row goes."""
+    """Return the split of every row. Rows with the same text get the split of the first one."""
     strata: dict[tuple[str, str], list[str]] = {}
     seen: set[str] = set()
     for item in items:
@@ -48,7 +48,7 @@ def assign(items: list[Item], supervised: set[str]) -> list[str]:
     split: dict[str, str] = {}
     for (language, _), keys in strata.items():
         keys.sort(key=lambda key: hashlib.sha256(f"{SEED} {key}".encode()).digest())
-        few = 1 if len(keys) > 2 else 0  # of a small class, too, something must be measured
+        few = 1 if len(keys) > 2 else 0  # a small class needs dev and test rows too
         dev = max(few, round(len(keys) * HELD_OUT)) if language in supervised else -(-len(keys) // 2)
         test = dev if language in supervised else len(keys) - dev
         for place, key in enumerate(keys):
@@ -57,7 +57,7 @@ def assign(items: list[Item], supervised: set[str]) -> list[str]:
 
 
 def name(file: str, split: str) -> str:
-    """Where the rows of a split go: tickets.csv -> tickets.dev.csv; train.csv.gz -> train.dev.csv.gz."""
+    """Return the file name of a split: tickets.csv -> tickets.dev.csv; train.csv.gz -> train.dev.csv.gz."""
     path = Path(file)
     endings = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
     return str(path.with_name(f"{path.name.removesuffix(endings)}.{split}{endings}"))
@@ -74,9 +74,9 @@ def write_all(
     force: bool,
     written: contextlib.ExitStack,
 ) -> int:
-    """Write the files of the splits beside the only ones; returns how many rows without text or label are left out.
+    """Write the files of the splits next to the source files. Return the number of rows left out without text or label.
 
-    header, force, written: as `write` has them.
+    header, force, written: as in `write`.
     """
     dropped = 0
     for language in dict.fromkeys(x for by in source.rows.values() for x in by):
@@ -98,20 +98,20 @@ def write_all(
             split_of = [next(places) if fits else None for fits in good]
             kept = {x: rows.keep(pa.array([each == x for each in split_of])) for x in SPLITS}
         file = source.files["train"].replace(MARK, language or MARK)
-        # tickets.fr.csv -> tickets.fr.dev.csv is what tickets.{language}.csv -> tickets.{language}.dev.csv gives
+        # tickets.fr.csv -> tickets.fr.dev.csv matches tickets.{language}.csv -> tickets.{language}.dev.csv
         write(file, kept, header, force, written)
     return dropped
 
 
 def write(file: str, parts: dict[str, Rows], header: bool, force: bool, written: contextlib.ExitStack) -> None:
-    """Write the rows of each split to a file beside the one that they come from, in its format, text as UTF-8.
+    """Write the rows of each split to a file next to the source file, in its format, with text as UTF-8.
 
-    header: whether the file has one. written: at its end the new files take their names. Raises UserError for a full
-    disk, and if a new file is there already, unless force is set.
+    header: whether the file has a header. written: the new files appear when this stack closes. Raises UserError for a
+    full disk, and for an existing file unless force is set.
     """
     targets = {split: Path(name(file, split)).expanduser() for split in parts}
     if there := [target for target in targets.values() if target.exists() and not force]:
-        raise UserError(f"{there[0]}: is there already; --force writes over it")
+        raise UserError(f"{there[0]}: exists already; --force overwrites it")
     source = Path(file).expanduser()
     for split, rows in parts.items():
         part = written.enter_context(beside(targets[split]))
@@ -124,7 +124,7 @@ def write(file: str, parts: dict[str, Rows], header: bool, force: bool, written:
 
 
 def _text(source: Path, rows: Rows, header: bool) -> str:
-    """The rows as a text file of the source's format."""
+    """Return the rows as text in the format of the source."""
     if rows.dialect is None:
         whole, places = readers.text(source), rows.places.to_pylist()
         if rows.unit == "row":  # an array of JSON

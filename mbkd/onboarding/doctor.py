@@ -1,4 +1,4 @@
-"""What this machine has, and what would fail on it."""
+"""Checks of the machine: its software, devices and limits, and possible failures."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ MIN_FREE_GB = 5
 
 
 def show(found: Iterable[tuple[str, str, str]]) -> None:
-    """Print what `findings` yields."""
+    """Print a table of `findings`."""
     table = Table("what", "found", "verdict")
     for what, value, problem in found:
         table.add_row(what, value, f"[red]{problem}[/red]" if problem else "[green]good[/green]")
@@ -23,7 +23,7 @@ def show(found: Iterable[tuple[str, str, str]]) -> None:
 
 
 def findings() -> Iterator[tuple[str, str, str]]:
-    """What was looked at, what was found, and what would fail because of it (empty: nothing)."""
+    """Yield (check, finding, problem); the problem is "" if nothing would fail."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield "python", python, "" if sys.version_info >= (3, 10) else "3.10 or later is needed"
     for package in ("mbkd", "torch", "deepspeed", "transformers", "datasets", "ray"):
@@ -46,12 +46,12 @@ def findings() -> Iterator[tuple[str, str, str]]:
     distributed.stop()
     yield "device", distributed.device_name(ranks), ""
     yield "process group", backend, ""
-    half = "fp16" if distributed.half_supported() else "no fp16: teachers run in fp32"
+    half = "fp16" if distributed.half_supported() else "no fp16: teachers use fp32"
     yield "teacher precision", half, ""
     yield "student precision", precision.choose("auto", ranks.device), ""
     for tool in ("g++", "ninja"):
         path = shutil.which(tool) or ""
-        yield tool, path or "not found: needed only for DeepSpeed's own CPU kernels, which mbkd does not use", ""
+        yield tool, path or "not found; only DeepSpeed's CPU kernels need this, and mbkd does not use them", ""
     yield "cores", str(len(os.sched_getaffinity(0))), ""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield "free disk here", f"{free:.0f} GB", "" if free > MIN_FREE_GB else f"less than {MIN_FREE_GB} GB"
@@ -64,4 +64,4 @@ def _shared_memory() -> tuple[str, str]:
     if not shm.is_dir():
         return "no /dev/shm", ""
     free = shutil.disk_usage(shm).free / 1e6
-    return f"{free:.0f} MB free", "" if free > 64 else "ranks may fail to talk: give the container --shm-size=1g"
+    return f"{free:.0f} MB free", "" if free > 64 else "ranks may fail to communicate; use --shm-size=1g"

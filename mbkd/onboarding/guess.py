@@ -1,4 +1,4 @@
-"""What the columns of a file hold, guessed: by their names first, then by their content."""
+"""Guesses of the roles of columns: by their names, then by their content."""
 
 import re
 from collections import Counter
@@ -18,24 +18,25 @@ from mbkd.onboarding.names import NAMES, in_language, is_half, pairs, stem
 from mbkd.onboarding.sources import RawDataset, split_named
 
 MOST_LABELS, MOST_LANGUAGES = 50, 300
-MANY_LABELS = {"label", "labels", "class", "category", "target", "intent", "topic"}  # more than MOST_LABELS, too
-SCALES = ("star", "rating", "score", "grade", "level", "severity", "priority")  # names of columns with steps
-MISSING = {"", "nan", "<na>", "null"}  # what programs write for a label that is not there
-ENOUGH_ROWS, ENOUGH_OF_A_LABEL = 200, 10  # training rows for a language to be learned from
-FREE_TEXT = 15  # characters of a text, on average
+MANY_LABELS = {"label", "labels", "class", "category", "target", "intent", "topic"}  # no limit
+SCALES = ("star", "rating", "score", "grade", "level", "severity", "priority")  # names of ordinal columns
+MISSING = {"", "nan", "<na>", "null"}  # values of programs for a missing label
+ENOUGH_ROWS, ENOUGH_OF_A_LABEL = 200, 10  # training rows that a supervised language needs
+FREE_TEXT = 15  # mean characters of a text
 
 
 class Columns(NamedTuple):
-    """Which column holds what (keys of NAMES, None where it is not known), and what else it could be."""
+    """The column of each role (keys of NAMES; None if unknown), and other candidates."""
 
     found: dict[str, str | None]
     candidates: dict[str, list[str]]
 
 
 def columns(source: RawDataset, language: str | None, given: dict[str, str | None]) -> Columns:
-    """Which column holds what. `given` is what the user says; of columns that differ by a language the own one counts.
+    """Guess the column of each role. Columns of other languages than `language` do not count.
 
-    One column of a pair is never taken alone: text_pair then has candidates, and is no guess.
+    given: the user's choices. A single column of a pair is never a guess; text_pair then has candidates.
+    Raises UserError if the only usual column of a role is not text.
     """
     there = in_language(source.columns, language)
     values = {name: source.column(name) for name in there}
@@ -86,7 +87,7 @@ def columns(source: RawDataset, language: str | None, given: dict[str, str | Non
 def _refuse_unfit(
     source: RawDataset, found: dict[str, str | None], given: dict[str, str | None], language: str | None
 ) -> None:
-    """Raise UserError for a column that is no text, though its name is a usual one, and no other column's is."""
+    """Raise UserError for a column with a usual name that is not text, if no other column has a usual name."""
     for what in ("text", "label"):
         usual = NAMES[what].split()
         if given.get(what) is None and stem(found[what] or "", language) not in usual:
@@ -100,7 +101,7 @@ def _is_number(column: pa.Array) -> bool:
 
 
 def _language_column(values: dict[str, pa.Array], distinct: dict[str, int]) -> tuple[str | None, list[str]]:
-    """The column with the language, and those that might be: most rows of a column named so have a code."""
+    """Return the column of languages and other candidates. Most rows of a column with a usual name have a code."""
     coded, sure = [], []
     for name, column in values.items():
         if distinct[name] <= MOST_LANGUAGES:
@@ -113,11 +114,11 @@ def _language_column(values: dict[str, pa.Array], distinct: dict[str, int]) -> t
 
 
 def header_is_a_row(rows: Rows, label: str | None) -> bool:
-    """Whether the first line of a CSV or TSV is a row: it has a label of the rows, a long text, or a number."""
+    """Return whether the first line of a CSV or TSV is a row, with a label of the rows, a long text, or a number."""
     if rows.dialect is None:
         return False
     names = list(rows.columns)
-    if names == [str(i) for i in range(len(names))] or not len(rows.places):  # as pandas counts columns
+    if names == [str(i) for i in range(len(names))] or not len(rows.places):  # the default column names of pandas
         return False
     for name, column in rows.columns.items():
         if name != label and (len(name) > 60 or re.fullmatch(r"[-+]?\d+(\.\d+)?", name.strip())):
@@ -131,9 +132,9 @@ def header_is_a_row(rows: Rows, label: str | None) -> bool:
 class Labels(NamedTuple):
     """The labels of a column.
 
-    names     in the order of the classes
-    ordinal   whether they are steps of one scale
-    spelt     a spelling of the rows -> the name; `""` for one that is no label, as nan
+    names     names in the order of the classes
+    ordinal   whether the labels are ordered steps of a scale
+    spelt     spelling in the rows -> name, or `""` for a missing label such as nan
     """
 
     names: list[str]
@@ -142,13 +143,13 @@ class Labels(NamedTuple):
 
 
 def labels(source: RawDataset, column: str, wished: Iterable[str] = ()) -> Labels:
-    """The labels; spellings that differ by case, outer space or `.0` are one, called as wished or as in most rows."""
+    """Return the labels. Spellings that differ in case, outer space or `.0` get the wished or most frequent name."""
     counts = Counter({x["values"]: x["counts"] for x in pc.value_counts(source.column(column)).to_pylist()})
     spellings = sorted(counts, key=lambda x: (-counts[x], x))
     keys = dict(zip(spellings, label_keys(pa.array(spellings, pa.large_string())).to_pylist(), strict=True))
     wished = list(wished)
     known = dict(zip(label_keys(pa.array(wished, pa.large_string())).to_pylist(), wished, strict=True))
-    twice = len(known) < len(wished)  # the user tells apart what differs by case only
+    twice = len(known) < len(wished)  # the user distinguishes labels that differ only in case
     names: dict[str, str] = {}
     spelt = {}
     for spelling in spellings:
@@ -172,9 +173,9 @@ def labels(source: RawDataset, column: str, wished: Iterable[str] = ()) -> Label
 
 
 def refuse_numbers(names: list[str], column: str) -> None:
-    """Raise UserError for a column of measurements, which are no classes."""
+    """Raise UserError for a column of real numbers, because they are not classes."""
     if len(names) > MOST_LABELS and any("." in x for x in names) and all(map(_is_float, names)):
-        raise UserError(f"--label {column}: {len(names)} different numbers, {names[0]} to {names[-1]}, are no classes")
+        raise UserError(f"--label {column}: {len(names)} different numbers, {names[0]} to {names[-1]}, are not classes")
 
 
 def _is_float(text: str) -> bool:
@@ -188,10 +189,10 @@ def _is_float(text: str) -> bool:
 def languages(
     source: RawDataset, column: str | None, label: str, spelt: dict[str, str]
 ) -> tuple[dict[str, dict[str, Counter[str]]], dict[str, list[str]]]:
-    """How often each label stands in each language: split -> language -> label -> rows; `""` counts rows without one.
+    """Count the rows: split -> language -> label -> rows. `""` counts rows without a label or a language.
 
-    The language is `""` where nothing says it. Codes that differ by case or sign only are one, called as most rows have
-    it; the second value has them with all their spellings.
+    Codes that differ only in case or `_` and `-` are one language, with its most frequent spelling as the name. The
+    second value maps these names to all their spellings.
     """
     rows: dict[str, Counter[tuple[str, str]]] = {}
     for split, by_language in source.rows.items():
@@ -218,7 +219,7 @@ def languages(
 
 
 def split_column(source: RawDataset) -> str | None:
-    """The column of an only file that names the official split of each row; None if none or several do."""
+    """Return the column with the official split of each row; None if no column or several columns have one."""
     found = []
     for name in source.columns:
         column = source.column(name)
@@ -230,7 +231,7 @@ def split_column(source: RawDataset) -> str | None:
 
 
 def supervised(train: dict[str, Counter[str]]) -> list[str]:
-    """The languages with enough training rows, most rows first; if none has enough, all with two labels."""
+    """Return the languages with enough training rows, most rows first. Without any, return all with two labels."""
     rows = {x: count.total() - count[""] for x, count in train.items()}
     labels = {name for count in train.values() for name in count if name}
     order = sorted(train, key=lambda x: -rows[x])

@@ -1,4 +1,4 @@
-"""`mbkd init`: look at the user's rows, ask what cannot be known, write a configuration that runs."""
+"""`mbkd init`: inspect the user's rows, ask for missing facts, and write a complete configuration."""
 
 import contextlib
 import sys
@@ -19,13 +19,13 @@ from mbkd.onboarding import names as names_of_columns
 from mbkd.onboarding.dialogue import Dialogue
 from mbkd.onboarding.languages import is_code, looks_like
 
-MOST_BRANCHES = 10  # languages to train on that are suggested without a question
-MOST_SHOWN = 20  # languages of files that lie beside the named one
+MOST_BRANCHES = 10  # languages to train on that a guess may have
+MOST_SHOWN = 20  # languages of other files in a message
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; None is asked for, or guessed."""
+    """Options of the command line. Values of None are guessed, or asked for."""
 
     text: str | None = None
     text_pair: str | None = None
@@ -44,16 +44,16 @@ class Options:
 
 
 def write(given: str | None, out: Path | None, options: Options, force: bool, interactive: bool) -> Path:
-    """Write the configuration for some rows (a file, names with `{language}`, a folder in the hub's layout, a hub id).
+    """Write a configuration for rows: a file, names with `{language}`, a folder in the hub's layout, or a hub id.
 
-    Also writes train, dev and test files beside an only file, if the user wants that, and says on standard error what
-    was taken. Returns the file. Raises UserError; then nothing is written.
+    On request, also writes train, dev and test files next to a single file. A summary goes to standard error. Returns
+    the configuration file. Raises UserError without writing a file.
     """
     dialogue = Dialogue(interactive)
-    given = dialogue.ask("Which rows: a file, files named with {language}, or a hub dataset", "SOURCE", given, None)
+    given = dialogue.ask("Rows: a file, file names with {language}, or a hub dataset", "SOURCE", given, None)
     out = out or Path(f"{_stem(given)}.yaml")
     if out.exists() and not force:
-        raise UserError(f"{out}: is there already; --force writes over it, --out names another file")
+        raise UserError(f"{out}: exists already; --force overwrites it, --out names another file")
     given = _with_siblings(sources.in_folder(given), options, dialogue)
     source, options = _read(given, options, dialogue)
     columns, alone = _columns(source, given, options, dialogue)
@@ -61,13 +61,13 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
 
     labels, ordinal = _labels(source, columns["label"], options, dialogue)
     counts, merged = guess.languages(source, columns["language"], columns["label"], labels.spelt)
-    if alone:  # one language, which the rows do not name
+    if alone:  # one language, without a column
         counts = {split_: {alone: sum(by.values(), Counter())} for split_, by in counts.items()}
 
     backbone = options.backbone or suggestions.BACKBONE
     supervised, zero_shot, left = _languages(counts, split == "drawn", backbone, options, dialogue)
     backbone = dialogue.ask("Backbone: a folder or hub id", "--backbone", options.backbone, suggestions.BACKBONE)
-    what = f"Fine-tune a teacher for each of {', '.join(supervised)} and distil them?"
+    what = f"Fine-tune a teacher for each of {', '.join(supervised)}, and distil them?"
     teachers = dialogue.confirm(what, "--teachers", options.teachers, True)
 
     if split:
@@ -82,7 +82,7 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
     configuration.parse(yaml.safe_load(text), str(out))
     trained, named = {*supervised, *map(language_key, supervised)}, options.header is not False
     dropped = 0
-    with refuse_full(out), contextlib.ExitStack() as written:  # all files, or none
+    with refuse_full(out), contextlib.ExitStack() as written:  # writes all files or no file
         written.enter_context(beside(out)).write_text(text, encoding="utf-8")
         if split:
             dropped = divide.write_all(source, split, columns, alone, labels, trained, named, force, written)
@@ -93,10 +93,10 @@ def write(given: str | None, out: Path | None, options: Options, force: bool, in
 
 
 def _read(given: str, options: Options, dialogue: Dialogue) -> tuple[sources.RawDataset, Options]:
-    """The rows; and the options, that say so where the first line turns out to be a row."""
+    """Return the rows, and the options with `header=False` if the first line is a row."""
     whole = bool(options.split or options.split_column)
     source = sources.find(given, options.header is not False, options.quoting, whole)
-    rows = next(iter(source.rows["train"].values()))  # every file's own first line, so that no column may be shared
+    rows = next(iter(source.rows["train"].values()))  # of one file, because files without a header share no columns
     if options.header is None and guess.header_is_a_row(rows, options.label):
         what = f"Is the first line the header ({', '.join(rows.columns)[:100]})? It looks like a row."
         if not dialogue.confirm(what, "--header yes or --header no", None, False if dialogue.interactive else None):
@@ -105,7 +105,7 @@ def _read(given: str, options: Options, dialogue: Dialogue) -> tuple[sources.Raw
 
 
 def _with_siblings(given: str, options: Options, dialogue: Dialogue) -> str:
-    """The name with `{language}` if the user wants the files of other languages beside the named one, too."""
+    """Return the name with `{language}` if the user also selects the files of other languages."""
     if options.language is not None or sources.MARK in given or not Path(given).expanduser().is_file():
         return given
     if (found := sources.siblings(given, options.header is not False, options.quoting)) is None:
@@ -114,16 +114,16 @@ def _with_siblings(given: str, options: Options, dialogue: Dialogue) -> str:
     rest = [x for x in there if x != own]
     others = ", ".join(rest[:MOST_SHOWN]) + (f" and {len(rest) - MOST_SHOWN} more" if len(rest) > MOST_SHOWN else "")
     if dialogue.interactive:
-        what = f"Files of other languages lie beside {given} ({others}). Take all of them?"
+        what = f"{given} has files of other languages next to it ({others}). Use all of them?"
         return pattern if dialogue.confirm(what, "", None, True) else given
-    print(f"{given} only; files of {others} lie beside it, and {pattern!r} names them all", file=sys.stderr)
+    print(f"Using {given} only. Files of {others} are next to it; {pattern!r} selects all of them.", file=sys.stderr)
     return given
 
 
 def _columns(
     source: sources.RawDataset, given: str, options: Options, dialogue: Dialogue
 ) -> tuple[dict[str, Any], str | None]:
-    """Which column holds what, and the language of all rows where none says it."""
+    """Return the column of each role, and the language of all rows if no column has it."""
     there = source.columns
     if source.kind != "own":
         return {"text": "text", "text_pair": "text_pair", "label": "label", "language": None}, None
@@ -132,7 +132,7 @@ def _columns(
         hint += f", and {', '.join(unfit)} with lists"
 
     def column(name: str) -> str:
-        source.column(name)  # refuses one that is not there, or that holds no text
+        source.column(name)  # raises UserError for a missing column, and for one without text
         return name
 
     def column_or_none(name: str) -> str | None:
@@ -153,7 +153,7 @@ def _columns(
         ends = sorted(
             x for x in names_of_columns.languages(there) if len(names_of_columns.in_language(there, x)) < len(there)
         )
-        if ends:  # the user says which of the columns count
+        if ends:  # the user selects the columns of one language
             answer = guessed.found["language"]
             hint += f"; columns end in {', '.join(ends)}"
         answer = dialogue.ask(what, "--language", options.language, answer, column_or_code, hint)
@@ -185,7 +185,7 @@ def _columns(
 
 
 def _named_language(source: sources.RawDataset, given: str) -> str | None:
-    """The language that the file's name says, if the rows look like it."""
+    """Return the language in the file's name if the rows look like this language."""
     language = sources.language_in_name(given) if source.path is None else None
     if language is None:
         return None
@@ -198,28 +198,28 @@ def _named_language(source: sources.RawDataset, given: str) -> str | None:
 def _splits(
     source: sources.RawDataset, options: Options, dialogue: Dialogue
 ) -> tuple[sources.RawDataset, Literal["drawn", "official"] | None]:
-    """The rows by a split column, if the user wants that; and whether files are to be written for the splits."""
+    """Return the rows, divided by a split column on request, and the kind of split files to write, if any."""
     column = options.split_column
     if set(source.files) != {"train"} or source.path is not None:
         if asked := f"--split-column {column}" if column else "--split" if options.split else "":
             there = ", ".join(f"{split} {file}" for split, file in source.files.items())
-            raise UserError(f"{asked}: the splits are there already ({there}); leave the option out")
+            raise UserError(f"{asked}: the splits exist already ({there}); omit the option")
         return source, None
     if column is None and options.split is None and (seen := guess.split_column(source)):
-        what = f"The column {seen!r} names a split for each row. Write the rows of each to a file beside?"
+        what = f"The column {seen!r} names the split of each row. Write one file per split next to the source?"
         if dialogue.confirm(what, f"--split-column {seen}, --split or --no-split", None, dialogue.interactive or None):
             column = seen
     if column:
         return sources.by_column(source, column), "official"
     split = dialogue.confirm(
-        "There is one set of rows only. Write train, dev and test files beside (80, 10 and 10 %)?",
+        "The rows have no split. Write train, dev and test files next to the source (80, 10 and 10 %)?",
         "--split or --no-split", options.split, True if dialogue.interactive else None,
     )  # fmt: skip
     return source, "drawn" if split else None
 
 
 def _labels(source: sources.RawDataset, column: str, options: Options, dialogue: Dialogue) -> tuple[guess.Labels, bool]:
-    """The labels, and whether they are steps of one scale."""
+    """Return the labels, and whether they are ordinal."""
     if source.kind != "own":
         task = Task(kind=source.kind, path=source.path)
         names = list(tasks.label_names(task))
@@ -233,7 +233,7 @@ def _labels(source: sources.RawDataset, column: str, options: Options, dialogue:
         raise UserError(f"--labels: the rows also have the label {missing[0]!r}")
     ordinal = seen.ordinal
     if len(names) > 2:
-        what = "Are the labels steps of one scale, such as stars?"
+        what = "Are the labels ordered steps of a scale, such as stars?"
         ordinal = dialogue.confirm(what, "--ordinal", options.ordinal, ordinal)
     return labels._replace(names=names), ordinal
 
@@ -241,29 +241,29 @@ def _labels(source: sources.RawDataset, column: str, options: Options, dialogue:
 def _languages(
     counts: dict[str, dict[str, Counter[str]]], split: bool, backbone: str, options: Options, dialogue: Dialogue
 ) -> tuple[list[str], list[str], dict[str, str]]:
-    """The languages to train on and those to measure only, and those left out, each with the reason."""
+    """Return the supervised languages, the zero-shot languages, and the unused languages with the reasons."""
     heldout = [by for split, by in counts.items() if split != "train"]
     there = sorted({x for by in counts.values() for x in by if x})
     why = {x: problem for x in there if (problem := _unfit(x, counts, split))}
     usable = [x for x in there if x not in why]
 
-    called = {language_key(x): x for x in there}  # zho_Hans may be asked for as zho-hans
+    called = {language_key(x): x for x in there}  # zho-hans also selects zho_Hans
 
     def known(text: str) -> list[str]:
         if unknown := [x for x in _list(text) if language_key(x) not in called]:
-            raise UserError(f"no rows of {unknown[0]}; the languages there are {', '.join(there)}")
+            raise UserError(f"no rows of {unknown[0]}; available languages: {', '.join(there)}")
         return list(dict.fromkeys(called[language_key(x)] for x in _list(text)))
 
     train = {x: count for x, count in counts["train"].items() if x in usable}
-    suggested, hint = guess.supervised(train) or None, "no language that can be used has rows of two labels"
+    suggested, hint = guess.supervised(train) or None, "no usable language has rows of two labels"
     if why:
         hint += f" ({', '.join(f'{x}: {problem}' for x, problem in list(why.items())[:5])})"
     if suggested and len(suggested) > MOST_BRANCHES:
         few = suggested[:3]
         hint = (
-            f"{len(suggested)} languages have training rows ({', '.join(suggested)}). Each gets a branch and a teacher:"
-            f" a step takes {suggestions.step_cost(backbone, len(suggested)):.1f} times the plain encoder's with all of"
-            f" them, {suggestions.step_cost(backbone, 3):.1f} times with three; the others are measured only"
+            f"{len(suggested)} languages have training rows ({', '.join(suggested)}). Each needs a branch and teacher."
+            f" A step costs {suggestions.step_cost(backbone, len(suggested)):.1f} times the plain encoder's with all"
+            f" languages, and {suggestions.step_cost(backbone, 3):.1f} times with three. The others are zero-shot"
         )
         suggested = few if dialogue.interactive else None
         if dialogue.interactive:
@@ -273,7 +273,7 @@ def _languages(
     rest = [x for x in usable if x not in supervised and (split or (heldout and all(x in by for by in heldout)))]
     wished = ",".join(options.zero_shot) or None
     zero_shot = rest if not rest and wished is None else dialogue.ask(
-        "Languages to measure only", "--zero-shot", wished, rest, known
+        "Zero-shot languages, for evaluation only", "--zero-shot", wished, rest, known
     )  # fmt: skip
     zero_shot = [x for x in zero_shot if x not in supervised]
     left = {x: why.get(x) or "not chosen" for x in there if x not in supervised and x not in zero_shot}
@@ -283,7 +283,7 @@ def _languages(
 
 
 def _unfit(language: str, counts: dict[str, dict[str, Counter[str]]], split: bool) -> str:
-    """Why a language cannot be used as its rows are; empty if it can."""
+    """Return the reason why a language is unusable, or ""."""
     rows = sum(by[language].total() for by in counts.values() if language in by)
     if not is_code(language):
         return f"{rows:,} row{'s' * (rows > 1)}, not a language's code"
@@ -296,12 +296,12 @@ def _unfit(language: str, counts: dict[str, dict[str, Counter[str]]], split: boo
 
 
 def _list(text: str | list[str] | tuple[str, ...]) -> list[str]:
-    """The parts of `a, b, c`."""
+    """Return the parts of `a, b, c`."""
     return [x for part in text.split(",") if (x := part.strip())] if isinstance(text, str) else list(text)
 
 
 def _stem(given: str) -> str:
-    """A name for the configuration: that of the file without `train`, or of the folder or dataset."""
+    """Return a name for the configuration: of the file without `train`, or of the folder or dataset."""
     parts = [x for x in Path(given).stem.replace(sources.MARK, "").split(".") if x not in ("", "train")]
     folders = (folder.name for folder in Path(given).absolute().parents if sources.MARK not in folder.name)
     return "-".join(parts) or next(folders)

@@ -1,6 +1,6 @@
-"""Which language a tag, a name or a text is: tags and names by langcodes, texts by an offline model (py3langid).
+"""The language of a tag or name (by langcodes) or of a text (by py3langid, an offline model).
 
-On the dev rows of XNLI's fifteen languages the model is right for 97 to 100 % of the premises, 9,000 texts a second.
+On the dev premises of XNLI's fifteen languages, the model's accuracy is 97 to 100 %, at 9,000 texts a second.
 """
 
 import re
@@ -11,17 +11,17 @@ from typing import Any
 
 import langcodes
 
-# So near to each other that taking one for the other says nothing about the labels.
+# Groups of similar languages. A confusion within a group does not indicate a wrong language.
 ALIKE = (("no", "nb", "nn", "da"), ("hr", "bs", "sr", "sh"), ("id", "ms"), ("zh", "yue", "wuu"), ("ar", "arz", "ary"))
-SHORTEST = 30  # bytes; less text says too little
+SHORTEST = 30  # bytes; shorter texts are unreliable
 NO_LANGUAGE = {"und", "mul", "mis", "zxx"}  # undetermined, multiple, uncoded, no linguistic content
 
 
 def looks_like(texts: Iterable[str], language: str) -> dict[str, Any] | None:
-    """What share of the texts looks like the language they are labelled with.
+    """Measure the share of texts that look like a language.
 
-    Returns {"rows": texts that are long enough, "own": share, "others": {language: share}, the three most frequent},
-    or None where the language is not known here or no text is long enough.
+    Returns {"rows": number of texts that are long enough, "own": share in the language, "others": {language: share} of
+    the three most frequent others}, or None for an unknown language or without a text that is long enough.
     """
     model = _model()
     code = base(language)
@@ -41,15 +41,15 @@ def looks_like(texts: Iterable[str], language: str) -> dict[str, Any] | None:
 
 
 def base(language: str) -> str:
-    """The language of a tag or an English name, in ISO 639-1 if possible: pt of pt_BR, ar of arb_Arab, de of German."""
+    """Return the language of a tag or name, in ISO 639-1 if possible: pt for pt_BR, ar for arb_Arab, de for German."""
     return _tag(language.strip()) or language.strip().lower().replace("_", "-").split("-")[0]
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is a language's tag or English name, such as de, pt-BR, eng_Latn or german.
+    """Return whether a text is the tag or English name of a language, such as de, pt-BR, eng_Latn or german.
 
-    A bare code of three letters counts where ISO 639-1 has the language, or where its number of speakers is known: any
-    three letters are the code of one of 8,000 languages.
+    A code of three letters needs an ISO 639-1 code or a known number of speakers, because most combinations of three
+    letters are a code.
     """
     text = text.strip()
     tag = _tag(text)
@@ -61,13 +61,13 @@ def is_code(text: str) -> bool:
 
 
 def is_sure(code: str) -> bool:
-    """Whether a code that `is_code` takes is hardly another word: de, eng, zho_Hans; not bar (Bavarian) or latin."""
+    """Return whether a code of `is_code` is probably no other word: de, eng, zho_Hans; not bar (Bavarian) or latin."""
     code = code.strip()
     return bool(re.search("[-_]", code)) or (len(code) <= 3 and len(_tag(code)) == 2)
 
 
 def standard(language: str) -> str:
-    """A code in its shortest form: en of eng_Latn, zh-Hans of zho_Hans, pt-BR of pt_br."""
+    """Return the shortest form of a code: en for eng_Latn, zh-Hans for zho_Hans, pt-BR for pt_br."""
     try:
         return str(langcodes.standardize_tag(language.strip(), macro=True))
     except ValueError:  # a name, such as german
@@ -76,7 +76,7 @@ def standard(language: str) -> str:
 
 @cache
 def _tag(text: str) -> str:
-    """The language part of a standard tag; empty for a text that is none."""
+    """Return the language part of the standard tag of a text, or ""."""
     try:
         if langcodes.tag_is_valid(text):
             return langcodes.standardize_tag(text, macro=True).split("-")[0]
@@ -89,6 +89,6 @@ def _tag(text: str) -> str:
 
 @cache
 def _model() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # the import takes half a second
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,10 +1,10 @@
-"""What the names of columns say: which one has the text or the label, which two are a pair, which are in a language."""
+"""Roles of columns by their names: text, label, pairs of texts, and languages."""
 
 import re
 
 from mbkd.onboarding.languages import base, is_code
 
-# Usual names, the surest first.
+# Usual names, the most certain first.
 NAMES = {
     "text": "text body review_body sentence content review comment message document utterance tweet question premise "
     "abstract description",
@@ -14,7 +14,7 @@ NAMES = {
     "language": "language lang locale language_code lang_code",
     "id": "id uid guid uuid review_id row_id pairid pair_id index_id",
 }
-# The names of a pair's two columns: words of their own, or one word with two marks.
+# The names of a pair's two columns: two words, or one word with two marks.
 PAIRS = (
     ("premise", "hypothesis"), ("premise", "hypo"), ("question", "answer"), ("question", "sentence"),
     ("question", "passage"), ("question", "context"), ("query", "passage"), ("query", "document"), ("query", "title"),
@@ -30,7 +30,7 @@ STEMS = {
 
 
 def in_language(names: list[str], language: str | None) -> list[str]:
-    """The columns without those of other languages: of names that differ by a language at their end, the own ones."""
+    """Return the columns without those of other languages, among names that differ by a language at their end."""
     endings = {name: tuple(words_of(name)) for name in names}
     siblings: dict[tuple[str, ...], set[str]] = {}
     for words in endings.values():
@@ -48,15 +48,15 @@ def in_language(names: list[str], language: str | None) -> list[str]:
 
 
 def languages(names: list[str]) -> set[str]:
-    """The languages that columns' names end in."""
+    """Return the languages at the ends of column names."""
     ends = {words_of(name)[-1] for name in names if len(words_of(name)) > 1}
     return {x for x in ends if is_code(x)}
 
 
 def pairs(names: list[str], one: str | None = None) -> list[tuple[str, str]]:
-    """The columns that are a pair by their names, in any case and order; of a long and a short form the short one.
+    """Return the pairs of columns by their names, in any case and order. Pairs with the shortest names win.
 
-    one: a column of the pair, if it is known. Several pairs are in question.
+    one: a known column of the pair. More than one pair means that the names are ambiguous.
     """
     by_words = {tuple(words_of(name)): name for name in names}
     found: dict[tuple[str, str], int] = {}
@@ -74,7 +74,7 @@ def pairs(names: list[str], one: str | None = None) -> list[tuple[str, str]]:
 
 
 def _thirds(first: list[str], second: list[str]) -> list[tuple[str, ...]]:
-    """What a third column beside two of a pair is called: text3 beside text1 and text2."""
+    """Return the name of a third column in a series: text3 after text1 and text2."""
     after = {("1", "2"): "3", ("a", "b"): "c", ("0", "1"): "2"}
     place = next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), 0)
     mark = after.get((first[place], second[place]))
@@ -82,20 +82,20 @@ def _thirds(first: list[str], second: list[str]) -> list[tuple[str, ...]]:
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a column's name, in small letters: sentence, a, ja of sentence_A_Ja; text, b of textb."""
+    """Return the lower-case words of a column's name: sentence, a, ja for sentence_A_Ja; text, b for textb."""
     words = [x.lower() for x in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+", name)]
     return [part for x in words for part in ((x[:-1], x[-1]) if x[:-1] in STEMS and x[-1] in "ab" else (x,))]
 
 
 def stem(name: str, language: str | None) -> str:
-    """A column's name as NAMES has it, without the language at its end."""
+    """Return a column's name in the form of NAMES, without the language at its end."""
     words = words_of(name)
     ends = language is not None and len(words) > 1 and is_code(words[-1]) and base(words[-1]) == base(language)
     return "_".join(words[:-1]) if ends else name.lower()
 
 
 def is_half(name: str) -> bool:
-    """Whether a column's name is of a pair: premise, sentence1."""
+    """Return whether a column's name belongs to a pair: premise, sentence1."""
     words = words_of(name)
     halves = {"premise", "hypothesis", "hypo", "question", "query", "claim"}
     return bool(set(words) & halves) or (len(words) > 1 and words[0] in STEMS and words[1] in sum(MARKS, ()))

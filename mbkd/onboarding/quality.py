@@ -1,6 +1,6 @@
-"""What a task's rows are like before anything is trained on them: balance, lengths, unknown words, doubles, languages.
+"""Quality of a task's rows before training: label balance, lengths, unknown tokens, duplicates and languages.
 
-Rows are counted and compared in full; lengths, unknown tokens and languages are measured on SAMPLE rows, evenly spread.
+Counts and comparisons use all rows. Lengths, unknown tokens and languages use SAMPLE evenly spaced rows.
 """
 
 import contextlib
@@ -18,21 +18,22 @@ from mbkd.inputs import refuse_lost_segments
 from mbkd.onboarding import languages
 from mbkd.terminal.progress import ProgressBar
 
-SAMPLE = 1000  # rows of a split and language
+SAMPLE = 1000  # rows per split and language
 EXAMPLES = 2
 FEW_ROWS, FEW_OF_A_LABEL = 100, 20  # training rows
 TRUNCATED = 0.05  # rows
 UNKNOWN = 0.01  # tokens
 OWN_LANGUAGE = 0.8  # rows
-CONSTANT = 0.5  # rows with one and the same text
+CONSTANT = 0.5  # rows with the same text
 
 
 def inspect(config: Config) -> dict[str, Any]:
-    """Everything that `mbkd data` shows, as plain values.
+    """Return all facts that `mbkd data` shows, as plain values.
 
-    tokenizers: {name: {"model", "problem"}}, `student`, and `teacher en` (`teacher en 2`) by language; one that cannot
-    be loaded says why and is left out of the rest. splits: one entry for each split and language that can be read, see
-    `_measure`. problems: what would end a training at once. warnings: what it would suffer from.
+    tokenizers: {name: {"model", "problem"}}, with the names `student`, `teacher en`, `teacher en 2`. A tokenizer that
+    cannot be loaded has a problem, and is left out of the other facts.
+    splits: an entry of `_measure` for each readable split and language.
+    problems: faults that would stop a training. warnings: faults that would degrade the results.
     """
     task = config.task
     problems: list[str] = []
@@ -41,7 +42,7 @@ def inspect(config: Config) -> dict[str, Any]:
     before: dict[str, list[pa.Array]] = {}  # split -> the keys of its rows, all languages
     languages = {s: config.languages if s == "train" else tasks.languages(task, s) for s in tasks.splits(task)}
     wanted = [(split, language) for split, each in languages.items() for language in each]
-    with ProgressBar("looking at the rows", len(wanted)) as progress:
+    with ProgressBar("checking rows", len(wanted)) as progress:
         for split, language in wanted:
             try:
                 rows = tasks.load(task, split, language, warn=False).data.table
@@ -57,7 +58,7 @@ def inspect(config: Config) -> dict[str, Any]:
         "max_length": config.train.max_length,
         "tokenizers": tokenizers,
         "splits": found,
-        "problems": list(dict.fromkeys(problems)),  # a file that is missing is missing for every language
+        "problems": list(dict.fromkeys(problems)),  # every language reports the same missing file
         "warnings": [
             *_unlisted(config, [split for split, each in languages.items() if each]),
             *(warning for each in found for warning in _warnings(each, config.train.max_length)),
@@ -66,18 +67,18 @@ def inspect(config: Config) -> dict[str, Any]:
 
 
 def _unlisted(config: Config, splits: list[str]) -> list[dict[str, str]]:
-    """A warning for each split with rows in languages that the configuration does not name."""
+    """Return a warning for each split with rows in languages that the configuration does not name."""
     said = []
     for split in splits:
-        with contextlib.suppress(UserError):  # a file that cannot be read is a problem already
+        with contextlib.suppress(UserError):  # an unreadable file is already a problem
             if left := tasks.unlisted(config.task, split):
-                message = f"in neither supervised nor zero_shot, and not read: {tasks.shown(left)}"
+                message = f"in neither supervised nor zero_shot, and ignored: {tasks.shown(left)}"
                 said.append({"split": split, "language": "others", "kind": "other languages", "message": message})
     return said
 
 
 def _tokenizers(config: Config, problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Which tokenizers cut the text, and those of them that can be loaded here, by name; `problems` takes up theirs."""
+    """Return descriptions of all tokenizers, and the loaded ones, by name. Appends to `problems`."""
     models = {"student": config.student.backbone}
     for language in config.languages if config.distill.signal != "labels" else ():
         for index, teacher in enumerate(config.teachers.get(language, ()), 1):
@@ -105,11 +106,11 @@ def _measure(
     tokenizers: dict[str, Any],
     before: dict[str, list[pa.Array]],
 ) -> dict[str, Any]:
-    """One split of one language; `before` holds the splits that were read already and takes up this one.
+    """Return the facts of one split of one language. Adds the split's keys to `before`, the splits read so far.
 
-    empty: rows of which one text of the pair is empty; duplicates: rows that repeat another one's texts; conflicts:
-    of them, those that repeat it with another label; also_in: {split: rows whose texts stand there, too}; constant:
-    share of the most frequent first text.
+    empty: rows with an empty text in a pair; duplicates: rows that repeat another row's texts; conflicts: duplicates
+    with another label; also_in: {split: rows whose texts are also in that split}; constant: share of the most frequent
+    first text.
     """
     count = rows.num_rows
     text_a, text_b, labels = (rows.column(x).combine_chunks() for x in ("text_a", "text_b", "label"))
@@ -151,17 +152,17 @@ def _empty(texts: pa.Array) -> int:
 
 
 def _key(texts: pa.Array) -> pa.Array:
-    """Texts as they are compared: without case and outer space."""
+    """Return texts in the form for comparison: without case and outer space."""
     return pc.utf8_lower(pc.utf8_trim_whitespace(texts))
 
 
 def _tokens(tokenizer: Any, first: list[str], second: list[str | None], max_length: int) -> dict[str, Any]:
-    """Percentiles of the rows' tokens, special ones included, and the shares that max_length and `unk` make of them.
+    """Return percentiles of tokens per row, special tokens included, and shares of truncated and unknown tokens.
 
-    longer: rows longer than max_length; cut: tokens that it cuts off; unknown: tokens that the vocabulary lacks, None
-    where a tokenizer has no sign for them.
+    longer: share of rows longer than max_length; cut: share of truncated tokens; unknown: share of unknown tokens, or
+    None for a tokenizer without an unknown token.
     """
-    alone = second[0] is None  # a task has pairs in all of its rows or in none
+    alone = second[0] is None  # either all rows of a task are pairs, or no row is
     encoded = tokenizer(first, None if alone else second, truncation=False, return_attention_mask=False)["input_ids"]
     lengths = np.array([len(ids) for ids in encoded])
     unknown = tokenizer.unk_token_id
@@ -179,26 +180,26 @@ def _tokens(tokenizer: Any, first: list[str], second: list[str | None], max_leng
 
 
 def _warnings(found: dict[str, Any], max_length: int) -> list[dict[str, str]]:
-    """What a training would suffer from in one split of one language."""
+    """Return the warnings about one split of one language."""
     said: list[tuple[str, str]] = []
     train, rows = found["split"] == "train", found["rows"]
     if train and rows < FEW_ROWS:
-        said.append(("few rows", f"{_rows(rows)}: few to learn from"))
+        said.append(("few rows", f"only {_rows(rows)} for training"))
     for label, count in found["labels"].items():
         if not count:
             said.append(("label missing", f"no row has the label {label!r}"))
         elif train and count < FEW_OF_A_LABEL:
-            said.append(("tiny class", f"label {label!r}: {_rows(count)} only"))
+            said.append(("tiny class", f"label {label!r}: only {_rows(count)}"))
     if found["constant"] >= CONSTANT and rows > 1:
-        said.append(("constant text", f"{found['constant']:.0%} of the rows have one and the same text; wrong column?"))
+        said.append(("constant text", f"{found['constant']:.0%} of the rows have the same text; check the column"))
     for other, count in found["also_in"].items():
         if count:
-            what = "its scores will flatter; remove the rows from one" if other == "train" else "measured twice"
+            what = "inflates its scores; remove the rows from one split" if other == "train" else "evaluated twice"
             said.append(("leakage", f"also in {other}: {_rows(count)} ({what})"))
     if found["empty"]:
-        said.append(("empty text", f"one text of the pair is empty: {_rows(found['empty'])}"))
+        said.append(("empty text", f"an empty text in a pair: {_rows(found['empty'])}"))
     if found["conflicts"]:
-        said.append(("conflicting labels", f"same text as another row's, other label: {_rows(found['conflicts'])}"))
+        said.append(("conflicting labels", f"the text of another row with another label: {_rows(found['conflicts'])}"))
     if (look := found["looks_like"]) and look["own"] < OWN_LANGUAGE:
         others = ", ".join(f"{share:.0%} {language}" for language, share in look["others"].items())
         said.append(("wrong language", f"{look['own']:.0%} of the rows look like {found['language']} ({others})"))
@@ -209,7 +210,7 @@ def _warnings(found: dict[str, Any], max_length: int) -> list[dict[str, str]]:
 
 
 def _of_tokens(name: str, tokens: dict[str, Any], max_length: int) -> list[tuple[str, str]]:
-    """What a tokenizer loses of the rows."""
+    """Return the warnings about truncated and unknown tokens of a tokenizer."""
     said = []
     if tokens["longer"] > TRUNCATED:
         share = f"{tokens['longer']:.0%} of the rows have more than {max_length} tokens of {name}"

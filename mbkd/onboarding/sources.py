@@ -1,4 +1,4 @@
-"""Where the rows of a new task lie: a file, files by language, or a hub dataset, with its dev and test beside it."""
+"""Sources of a new task's rows: a file, files per language, or a hub dataset, and their dev and test splits."""
 
 import re
 from collections import Counter
@@ -21,17 +21,17 @@ OTHER_NAMES = {
     "test": ("eval", "testing"),
 }
 MARK = "{language}"
-CODE = "[A-Za-z]{2,3}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?|[A-Za-z]{4,}"  # or a language's English name
+CODE = "[A-Za-z]{2,3}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?|[A-Za-z]{4,}"  # a code or an English name
 
 
 class RawDataset(NamedTuple):
-    """What was found.
+    """The rows of a new task, and their files.
 
     path    hub id or folder in the hub's layout; None for plain files
     files   split -> file, or file with `{language}` in its name, or the hub's name of the split
-    rows    split -> language -> rows; the language is None where a column has to say it
-    kind    own, or xnli or marc, of which the rows have the columns text, text_pair and label
-    unread  files that `{language}` names and that are no language's, with the reason
+    rows    split -> language -> rows; the language is None if a column must name it
+    kind    own, xnli or marc; rows of xnli and marc have the columns text, text_pair and label
+    unread  files that match `{language}` but are not rows of a language -> reason
     """
 
     path: str | None
@@ -47,26 +47,26 @@ class RawDataset(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """The columns that all files have, in the order of the first one. Raises UserError if there is none."""
+        """The columns that all files have, in the order of the first file. Raises UserError without such a column."""
         each = self.tables
         if common := [name for name in each[0].columns if all(name in rows.columns for rows in each)]:
             return common
         there = "; ".join(f"{rows.source} has {', '.join(rows.columns)}" for rows in each[:3])
         raise UserError(
-            f"the files share no column: {there}; give them one header, or --header no where they have none"
+            f"the files share no column: {there}; give them the same header, or use --header no for files without one"
         )
 
     def column(self, name: str, splits: tuple[str, ...] = SPLITS) -> pa.Array:
-        """All values of a column. Raises UserError for a file without it."""
+        """Return all values of a column. Raises UserError for a file without the column."""
         each = [rows.column(name) for split in splits for rows in self.rows.get(split, {}).values()]
         return pa.chunked_array(each, pa.large_string()).combine_chunks()
 
 
 def find(given: str, header: bool = True, quoted: bool | None = None, whole: bool = False) -> RawDataset:
-    """Look at a file, a name with `{language}` in it, a folder in the hub's layout, or a hub id. Raises UserError.
+    """Read the rows of a file, a name with `{language}`, a folder in the hub's layout, or a hub id. Raises UserError.
 
-    header, quoted: of CSV and TSV files, as `readers.table` takes them. whole: a file whose name says no split is read
-    itself, also where it was split before.
+    header, quoted: as in `readers.table`, for CSV and TSV files. whole: read a file without a split in its name even
+    if files of an earlier split exist.
     """
     if MARK not in given and not Path(given).expanduser().is_file():
         if official := _official(given):
@@ -77,17 +77,17 @@ def find(given: str, header: bool = True, quoted: bool | None = None, whole: boo
     first, files = _split_of(given), {}
     for split in SPLITS:
         options = [given] if split == first else [] if whole and first is None else _names_of(given, split)
-        if first is None and split == "train":  # what was split already comes before the whole
+        if first is None and split == "train":  # files of an earlier split have priority over the whole file
             options.append(given)
         if there := [name for name in options if _languages(name)]:
             files[split] = there[0]
-    if set(files) == {first}:  # whatever its name says
+    if set(files) == {first}:  # for any name of a single file
         files = {"train": given}
     if not files:
         raise UserError(f"{given}: no such file of any language")
     if "train" not in files:
         raise UserError(
-            f"{given}: the name says {first}; no training rows found, looked for"
+            f"{given}: the name means the {first} split; no training rows found, looked for"
             f" {' and '.join(_names_of(given, 'train'))}"
         )
     rows = {
@@ -102,9 +102,9 @@ def find(given: str, header: bool = True, quoted: bool | None = None, whole: boo
 
 
 def _leave_out_words(rows: dict[str | None, Rows]) -> dict[str, str]:
-    """Take the files out whose name may be a mere word, as bar.csv, and whose columns are not those of the others.
+    """Remove files with other columns if their language may be another word, as in bar.csv.
 
-    Returns each with the reason.
+    Returns the removed files with the reasons.
     """
     sure = [each for language, each in rows.items() if language and is_sure(language)]
     usual = Counter(frozenset(each.columns) for each in sure or rows.values()).most_common(1)
@@ -112,13 +112,13 @@ def _leave_out_words(rows: dict[str | None, Rows]) -> dict[str, str]:
         return {}
     others = [x for x, each in rows.items() if x and not is_sure(x) and set(each.columns) != usual[0][0]]
     return {
-        rows[x].source: f"not read as {x!r}, for it has other columns ({', '.join(rows.pop(x).columns)})"
+        rows[x].source: f"not read as {x!r}, because its columns differ ({', '.join(rows.pop(x).columns)})"
         for x in others
     }
 
 
 def in_folder(given: str) -> str:
-    """`given`; of a folder with a folder of plain files for each language the name of the training files."""
+    """Return the name of the training files in a folder with a subfolder per language; otherwise return `given`."""
     folder = Path(given).expanduser()
     if MARK in given or not folder.is_dir():
         return given
@@ -128,7 +128,7 @@ def in_folder(given: str) -> str:
 
 
 def _official(given: str) -> RawDataset | None:
-    """The official files of XNLI or MARC in a folder. Raises UserError for a row that is wrong."""
+    """Return the official files of XNLI or MARC in a folder, or None. Raises UserError for an invalid row."""
     folder = Path(given).expanduser()
     kinds: tuple[Literal["xnli", "marc"], ...] = ("xnli", "marc") if folder.is_dir() else ()
     for kind in kinds:
@@ -151,10 +151,10 @@ def _official(given: str) -> RawDataset | None:
 
 
 def siblings(file: str, header: bool = True, quoted: bool | None = None) -> tuple[str, list[str], str] | None:
-    """Files that differ by a language in their own or their folder's name: reviews.fr.csv beside reviews.de.csv.
+    """Find files whose name or folder differs only by a language: reviews.fr.csv and reviews.de.csv.
 
-    Returns the name with `{language}`, the languages that are there, and the file's own; None if there are no others.
-    header, quoted: as `find` takes them; a file whose name may be a mere word has the columns of the named one.
+    Returns the name with `{language}`, the available languages, and the file's language; None without other files.
+    header, quoted: as in `find`. A file whose language may be another word must have the columns of the named file.
     """
     path = Path(file)
     parts = _language_parts(file)
@@ -179,7 +179,7 @@ def _same_columns(one: str, other: str, header: bool, quoted: bool | None) -> bo
 
 
 def language_in_name(file: str) -> str | None:
-    """The language that a part of a file's name, or its folder's whole name, names; None if none or several do."""
+    """Return the language in a file's name, or of its folder; None if no part or several parts are a language."""
     found = [language for _, language in _language_parts(file)]
     folder = Path(file).absolute().parent.name
     found += [folder] if not found and is_code(folder) else []
@@ -187,11 +187,11 @@ def language_in_name(file: str) -> str | None:
 
 
 def _language_parts(file: str) -> list[tuple[str, str]]:
-    """Each part of a file's name that is a language's code: the name with `{language}` in its place, and the code."""
+    """Return a pair for each language code in a file's name: the name with `{language}` instead, and the code."""
     path, found = Path(file), []
     words, start = list(re.finditer(_part("[A-Za-z]+"), path.stem)), 0
     while start < len(words):
-        for end in range(min(start + 3, len(words)), start, -1):  # with script and country first: en of dev-en, too
+        for end in range(min(start + 3, len(words)), start, -1):  # the longest code first, with script and country
             first, last = words[start].start(), words[end - 1].end()
             code = path.stem[first:last]
             if not split_named(words[start][0]) and re.fullmatch(CODE, code) and is_code(code):
@@ -203,12 +203,12 @@ def _language_parts(file: str) -> list[tuple[str, str]]:
 
 
 def by_column(source: RawDataset, column: str) -> RawDataset:
-    """An only file's rows as the splits that a column names. Raises UserError for a value that names none."""
+    """Divide the rows of a single file by a column of splits. Raises UserError for a value that is not a split."""
     values = source.column(column)
     names = {x: split_named(x) for x in pc.unique(values).to_pylist()}
     if unknown := [x for x, split in names.items() if split is None]:
         known = ", ".join(word for split in SPLITS for word in _words(split))
-        raise UserError(f"--split-column {column}: {unknown[0]!r} is no split; they are called {known}")
+        raise UserError(f"--split-column {column}: {unknown[0]!r} is not a split; use {known}")
     rows: dict[str, dict[str | None, Rows]] = {}
     for split in SPLITS:
         wanted = pa.array([x for x, of in names.items() if of == split], pa.large_string())
@@ -217,17 +217,17 @@ def by_column(source: RawDataset, column: str) -> RawDataset:
             if len(kept.places):
                 rows.setdefault(split, {})[language] = kept
     if "train" not in rows:
-        raise UserError(f"--split-column {column}: no row is for training; there are {', '.join(names)}")
+        raise UserError(f"--split-column {column}: no training rows; available: {', '.join(names)}")
     return source._replace(rows=rows)
 
 
 def split_named(word: str) -> str | None:
-    """The split that a word names, such as dev for TRIAL; None if none."""
+    """Return the split that a word means, such as dev for TRIAL, or None."""
     return next((split for split in SPLITS if word.strip().lower() in _words(split)), None)
 
 
 def _languages(pattern: str) -> list[str | None]:
-    """The languages for which a pattern's file is there; None for a file without `{language}`; nothing if none is."""
+    """Return the languages with a file of a pattern; [None] for a file without `{language}`; [] without a file."""
     path = Path(pattern).expanduser()
     if MARK not in pattern:
         return [None] if path.is_file() else []
@@ -240,7 +240,7 @@ def _languages(pattern: str) -> list[str | None]:
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a part of a file's name, or its folder's whole name, says it is."""
+    """Return the split in a file's name, or of its folder, or None."""
     path = Path(name)
     for split in SPLITS:
         if any(re.search(_part(word), path.name, re.IGNORECASE) for word in _words(split)):
@@ -249,7 +249,7 @@ def _split_of(name: str) -> str | None:
 
 
 def _names_of(name: str, split: str) -> list[str]:
-    """What the file of another split may be called."""
+    """Return possible names of the file of another split."""
     path, own = Path(name), _split_of(name)
     if own is None:
         return [str(path.with_name(f"{path.stem}{x}{word}{path.suffix}")) for word in _words(split) for x in "._-"]
@@ -262,7 +262,7 @@ def _names_of(name: str, split: str) -> list[str]:
 
 
 def _part(word: str) -> str:
-    """A pattern for a word between other signs than letters and digits."""
+    """Return a pattern for a word without adjacent letters or digits."""
     return rf"(?<![^\W_])(?:{word})(?![^\W_])"
 
 
@@ -271,7 +271,7 @@ def _words(split: str) -> tuple[str, ...]:
 
 
 def _on_the_hub(given: str) -> RawDataset:
-    """A dataset of the hub or a local folder in its layout: a configuration for each language, or a column."""
+    """Read a hub dataset or a local folder in its layout, with a configuration or a column for languages."""
     if hub.is_local(given) and not next(Path(given).rglob("*.*"), None):
         raise UserError(f"{given}: the folder is empty")
     names = hub.configurations(given)
@@ -281,6 +281,6 @@ def _on_the_hub(given: str) -> RawDataset:
     there = hub.files(given, languages[0] or "")
     files = {split: name for split, name in HUB_SPLITS.items() if name in there}
     if "train" not in files:
-        raise UserError(f"{given}: no split 'train'; there are {', '.join(there) or 'none'}")
+        raise UserError(f"{given}: no split 'train'; available: {', '.join(there) or 'none'}")
     rows = {split: {x: hub.read(given, x or "", name) for x in languages} for split, name in files.items()}
     return RawDataset(given, files, rows)

@@ -1,4 +1,4 @@
-"""What `mbkd init` took, in six lines, so that a wrong guess shows."""
+"""A summary of `mbkd init` in six lines, to make wrong guesses visible."""
 
 from collections import Counter
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from mbkd.onboarding.languages import is_code, standard
 from mbkd.onboarding.sources import RawDataset
 
-# How a file is read, in words.
+# Descriptions of the settings for reading a file.
 SETTINGS = {
     "header": {False: "no header"},
     "quoted": {True: "quotes enclose fields", False: "quotes are text"},
@@ -14,11 +14,11 @@ SETTINGS = {
 
 
 class Taken(NamedTuple):
-    """What a new configuration reads.
+    """The facts of a new configuration.
 
     files    split -> file, or the hub's name of the split
-    columns  which of text, text_pair, label, language and id is where; header and quoted, where they are said
-    labels   in the order of the classes; `ordinal`: they are steps of one scale
+    columns  the columns of text, text_pair, label, language and id; header and quoted if set
+    labels   names in the order of the classes; ordinal: whether they are ordered steps of a scale
     counts   split -> language -> label -> rows; `""` counts rows without a label
     """
 
@@ -31,18 +31,18 @@ class Taken(NamedTuple):
     counts: dict[str, dict[str, Counter[str]]]
 
     def training_rows(self) -> dict[str, int]:
-        """The rows of each language that is trained on."""
+        """Return the number of training rows of each supervised language."""
         return {x: self.counts["train"].get(x, Counter()).total() for x in self.supervised}
 
     def measured_rows(self) -> dict[str, int]:
-        """The rows of each language that is measured only, all splits together."""
+        """Return the number of rows of each zero-shot language, over all splits."""
         return {x: sum(by[x].total() for by in self.counts.values() if x in by) for x in self.zero_shot}
 
 
 def lines(
     source: RawDataset, taken: Taken, left: dict[str, str], merged: dict[str, list[str]], spelt: set[str], dropped: int
 ) -> list[str]:
-    """The lines: files, columns, labels, languages to train on and to measure, and what is left unused."""
+    """Return lines about files, columns, labels, supervised and zero-shot languages, and unused data."""
     files, counts = taken.files, taken.counts
     columns = {x: name for x, name in taken.columns.items() if isinstance(name, str)}
     shown = [f"{x} = {name}" for x, name in columns.items()]
@@ -52,8 +52,8 @@ def lines(
     more += [f"{x}: {why}" for x, why in {**left, **source.unread}.items()]
     more += [f"{dropped:,} rows without text or label"] if dropped else []
     if unlabelled := sum(count[""] for by in counts.values() for count in by.values()):
-        more += [f"{unlabelled:,} of all rows have no label"] if not dropped else []
-    scale = "steps of one scale" if taken.ordinal else "no scale"
+        more += [f"{unlabelled:,} rows have no label"] if not dropped else []
+    scale = "ordinal" if taken.ordinal else "not ordinal"
     others = [x for x in sorted(spelt) if x.strip()]
     found = [
         f"files     {', '.join(f'{split} {file}' for split, file in files.items())}",
@@ -62,17 +62,17 @@ def lines(
         + (f"; also written {', '.join(map(repr, others))}" if others else ""),
         f"train on  {', '.join(f'{x} ({rows:,} rows)' for x, rows in taken.training_rows().items())}"
         + "".join(f"; {' and '.join(map(repr, each))} are {name}" for name, each in merged.items()),
-        f"measure   {', '.join(f'{x} ({rows:,})' for x, rows in taken.measured_rows().items()) or 'no other language'}",
+        f"evaluate  {', '.join(f'{x} ({rows:,})' for x, rows in taken.measured_rows().items()) or 'no other language'}",
         f"unused    {'; '.join(more) or 'nothing'}",
     ]
     codes: dict[str, list[str]] = {}
     for language in dict.fromkeys(x for by in counts.values() for x in by if is_code(x)):
         codes.setdefault(standard(language), []).append(language)
-    found += [f"{' and '.join(each)} are one language under two codes?" for each in codes.values() if len(each) > 1]
+    found += [f"{' and '.join(each)} are codes of one language; unify them" for each in codes.values() if len(each) > 1]
     if set(files) == {"train"}:
-        found.append("no dev or test rows: nothing is measured, and a sweep has nothing to choose by")
+        found.append("no dev or test rows: mbkd cannot evaluate, and a sweep cannot select")
     elif "dev" not in files:
-        found.append("no dev rows: a sweep has nothing to choose by, and a choice by the test rows flatters them")
+        found.append("no dev rows: a sweep cannot select, and selection by test rows inflates test scores")
     elif "test" not in files:
-        found.append("no test rows: the scores are of the dev rows, which a choice by them flatters")
+        found.append("no test rows: scores are of dev rows, and selection by dev rows inflates these scores")
     return found

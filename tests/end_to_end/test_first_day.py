@@ -122,9 +122,9 @@ def test_the_dialogue_asks_for_the_other_files_and_the_languages_with_branches(m
     seen = dialogue(
         {"the first line the header": "n", "Languages to train on": "en,tr"}, many, "--out", out, "--no-split"
     )
-    assert "(ar, de, es, fr, it, nl, pl, pt, ru, tr). Take all of them?" in seen.replace("\r\n", "")
+    assert "(ar, de, es, fr, it, nl, pl, pt, ru, tr). Use all of them?" in seen.replace("\r\n", "")
     assert "11 languages have training rows" in seen
-    assert "Languages to measure only" not in seen  # no rows for an evaluation exist
+    assert "Zero-shot languages" not in seen  # no rows for an evaluation exist
     task = yaml.safe_load(out.read_text())["task"]
     assert task["files"] == {"train": str(many).replace("-en", "-{language}")}
     assert task["supervised"] == ["en", "tr"]

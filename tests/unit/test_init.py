@@ -199,7 +199,7 @@ def test_nothing_is_overwritten_without_force(whole: Path, tmp_path: Path):
     with pytest.raises(UserError, match="--force"):
         init(whole, tmp_path, split=True)
     (tmp_path / "new.yaml").unlink()
-    with pytest.raises(UserError, match=r"tickets\.train\.csv: is there already"):
+    with pytest.raises(UserError, match=r"tickets\.train\.csv: exists already"):
         divide.write(str(whole), {"train": readers.table(whole)}, header=True, force=False, written=ExitStack())
     assert all(file.read_bytes() == content for file, content in before.items() if file.name != "new.yaml")
     assert init(whole, tmp_path, force=True).task.files["train"].endswith("tickets.train.csv")
@@ -338,7 +338,7 @@ def test_label_names_match_the_intended_labels(
 def test_labels_that_the_user_distinguishes_remain_distinct(tmp_path: Path):
     file = save(tmp_path / "train.csv", rows_of(60, "text", "label", labels=("A", "a")))
     assert init_one(file, tmp_path, labels=("A", "a")).labels == ("A", "a")
-    with pytest.raises(UserError, match="no language that can be used has rows of two labels"):
+    with pytest.raises(UserError, match="no usable language has rows of two labels"):
         init_one(file, tmp_path, labels=("x", "a"))
 
 
@@ -360,7 +360,7 @@ def test_rows_without_a_language_are_counted_and_case_of_codes_is_ignored(tmp_pa
     said = capsys.readouterr().err
     for part in ("'en' and 'EN' are en", "enn: 60 rows, not a language's code", "'': 60 rows without a language"):
         assert part in said
-    assert "en and eng are one language under two codes" in said
+    assert "en and eng are codes of one language" in said
     assert sum(len(tasks.load(task, x, "en")) for x in ("train", "dev", "test")) == 420
     capsys.readouterr()
     for row in rows:
@@ -406,7 +406,7 @@ def test_unnamed_files_are_ignored(tmp_path: Path, capsys, names: tuple[str, str
     assert not list(tmp_path.glob(f"{names[1]}.*.csv"))
     with pytest.raises(UserError, match="--language"):  # the name implies another language than the rows, or none
         init(tmp_path / f"{names[0]}.csv", tmp_path, force=True, split=True)
-    assert "lie beside it" in capsys.readouterr().err
+    assert "are next to it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["dev-{}", "val-{}", "{}_test", "tickets-{}-trial"])
@@ -422,7 +422,7 @@ def test_a_splits_short_name_is_not_part_of_a_language(tmp_path: Path, capsys, n
     assert init(file, tmp_path, header=False, split=False).task.supervised == ("en", "fr")
     (tmp_path / "new.yaml").unlink()
     assert init(str(file).format(language="fr"), tmp_path, header=False, split=False).task.supervised == ("fr",)
-    assert "files of en lie beside it" in capsys.readouterr().err
+    assert "Files of en are next to it" in capsys.readouterr().err
 
 
 def test_a_language_in_a_file_name_counts_if_the_rows_match(tmp_path: Path):
@@ -444,7 +444,7 @@ def test_a_header_that_looks_like_a_row_leads_to_a_question(tmp_path: Path):
     }.items():
         with (tmp_path / name).open("w", newline="") as stream:
             csv.writer(stream, delimiter="\t" if name.endswith("tsv") else ",").writerows(rows)
-        with pytest.raises(UserError, match=r"looks like a row\. Say it with --header yes or --header no"):
+        with pytest.raises(UserError, match=r"looks like a row\. Use --header yes or --header no"):
             init_one(tmp_path / name, tmp_path)
     task = init_one(tmp_path / "labels.tsv", tmp_path, header=False)
     assert (task.columns.text, task.columns.label, task.columns.header) == ("1", "2", False)
@@ -478,7 +478,7 @@ def test_an_official_split_column_is_used(tmp_path: Path, words: tuple[str, ...]
     file = save(tmp_path / f"rows.{ending}", rows)
     with pytest.raises(UserError, match="--split-column set, --split or --no-split"):
         init(file, tmp_path, language="en")
-    with pytest.raises(UserError, match=r"'[yn][eo]s?' is no split"):
+    with pytest.raises(UserError, match=r"'[yn][eo]s?' is not a split"):
         init(file, tmp_path, language="en", split_column="label")
     task = init(file, tmp_path, language="en", split_column="set").task
     for split, word in zip(("train", "dev", "test") if len(words) > 2 else ("train", "test"), words, strict=True):
@@ -505,12 +505,12 @@ def test_the_summary_has_six_lines_followed_by_missing_splits(tmp_path: Path, ca
     save(tmp_path / "train.csv", rows)
     init(tmp_path / "train.csv", tmp_path, language="en", split=False)
     said = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in said[:6]] == ["files", "columns", "labels", "train", "measure", "unused"]
+    assert [line.split()[0] for line in said[:6]] == ["files", "columns", "labels", "train", "evaluate", "unused"]
     assert said[1].endswith("text = text, label = label")
-    assert said[2].endswith("no, yes (no scale)")
+    assert said[2].endswith("no, yes (not ordinal)")
     assert said[3].endswith("en (300 rows)")
     assert said[5].endswith("columns nr, source")
-    assert said[6].startswith("no dev or test rows: nothing is measured")
+    assert said[6].startswith("no dev or test rows: mbkd cannot evaluate")
     for name, missing in (("dev", "no test rows"), ("test", "no dev rows")):
         save(tmp_path / f"{name}.csv", rows)
         init(tmp_path / "train.csv", tmp_path, force=True, language="en")
@@ -540,27 +540,27 @@ def test_a_word_as_file_name_is_a_language_only_if_the_columns_match(tmp_path: P
     for word in ("bar", "latin"):  # Bavarian, and Latin
         save(tmp_path / f"{word}.csv", rows_of(210, "drink", "price"))
     init(tmp_path / "en.csv", tmp_path, language=None, split=False)
-    assert "files of fr lie beside it" in capsys.readouterr().err
+    assert "Files of fr are next to it" in capsys.readouterr().err
     task = init(tmp_path / "{language}.csv", tmp_path, force=True, split=False).task
     assert task.languages == ("en", "fr")
     said = capsys.readouterr().err
-    assert all(f"{word}.csv: not read as {word!r}, for it has other columns (drink, price)" in said
+    assert all(f"{word}.csv: not read as {word!r}, because its columns differ (drink, price)" in said
                for word in ("bar", "latin"))  # fmt: skip
     save(tmp_path / "bar.csv", rows_of(210, "text", "label"))
     init(tmp_path / "en.csv", tmp_path, force=True, split=False)
-    assert "files of bar, fr lie beside it" in capsys.readouterr().err
+    assert "Files of bar, fr are next to it" in capsys.readouterr().err
     assert init(tmp_path / "{language}.csv", tmp_path, force=True, split=False).task.languages == ("bar", "en", "fr")
 
 
 def test_split_rows_are_split_again_only_on_request(whole: Path, tmp_path: Path):
     init(whole, tmp_path, split=True)
     save(whole, tickets("en", 330))
-    with pytest.raises(UserError, match=r"tickets\.train\.csv: is there already; --force"):
+    with pytest.raises(UserError, match=r"tickets\.train\.csv: exists already; --force"):
         write(str(whole), tmp_path / "other.yaml", Options(split=True), False, False)
     task = init(whole, tmp_path, force=True, split=True).task
     assert sum(len(tasks.load(task, split, "en")) for split in task.files) == 330
     for option in ({"split": True}, {"split_column": "queue"}):
-        with pytest.raises(UserError, match=r"splits are there already \(train .*tickets\.train\.csv, dev"):
+        with pytest.raises(UserError, match=r"splits exist already \(train .*tickets\.train\.csv, dev"):
             init(tmp_path / "tickets.train.csv", tmp_path, force=True, **option)
 
 
@@ -587,7 +587,7 @@ def test_a_file_in_a_language_folder_identifies_the_other_languages_files(tmp_pa
     with pytest.raises(UserError, match="no training rows found"):
         init(tmp_path / "yor_Latn" / "dev.tsv", tmp_path)
     pattern = tmp_path / "{language}" / "dev.tsv"
-    assert f"files of eng_Latn, fra_Latn lie beside it, and '{pattern}' names them all" in capsys.readouterr().err
+    assert f"Files of eng_Latn, fra_Latn are next to it; '{pattern}' selects all of them" in capsys.readouterr().err
     task = init(pattern, tmp_path).task
     assert (task.supervised, task.zero_shot) == (("eng_Latn", "fra_Latn"), ("yor_Latn",))
     assert task.files["train"] == str(tmp_path / "{language}" / "train.tsv")
