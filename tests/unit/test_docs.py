@@ -24,12 +24,12 @@ FENCE = re.compile(r"^ {0,3}```(\w+)[^\n]*\n(.*?)^ {0,3}```", re.MULTILINE | re.
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language on a page."""
+    """Return the fenced blocks of a language on a page."""
     return [body for name, body in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
 
 
 def commands(page: Path) -> list[str]:
-    """The commands in a page's bash blocks, here-documents left out; a pipe is several."""
+    """Return the commands in a page's bash blocks, without here-documents. A pipe is several commands."""
     found = []
     for block in blocks(page, "bash"):
         lines = iter(block.replace("\\\n", " ").splitlines())
@@ -43,7 +43,7 @@ def commands(page: Path) -> list[str]:
     return found
 
 
-# Pages whose long sentences are still to be rewritten: take a name out with its page's rewrite.
+# Pages with longer sentences. Remove a page from this list when it is rewritten.
 LONG = [
     "README.md",
     "EVIDENCE.md",
@@ -52,7 +52,7 @@ LONG = [
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a page's running text, without code, formulas, tables and headings; code counts as a word."""
+    """Return a page's sentences without code blocks, tables and headings. Inline code counts as a word."""
     text = re.sub(r"\$\$.*?\$\$|^ {0,3}(```+|:::+).*?^ {0,3}\1", "\n\n", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^\s*(?:\||#|!\[|<).*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\$[^$]+\$", "formula", re.sub(r"`+[^`]+`+", "code", text))
@@ -153,7 +153,7 @@ def test_every_configuration_in_the_documentation_has_known_fields_only(page: Pa
                 configuration.parse(base | {"distill": {"signal": "labels"}} | values, page.name)
 
 
-def raised() -> list[str]:
+def code_strings() -> list[str]:
     """Return every string of the code, with \\0 for interpolated values."""
     found = []
     for file in [*ROOT.glob("mbkd/**/*.py"), *ROOT.glob("tuning/*.py"), *ROOT.glob("analysis/*.py")]:
@@ -167,7 +167,7 @@ def raised() -> list[str]:
 
 
 def test_every_message_under_troubleshooting_exists_in_the_code():
-    strings = raised()
+    strings = code_strings()
     messages = blocks(ROOT / "docs" / "troubleshooting.md", "text")
     assert len(messages) > 15
     for message in messages:
@@ -187,7 +187,7 @@ def test_the_python_page_documents_every_public_name():
     assert {name for _, name in generated} | elsewhere == set(mbkd.__all__)
 
 
-def test_every_equation_has_its_line():
+def test_every_equation_is_listed_with_its_lines():
     spec = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
     conf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conf)
@@ -198,7 +198,7 @@ def test_every_equation_has_its_line():
             assert "Eq. " in (ROOT / file).read_text().splitlines()[int(line) - 1]
 
 
-def test_every_page_is_linked_and_every_link_leads_somewhere():
+def test_every_page_is_linked_and_every_link_has_a_target():
     index = (ROOT / "docs" / "index.md").read_text()
     for page in ROOT.glob("docs/*.md"):
         assert page.name == "index.md" or re.search(rf"^{page.stem}$", index, re.MULTILINE), page

@@ -165,8 +165,8 @@ def test_the_fused_step_removes_the_loss_scale_and_then_clips():
         torch.testing.assert_close(one, other)
 
 
-def test_only_what_the_language_of_a_step_owns_or_shares_asks_for_gradients_and_moves():
-    """Also where DeepSpeed fills gradients in for all the rest."""
+def test_only_shared_parameters_and_the_active_branch_require_gradients_and_change():
+    """This holds even if the other parameters have gradients, which DeepSpeed fills in."""
     model = trained()
     languages = list(model.config.branch_languages)
     optimizer = BranchAdamW(parameter_groups(model, languages, weight_decay=0.5), lr=0.1)

@@ -149,7 +149,7 @@ def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_
 
 
 @pytest.mark.slow
-def test_an_ensemble_is_one_onnx_graph_too(seeds: list[Path], tmp_path: Path):
+def test_an_ensemble_exports_to_one_onnx_graph(seeds: list[Path], tmp_path: Path):
     pytest.importorskip("onnxruntime")
     from mbkd.predict.export import export
 

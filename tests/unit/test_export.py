@@ -100,13 +100,13 @@ FURTHER = ("deberta-v2", "electra", "eurobert", "mpnet", "rembert", "xlm-roberta
     params=["bert", "xlm-roberta", "modernbert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FURTHER)],
 )
 def exported(request, tmp_path_factory):
-    """The student's folder, the report of its export, and the folder with the graph."""
+    """Return the student's folder, the report of its export, and the folder with the graph."""
     folder = student(request.param, tmp_path_factory.mktemp(request.param))
     return folder, *export.export(folder, ["fp32"], None, reviews(1000))
 
 
 def reviews(count, seed=0):
-    """Pairs of the toy's reviews, in six languages."""
+    """Return pairs of the toy's reviews in six languages."""
     each = -(-count // len(toy.LANGUAGES))
     return [pair for x in toy.LANGUAGES for pair in islice(toy.unlabelled(x, each, seed=seed), each)][:count]
 
@@ -171,11 +171,11 @@ def test_a_graph_classifier_returns_torchs_probabilities(exported):
         GraphClassifier(folder, "int8")
 
 
-def test_a_given_task_has_agreement_and_accuracy_measured_in_each_language(world, tmp_path):
+def test_agreement_and_accuracy_are_measured_in_each_language_of_a_task(world, tmp_path):
     task = Task(kind="marc", path=str(world / "data"), zero_shot=("de", "es", "ja"))
     folder = student("xlm-roberta", tmp_path, branch_depth=1)
     model = saved.load(folder)
-    model.config.id2label = dict(enumerate("54321"))  # another order than the task's
+    model.config.id2label = dict(enumerate("54321"))  # not the order of the task
     model.save_pretrained(folder)
     report, _ = export.export(folder, ["fp32"], None, task=task)
     assert (report["rows"], report["rows_from"]) == (120, "the task's dev rows in 6 languages")
@@ -194,7 +194,7 @@ def test_a_given_task_has_agreement_and_accuracy_measured_in_each_language(world
 
 
 def test_a_graph_that_loses_over_a_point_in_a_language_is_not_good():
-    """The graph has 98 of 100 correct rows in one language, torch all; the other language loses nothing."""
+    """The graph has 98 of 100 correct rows in one language, torch has 100. The other language loses nothing."""
     rows = export.Rows([("", None)] * 200, "", ("en",) * 100 + ("fr",) * 100, (1,) * 200, ("a", "b"))
     logits = np.tile([0.0, 1.0], (200, 1))
     before = export.accuracies(logits, rows, [0, 1])
@@ -227,7 +227,7 @@ QUICK = (("xlm-roberta", "no-mixers"), ("bert", "multi-classifier"))  # all eigh
 )
 def test_every_structure_of_table_5_exports(kind: str, name: str, tmp_path):
     folder = student(kind, tmp_path, **STRUCTURES[name])
-    _, out = export.export(folder, ["fp32"], None)  # refuses a graph whose logits are not the model's
+    _, out = export.export(folder, ["fp32"], None)  # refuses a graph with other logits than the model
     graph, model = session(out / "model.onnx"), saved.load(folder)
     ids = torch.randint(5, 300, (3, 17))
     mask = (torch.arange(17) < torch.tensor([[17], [9], [1]])).long()
@@ -293,12 +293,12 @@ def test_an_unknown_precision_is_refused_with_the_valid_ones(tmp_path):
         export.export(tmp_path, ["fp8"], None)
 
 
-def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path):
+def test_a_failed_export_leaves_the_folder_unchanged(tmp_path):
     """The failures are a full disk, and a graph with other logits than the model."""
     folder = student("bert", tmp_path, branch_depth=1)
     model = saved.load(folder)
     with torch.no_grad():
-        model.head.bias.fill_(torch.nan)  # nothing agrees with it
+        model.head.bias.fill_(torch.nan)  # no graph agrees with NaN
     model.save_pretrained(folder)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # no file may be larger, as on a full disk
@@ -318,7 +318,7 @@ def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path):
     assert {x.name: x.read_bytes() for x in (folder / "onnx").iterdir()} == before
 
 
-def test_an_export_replaces_an_older_one_and_the_rest_of_a_killed_one(tmp_path):
+def test_an_export_replaces_an_older_export_and_partial_files_of_a_killed_one(tmp_path):
     folder, out = student("bert", tmp_path, branch_depth=1), tmp_path / "graphs"
     (out / ".part").mkdir(parents=True)
     for name in (".part/model.onnx", "model.onnx", "model.onnx.data", "model_int8.onnx"):
@@ -342,6 +342,6 @@ def test_a_warning_names_a_bad_graph_and_the_language_with_the_largest_loss(caps
         "engines": {"torch fp32": torch_found, "onnx int8": graph},
     }
     print_export(report)
-    said = capsys.readouterr().out
-    assert "model_int8.onnx is kept but loses accuracy: in fr, accuracy fell from 80.00 to 75.00 on 40 rows" in said
-    assert "89.50" in said and "same label as torch" in said
+    output = capsys.readouterr().out
+    assert "model_int8.onnx is kept but loses accuracy: in fr, accuracy fell from 80.00 to 75.00 on 40 rows" in output
+    assert "89.50" in output and "same label as torch" in output

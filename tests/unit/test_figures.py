@@ -25,7 +25,7 @@ def read(root):
 
 
 def correct_rows(share, rows=20):
-    """The first rows of each language are correct."""
+    """Return correct rows: the first ones of each language."""
     languages = paper.xnli().languages
     return {split: {x: np.arange(rows) < share * rows for x in languages} for split in ("dev", "test")}
 
@@ -103,7 +103,7 @@ def test_many_languages_are_listed_vertically_and_sorted_within_their_group(tmp_
     assert table == ["AVG(S)", "AVG(Z)", "AVG(A)", "runs", "Supervised", *names[:3], "Zero-shot"]
 
 
-def test_depth_has_two_axes_and_every_depth(tmp_path):
+def test_the_depth_figure_has_two_axes_and_every_depth(tmp_path):
     for depth, share in ((0, 0.5), (2, 0.6), (4, 0.8)):
         write_run(tmp_path, config("multitrain", depth=depth), correct_rows(share))
     pictures, _ = figures.draw(read(tmp_path), [])
@@ -135,7 +135,7 @@ def test_the_most_different_rows_are_those_that_one_system_gets_wrong(context):
     comparisons, gaps = errors.compare(context)
     first = comparisons[0]
     assert (first.first, first.second) == ("MultiKD + MBLM", "MultiKD")
-    # One system has rows 12 and 13 correct with both seeds, 14 and 15 with one seed; the other has them wrong.
+    # One system is correct on rows 12 and 13 with both seeds, and on 14 and 15 with one. The other is wrong on them.
     german = [item for item in first.items if item.language == "de"]
     assert {item.id for item in german[:2]} == {"row 13", "row 14"}
     assert all(
@@ -147,7 +147,7 @@ def test_the_most_different_rows_are_those_that_one_system_gets_wrong(context):
     assert any("row numbers only" in gap.what for gap in gaps)
 
 
-def test_of_many_classes_the_most_probable_are_shown():
+def test_only_the_most_probable_of_many_classes_are_shown():
     from analysis.page import shares
 
     assert shares([0.1, 0.7, 0.2], ["a", "b", "c"]) == "10 · 70 · 20"
@@ -197,7 +197,7 @@ def test_the_calibration_table_has_the_means_over_runs_and_languages(tmp_path):
             "accuracy_at_coverage": {"test": {x: {"0.9": 0.6, "0.75": 0.7, "0.5": 0.8} for x in languages}},
         }
         write_run(tmp_path, config("multikd", seed), correct_rows(0.6), calibration=noted)
-    write_run(tmp_path, config("multitrain"), correct_rows(0.6))  # of the time before
+    write_run(tmp_path, config("multitrain"), correct_rows(0.6))  # without calibration, as in earlier versions
     (table,) = reliability.tables(read(tmp_path))
     ((label, texts),) = [(row.label, [cell.text for cell in row.cells]) for row in table.rows]
     assert label == "MultiKD"
@@ -206,7 +206,7 @@ def test_the_calibration_table_has_the_means_over_runs_and_languages(tmp_path):
 
 def test_a_reliability_bin_has_the_confidence_of_the_calibrated_model(context):
     (run, *_) = context.find("xnli", context.backbones("xnli")[0], "MultiKD").runs
-    sure = np.exp(1) / (np.exp(1) + 2)  # synthetic logits are 1 at the answer, 0 elsewhere, of three classes
+    sure = np.exp(1) / (np.exp(1) + 2)  # synthetic logits of three classes: 1 for the answer, 0 otherwise
     ((rows, confidence, right),) = reliability.bins([run], "test", "supervised")
     assert (rows, confidence, right) == (60, pytest.approx(sure), pytest.approx(0.6))
     run.result.calibration["temperature"] = 0.5

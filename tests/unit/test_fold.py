@@ -122,6 +122,6 @@ def test_an_unsupported_run_gives_one_message_and_leaves_no_files(finished: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_grown_run_has_no_plain_one_beside_it(finished: Path):
+def test_a_grown_run_is_compared_with_no_plain_run(finished: Path):
     config = configuration.read(finished / "config.yaml", ["student.grow=en"])
     assert _plain(config, finished.parent) == []

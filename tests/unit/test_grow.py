@@ -30,7 +30,7 @@ from tests.unit.test_mblm import (
 )
 
 NEW = len(LANGUAGES)
-QUESTIONS = (*LANGUAGES, "de", "es", None)
+LANGUAGE_ARGUMENTS = (*LANGUAGES, "de", "es", None)
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)
 
 
@@ -40,7 +40,7 @@ def seed():
 
 
 def grown_pair(*args, **fields):
-    """A trained model, and a copy of it with a closed German branch."""
+    """Return a trained model, and a copy of it with a closed German branch."""
     old = trained(*args, **fields)
     new = grow.GrowingMBLM(copy.deepcopy(old.config))
     new.load_state_dict(old.state_dict())
@@ -48,7 +48,7 @@ def grown_pair(*args, **fields):
     return old, new.eval()
 
 
-def test_the_opening_moves_from_the_mix_of_the_others_to_the_mix_of_all():
+def test_the_opening_interpolates_from_the_mix_of_the_others_to_the_mix_of_all():
     states, v, mask = torch.randn(4, 2, 7, 5), torch.randn(16), torch.ones(2, 7, dtype=torch.long)
     assert torch.equal(grow.mix_opening(states, v, mask, 0.0), mix(states[:-1], v, mask))
     torch.testing.assert_close(grow.mix_opening(states, v, mask, 1.0), mix(states, v, mask))
@@ -77,7 +77,7 @@ def test_before_the_first_step_all_logits_are_bitwise_equal(backbone, structure,
     old, new = grown_pair(backbone, structure, languages, branch_depth=depth)
     new.eval()
     inputs = batch(backbone, [text(backbone, tokens) for tokens in (61, 3, 17)])
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         assert torch.equal(logits_of(new, inputs, language), logits_of(old, inputs, language)), language
 
 
@@ -91,7 +91,7 @@ def test_the_new_branch_starts_as_the_mean_of_the_others_or_as_the_base_of_low_r
             continue
         group, _, *rest = name.split(".")
         if group == "branches" and "low_rank" in structure:
-            assert rest[1] == "down" or not parameter.any(), name  # of low rank: the base itself
+            assert rest[1] == "down" or not parameter.any(), name  # low rank: the base without a difference
             continue
         others = [state[".".join([group, str(i), *rest])] for i in range(NEW)]
         torch.testing.assert_close(parameter, torch.stack(others).mean(dim=0))
@@ -130,7 +130,7 @@ def test_a_branch_next_to_a_single_branch_learns_without_dropout():
 
 
 @every_structure
-def test_an_open_model_is_an_ordinary_model_and_a_closed_model_is_the_old_one(structure, tmp_path):
+def test_an_open_model_is_saved_as_an_mblm_and_a_closed_model_equals_the_old_one(structure, tmp_path):
     old, new = grown_pair("bert", structure)
     with torch.no_grad():
         for parameter in new.branches[NEW].parameters():
@@ -139,11 +139,11 @@ def test_an_open_model_is_an_ordinary_model_and_a_closed_model_is_the_old_one(st
     new.whole().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["MBLMForSequenceClassification"]
     loaded, inputs = MBLMForSequenceClassification.from_pretrained(tmp_path), ragged("bert")
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         assert torch.equal(logits_of(loaded, inputs, language), logits_of(new, inputs, language)), language
     assert not torch.equal(logits_of(new, inputs, None), logits_of(old, inputs, None))
     new.opening = 0.0
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         assert torch.equal(logits_of(new, inputs, language), logits_of(old, inputs, language)), language
 
 
@@ -170,7 +170,7 @@ VALUES = {
 }  # fmt: skip
 
 
-def test_the_language_becomes_supervised_and_learns_alone_in_the_models_structure(folder):
+def test_the_new_language_becomes_supervised_and_only_its_branch_is_trained(folder):
     distill = {"temperatures": {"en": 4.0}, "hidden": [{"student": 1, "teacher": 2}], "languages": ["en", "fr"]}
     values = VALUES | {"distill": distill}
     wanted = grown.overrides(folder, values, "de")
@@ -181,7 +181,7 @@ def test_the_language_becomes_supervised_and_learns_alone_in_the_models_structur
     assert found.system == "MBLM - inner-mixers + de (labels)"
 
 
-def test_a_teacher_of_the_language_is_used(folder):
+def test_a_teacher_of_the_new_language_is_used(folder):
     values = copy.deepcopy(VALUES)
     values["task"] |= {"supervised": ["en", "fr", "zh", "de"], "zero_shot": ["es"]}
     values["teachers"]["de"] = {"model": "teacher-de"}
@@ -192,7 +192,7 @@ def test_a_teacher_of_the_language_is_used(folder):
 
 
 @pytest.mark.parametrize(
-    ("more", "labels", "said"),
+    ("more", "labels", "message"),
     [
         (["student.grow=fr"], ("LABEL_0", "LABEL_1", "LABEL_2"), "already has a branch for 'fr' (en, fr, zh)"),
         ([], ("LABEL_1", "LABEL_0", "LABEL_2"), "in this order, not LABEL_1"),
@@ -200,11 +200,11 @@ def test_a_teacher_of_the_language_is_used(folder):
         (["student.mixers=all"], ("LABEL_0", "LABEL_1", "LABEL_2"), "student.mixers = 'all'"),
     ],
 )
-def test_a_configuration_that_does_not_match_the_model_is_refused(folder, more, labels, said):
+def test_a_configuration_that_does_not_match_the_model_is_refused(folder, more, labels, message):
     wanted = [*grown.overrides(folder, VALUES, "de"), *more]
     with pytest.raises(UserError) as refusal:
         grown.check(configuration.parse(configuration.override(VALUES, wanted), "test"), labels)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 def test_a_language_or_a_model_that_cannot_grow_is_refused(folder, tmp_path):

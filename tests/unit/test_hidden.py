@@ -21,12 +21,12 @@ from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.unit.test_teachers import LABELS, classifier
 
 LANGUAGES = ["en", "fr"]
-WISH = Distill(hidden=({"student": 2, "teacher": 2}, {"student": 3, "teacher": 1}))
+DISTILL = Distill(hidden=({"student": 2, "teacher": 2}, {"student": 3, "teacher": 1}))
 
 
 @pytest.fixture(scope="module")
 def teachers(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Teacher]]]:
-    """One teacher of en, two of fr, each of 2 layers x 32."""
+    """One teacher of en and two of fr, each with 2 layers of width 32."""
     ranks = distributed.start()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("teachers")
@@ -36,7 +36,7 @@ def teachers(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def student(**structure: object) -> MBLMForSequenceClassification:
-    """Three layers x 16, two of them in branches."""
+    """Return a student with 3 layers of width 16, two of them in branches."""
     torch.manual_seed(0)
     backbone = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
                           intermediate_size=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
@@ -44,9 +44,9 @@ def student(**structure: object) -> MBLMForSequenceClassification:
 
 
 def matching(
-    model: MBLMForSequenceClassification, teachers: dict[str, list[Teacher]], wish: Distill = WISH
+    model: MBLMForSequenceClassification, teachers: dict[str, list[Teacher]], distill: Distill = DISTILL
 ) -> Matching:
-    return Matching(model, teachers, {"en": [1.0], "fr": [3.0, 1.0]}, wish)
+    return Matching(model, teachers, {"en": [1.0], "fr": [3.0, 1.0]}, distill)
 
 
 def batches(world: Path, teachers: list[Teacher], language: str) -> list[dict[str, np.ndarray]]:
@@ -63,9 +63,9 @@ def states(world: Path, teachers: list[Teacher], language: str) -> tuple[tuple[t
 
 
 @pytest.mark.parametrize("position", ["bottom", "top"])
-def test_the_distance_is_between_the_chosen_layers_of_the_active_branch(world: Path, teachers, position: str):
+def test_the_distance_compares_the_chosen_layers_of_the_active_branch(world: Path, teachers, position: str):
     model = student(branch_position=position).eval()
-    for parameter in model.branches[1].parameters():  # so that the branches differ
+    for parameter in model.branches[1].parameters():  # makes the branches different
         torch.nn.init.normal_(parameter, std=0.1)
     match = matching(model, teachers)
     own, (shared,) = model.branches[1], model.shared
@@ -105,9 +105,9 @@ def test_projections_of_other_languages_stay_bitwise_equal(world: Path, teachers
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         optimizer.step()
         optimizer.zero_grad()
-        moved = {n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])}
+        changed = {n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])}
         first = {n for n in before if n.startswith("matching.projections.0.")}
-        assert moved == (first if language == "en" else before.keys() - first)
+        assert changed == (first if language == "en" else before.keys() - first)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

@@ -9,8 +9,8 @@ from tests.conftest import run
 from tests.hub import Hub, serving
 from tests.unit.test_tasks import hub_folder
 
-# The hub requests of a run for its rows before the first step, twice, and then in a child process, as in a rank.
-ASK = """
+# A run's hub requests for its rows before the first step: twice, and then in a child process like a rank.
+DATASET_REQUESTS = """
 import subprocess, sys
 from pathlib import Path
 from mbkd import errors
@@ -25,7 +25,7 @@ for _ in range(2):
 if len(sys.argv) == 2:
     sys.exit(subprocess.run([sys.executable, "-c", sys.argv[0] or CODE, sys.argv[1], "child"]).returncode)
 """
-ASK = f"CODE = {ASK!r}\n{ASK}".replace("sys.argv[0] or CODE", "CODE")
+DATASET_REQUESTS = f"CODE = {DATASET_REQUESTS!r}\n{DATASET_REQUESTS}".replace("sys.argv[0] or CODE", "CODE")
 
 
 @pytest.fixture
@@ -35,40 +35,40 @@ def hub(tmp_path: Path):
         yield served
 
 
-def ask(hub: Hub, folder: Path, code: str = ASK, home: str = "home"):
+def run_against(hub: Hub, folder: Path, code: str = DATASET_REQUESTS, home: str = "home"):
     """Run code against the hub; `home` is the cache folder of the hub's libraries."""
     online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_HOME": str(folder / home)}
     return run(sys.executable, "-c", code, folder / "store", **online, HF_HUB_DISABLE_XET="1", timeout=60)
 
 
-def about_the_dataset(hub: Hub) -> list[str]:
+def dataset_requests(hub: Hub) -> list[str]:
     return [path for path in hub.asked if "someone/xnli" in path]
 
 
 def test_a_process_requests_the_revision_once_and_its_children_do_not(hub: Hub, tmp_path: Path):
-    first = ask(hub, tmp_path)
+    first = run_against(hub, tmp_path)
     assert first.returncode == 0, first.stderr
     hub.asked.clear()
-    second = ask(hub, tmp_path, home="another machine's")
+    second = run_against(hub, tmp_path, home="another machine's")
     assert second.returncode == 0, second.stderr
-    assert about_the_dataset(hub) == ["GET /api/datasets/someone/xnli"]
+    assert dataset_requests(hub) == ["GET /api/datasets/someone/xnli"]
     assert second.stdout == first.stdout
     lines = second.stdout.splitlines()
     assert len(lines) == 4 * 5 and len(set(lines)) == 5  # two processes, twice each; zh has no training rows
 
 
 def test_a_new_revision_is_another_dataset_and_the_last_revision_is_used_offline(hub: Hub, tmp_path: Path):
-    before = ask(hub, tmp_path).stdout
+    before = run_against(hub, tmp_path).stdout
     hub.revision = "f" * 40
-    after = ask(hub, tmp_path).stdout
+    after = run_against(hub, tmp_path).stdout
     assert after and not set(before.splitlines()) & set(after.splitlines())
-    hub.url = "http://127.0.0.1:9"  # the port that discards
-    assert ask(hub, tmp_path, home="empty").stdout == after
+    hub.url = "http://127.0.0.1:9"  # no server listens on this port
+    assert run_against(hub, tmp_path, home="empty").stdout == after
 
 
 def test_a_request_to_a_busy_hub_is_retried(hub: Hub, tmp_path: Path):
     hub.busy = 3  # the client sends the first request itself, before any data set
-    done = ask(hub, tmp_path, ASK.replace("errors\n", "errors\nerrors.WAITS = (0.1, 0.2)\n", 2))
+    done = run_against(hub, tmp_path, DATASET_REQUESTS.replace("errors\n", "errors\nerrors.WAITS = (0.1, 0.2)\n", 2))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("429") == done.stderr.count("trying again in") == 2
 
@@ -85,16 +85,16 @@ errors.WAITS = (0.1, 0.2)
 sys.argv = ["mbkd", "data", {str(file)!r}, "distill.signal=labels"]
 cli.main()
 """
-    done = ask(hub, tmp_path, code)
+    done = run_against(hub, tmp_path, code)
     assert done.returncode == 69, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: someone/xnli: ") and "tried 3 times" in done.stderr
     assert done.stderr.count("trying again in") == 2
     hub.busy = 0
-    assert ask(hub, tmp_path, code).returncode == 0
+    assert run_against(hub, tmp_path, code).returncode == 0
 
 
-# The hub requests of a run for its models before the first step, and again in a child process.
-ASK_MODELS = """
+# A run's hub requests for its models before the first step, and again in a child process.
+MODEL_REQUESTS = """
 import subprocess, sys
 from pathlib import Path
 from mbkd.data import offline
@@ -108,7 +108,7 @@ if len(sys.argv) == 2:
     sys.stdout.flush()
     subprocess.run([sys.executable, "-c", CODE, sys.argv[1], "child"], check=True)
 """
-ASK_MODELS = f"CODE = {ASK_MODELS!r}\n{ASK_MODELS}"
+MODEL_REQUESTS = f"CODE = {MODEL_REQUESTS!r}\n{MODEL_REQUESTS}"
 LOAD = "from mbkd.distill import teachers\nteachers.load(model)\n"
 
 
@@ -119,7 +119,7 @@ def model_hub(world: Path):
 
 
 def test_a_models_revision_is_requested_once_and_shared_with_child_processes(model_hub: Hub, tmp_path: Path):
-    first = ask(model_hub, tmp_path, ASK_MODELS + LOAD)
+    first = run_against(model_hub, tmp_path, MODEL_REQUESTS + LOAD)
     assert first.returncode == 0, first.stderr
     newest = [x for x in model_hub.asked if "someone/model" in x and model_hub.revision not in x]
     assert newest == [f"{how} /someone/model/resolve/main/config.json" for how in ("HEAD", "GET")]
@@ -128,7 +128,7 @@ def test_a_models_revision_is_requested_once_and_shared_with_child_processes(mod
     lines = first.stdout.splitlines()
     assert lines[:2] == lines[2:] and lines[0].count(f"someone/model@{model_hub.revision}") == 2
     old, model_hub.revision = model_hub.revision, "f" * 40
-    after = ask(model_hub, tmp_path, ASK_MODELS).stdout
+    after = run_against(model_hub, tmp_path, MODEL_REQUESTS).stdout
     assert after == first.stdout.replace(old, "f" * 40)
-    model_hub.url = "http://127.0.0.1:9"  # the port that discards
-    assert ask(model_hub, tmp_path, ASK_MODELS).stdout == after
+    model_hub.url = "http://127.0.0.1:9"  # no server listens on this port
+    assert run_against(model_hub, tmp_path, MODEL_REQUESTS).stdout == after

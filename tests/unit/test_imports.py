@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 # The layers of docs/design.md from the bottom up. Each layer imports itself and the layers below it.
-FLOORS = [
+LAYERS = [
     {"errors", "registration", "precision"},
     {"config"},
     {"files"},
@@ -36,7 +36,7 @@ FILES = sorted(p for top in ("mbkd", "launchers", "tuning", "analysis") for p in
 
 
 def imports(file: Path) -> set[str]:
-    """Yield every module that a file imports, including imports inside functions."""
+    """Return every module that a file imports, including imports inside functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -46,13 +46,13 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def floor(module: str) -> int | None:
+def layer(module: str) -> int | None:
     """Return the layer of a module of mbkd, such as data.tokens or distill.losses.step_loss."""
-    return next((number for number, names in enumerate(FLOORS) if module.split(".", maxsplit=1)[0] in names), None)
+    return next((number for number, names in enumerate(LAYERS) if module.split(".", maxsplit=1)[0] in names), None)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_go_one_way(file: Path):
+def test_imports_go_to_lower_layers_only(file: Path):
     top, *rest = file.relative_to(ROOT).with_suffix("").parts
     for name in imports(file):
         other, _, module = name.partition(".")
@@ -63,11 +63,11 @@ def test_imports_go_one_way(file: Path):
             and other == "mbkd"
             and rest not in (["__init__"], ["__main__"])
             and module
-            and floor(module) is not None
+            and layer(module) is not None
         ):
-            mine = floor(".".join(rest))
-            assert mine is not None, f"{file} is on no floor"
-            assert floor(module) <= mine, f"{file} imports {name}, which stands above it"
+            mine = layer(".".join(rest))
+            assert mine is not None, f"{file} is in no layer"
+            assert layer(module) <= mine, f"{file} imports {name}, which is in a higher layer"
 
 
 @pytest.mark.parametrize(

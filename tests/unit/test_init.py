@@ -23,7 +23,7 @@ QUEUES = ("billing", "technical", "other")
 
 
 def tickets(language: str, count: int, start: int = 0) -> list[dict[str, str]]:
-    """Rows with the user's column names; labels alternate."""
+    """Return rows with the user's column names and alternating labels."""
     texts = islice(toy.unlabelled(language, start + count), start, None)
     return [
         {"nr": f"{language}{start + i}", "body": a, "subject": b, "queue": QUEUES[i % 3], "locale": language}
@@ -67,8 +67,8 @@ def test_columns_labels_and_languages_are_detected(whole: Path, tmp_path: Path):
 
 
 def test_options_override_guesses(whole: Path, tmp_path: Path):
-    wishes = {"text": "subject", "text_pair": "-", "supervised": ("fr",), "zero_shot": ("en",), "labels": QUEUES}
-    config = init(whole, tmp_path, split=True, teachers=False, backbone="a/b", **wishes)
+    options = {"text": "subject", "text_pair": "-", "supervised": ("fr",), "zero_shot": ("en",), "labels": QUEUES}
+    config = init(whole, tmp_path, split=True, teachers=False, backbone="a/b", **options)
     assert (config.task.columns.text, config.task.columns.text_pair) == ("subject", None)
     assert (config.task.supervised, config.task.zero_shot, config.task.labels) == (("fr",), ("en",), QUEUES)
     assert (config.student.backbone, config.distill.signal, config.teachers) == ("a/b", "labels", {})
@@ -205,7 +205,7 @@ def test_nothing_is_overwritten_without_force(whole: Path, tmp_path: Path):
     assert init(whole, tmp_path, force=True).task.files["train"].endswith("tickets.train.csv")
 
 
-def test_the_file_explains_itself(whole: Path, tmp_path: Path):
+def test_the_written_file_explains_its_fields(whole: Path, tmp_path: Path):
     init(whole, tmp_path, split=True)
     text = (tmp_path / "new.yaml").read_text()
     assert yaml.safe_load(text)["task"]["supervised"] == ["en", "fr"]
@@ -215,7 +215,7 @@ def test_the_file_explains_itself(whole: Path, tmp_path: Path):
     assert "rows: en 300, fr 210" in text
 
 
-# --- detection in foreign files ---
+# --- detection in files of other conventions ---
 
 
 def texts(language: str, count: int) -> list[tuple[str, str]]:
@@ -223,7 +223,7 @@ def texts(language: str, count: int) -> list[tuple[str, str]]:
 
 
 def rows_of(count: int, *columns: str, language: str = "en", labels: tuple[str, ...] = ("yes", "no")) -> list[dict]:
-    """Rows with a first text, a second text and a label under these names, in this order."""
+    """Return rows with a first text, a second text and a label in columns of these names."""
     return [
         dict(zip(columns, [*pair[: len(columns) - 1], labels[i % len(labels)]], strict=True))
         for i, pair in enumerate(texts(language, count))
@@ -231,7 +231,7 @@ def rows_of(count: int, *columns: str, language: str = "en", labels: tuple[str, 
 
 
 def init_one(file: Path, tmp_path: Path, **options: object) -> Task:
-    """The task of rows in one language that are not split."""
+    """Return the task of unsplit rows in one language."""
     return init(file, tmp_path, force=True, **({"language": "en", "split": False} | options)).task
 
 
@@ -280,7 +280,7 @@ def test_three_sentences_lead_to_a_question(tmp_path: Path):
         assert init_one(file, tmp_path, text=names[1], text_pair=names[2]).columns.text == names[1]
 
 
-def test_of_columns_in_several_languages_those_of_the_language_are_used(tmp_path: Path):
+def test_columns_that_end_in_the_language_code_are_used(tmp_path: Path):
     for ends in (("_En", "_Fr"), ("_eng", "_fra")):
         rows = [
             {f"text_A{x}": a for x in ends} | {f"text_B{x}": b for x in ends} | {f"label{x}": i % 2 for x in ends}
@@ -329,8 +329,8 @@ def test_label_names_match_the_intended_labels(
         assert "72 rows without text or label" in capsys.readouterr().err
     else:
         task = init(file, tmp_path, language="en").task
-        said = capsys.readouterr().err
-        assert all(repr(x) in said for x in written if x not in names)
+        output = capsys.readouterr().err
+        assert all(repr(x) in output for x in written if x not in names)
     assert (task.labels, task.ordinal) == (names, ordinal)
     assert len(tasks.load(task, "train", "en")) > 30
 
@@ -357,10 +357,10 @@ def test_rows_without_a_language_are_counted_and_case_of_codes_is_ignored(tmp_pa
     codes = ["en"] * 6 + ["EN", "enn", "", "eng"]
     rows = [row | {"language": codes[i % 10]} for i, row in enumerate(rows_of(600, "text", "label"))]
     task = init(save(tmp_path / "train.csv", rows), tmp_path, split=True, supervised=("en",), zero_shot=()).task
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     for part in ("'en' and 'EN' are en", "enn: 60 rows, not a language's code", "'': 60 rows without a language"):
-        assert part in said
-    assert "en and eng are codes of one language" in said
+        assert part in output
+    assert "en and eng are codes of one language" in output
     assert sum(len(tasks.load(task, x, "en")) for x in ("train", "dev", "test")) == 420
     capsys.readouterr()
     for row in rows:
@@ -504,13 +504,13 @@ def test_the_summary_has_six_lines_followed_by_missing_splits(tmp_path: Path, ca
     ]
     save(tmp_path / "train.csv", rows)
     init(tmp_path / "train.csv", tmp_path, language="en", split=False)
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in said[:6]] == ["files", "columns", "labels", "train", "evaluate", "unused"]
-    assert said[1].endswith("text = text, label = label")
-    assert said[2].endswith("no, yes (not ordinal)")
-    assert said[3].endswith("en (300 rows)")
-    assert said[5].endswith("columns nr, source")
-    assert said[6].startswith("no dev or test rows: mbkd cannot evaluate")
+    output = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in output[:6]] == ["files", "columns", "labels", "train", "evaluate", "unused"]
+    assert output[1].endswith("text = text, label = label")
+    assert output[2].endswith("no, yes (not ordinal)")
+    assert output[3].endswith("en (300 rows)")
+    assert output[5].endswith("columns nr, source")
+    assert output[6].startswith("no dev or test rows: mbkd cannot evaluate")
     for name, missing in (("dev", "no test rows"), ("test", "no dev rows")):
         save(tmp_path / f"{name}.csv", rows)
         init(tmp_path / "train.csv", tmp_path, force=True, language="en")
@@ -543,8 +543,8 @@ def test_a_word_as_file_name_is_a_language_only_if_the_columns_match(tmp_path: P
     assert "Files of fr are next to it" in capsys.readouterr().err
     task = init(tmp_path / "{language}.csv", tmp_path, force=True, split=False).task
     assert task.languages == ("en", "fr")
-    said = capsys.readouterr().err
-    assert all(f"{word}.csv: not read as {word!r}, because its columns differ (drink, price)" in said
+    output = capsys.readouterr().err
+    assert all(f"{word}.csv: not read as {word!r}, because its columns differ (drink, price)" in output
                for word in ("bar", "latin"))  # fmt: skip
     save(tmp_path / "bar.csv", rows_of(210, "text", "label"))
     init(tmp_path / "en.csv", tmp_path, force=True, split=False)

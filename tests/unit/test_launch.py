@@ -50,12 +50,12 @@ def test_insufficient_memory_gives_a_message_with_the_options_to_change():
 
 
 def test_gpu_memory_held_by_another_process_is_a_transient_error():
-    said = (
+    message = (
         "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which 9.12 MiB is "
         "free. Process 4711 has 61.50 GiB memory in use. Including non-PyTorch memory, this process has 17.59 GiB "
         "memory in use. Of the allocated memory 17.1 GiB is allocated by PyTorch."
     )
-    found = of_torch(torch.OutOfMemoryError(said))
+    found = of_torch(torch.OutOfMemoryError(message))
     assert is_transient(found) and "process 4711 has 61.50 GiB" in str(found)
 
 
@@ -86,7 +86,7 @@ def test_an_error_caused_by_a_transient_error_is_transient(error: Exception, pas
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "[enforce fail at gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:51716",
         "NCCL error in: ProcessGroupNCCL.cpp:3356, remote process exited or there was a network error, NCCL version "
@@ -95,9 +95,9 @@ def test_an_error_caused_by_a_transient_error_is_transient(error: Exception, pas
         "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE) ran",
     ],
 )
-def test_a_lost_rank_is_recognised_by_messages_of_gloo_and_nccl(said: str):
-    assert lost_rank(RuntimeError(said))
-    assert not lost_rank(ValueError(said)) and not lost_rank(RuntimeError("out of memory"))
+def test_a_lost_rank_is_recognised_by_messages_of_gloo_and_nccl(message: str):
+    assert lost_rank(RuntimeError(message))
+    assert not lost_rank(ValueError(message)) and not lost_rank(RuntimeError("out of memory"))
 
 
 def test_one_rank_uses_no_port():
@@ -121,16 +121,18 @@ def test_a_missing_gloo_interface_is_reported_by_the_job_and_by_doctor(toy_yaml:
     assert (job.returncode, doctor.returncode) == (2, 1), job.stderr + doctor.stderr
     assert "GLOO_SOCKET_IFNAME=eth77" in job.stderr and "Traceback" not in job.stderr
     (found,) = [x for x in json.loads(doctor.stdout) if x["what"] == "gloo's interface"]
-    for said in (job.stderr, found["problem"]):
-        assert "no such interface; there are: lo 127.0.0.1" in said
+    for message in (job.stderr, found["problem"]):
+        assert "no such interface; there are: lo 127.0.0.1" in message
 
 
 def test_the_cost_of_several_ranks_is_reported_before_they_start(tmp_path: Path):
     BertConfig(hidden_size=768, num_hidden_layers=12).save_pretrained(tmp_path)
     config = changed(paper.recipes()["xnli-mbert-mblm"], {"student": {"backbone": str(tmp_path)}})
-    said = share(config, 8)
+    message = share(config, 8)
     assert (
-        "each computes 4 of the 32 rows of a step" in said and "0.34 GB" in said and "below that one is faster" in said
+        "each computes 4 of the 32 rows of a step" in message
+        and "0.34 GB" in message
+        and "below that one is faster" in message
     )
     assert "faster" not in share(changed(config, {"train": {"batch_size": 512}}), 8)
 

@@ -77,18 +77,18 @@ def test_a_student_equal_to_its_teacher_has_no_gradient_and_no_kl():
 
 
 @pytest.mark.parametrize("classes", [3, 5])
-def test_an_undecided_student_starts_at_the_logarithm_of_the_number_of_classes(classes):
+def test_the_loss_of_equal_logits_is_the_logarithm_of_the_number_of_classes(classes):
     loss = distillation_loss(torch.zeros(B, classes), logits(classes), TAU)
     assert float(loss) == pytest.approx(math.log(classes), rel=1e-6)
 
 
-def test_a_constant_added_to_the_logits_changes_nothing():
+def test_a_constant_added_to_the_logits_does_not_change_the_loss():
     student, teacher = logits(), logits()
-    moved = distillation_loss(student + 7.0, teacher - 3.0, TAU)
-    assert float(moved) == pytest.approx(float(distillation_loss(student, teacher, TAU)), rel=1e-6)
+    shifted = distillation_loss(student + 7.0, teacher - 3.0, TAU)
+    assert float(shifted) == pytest.approx(float(distillation_loss(student, teacher, TAU)), rel=1e-6)
 
 
-def test_the_displayed_losses_have_no_gradient():
+def test_the_displayed_kl_has_no_gradient():
     student = logits().requires_grad_()
     _, kl = step_loss(student, torch.zeros(B, dtype=torch.long), logits(), TAU)
     assert not kl.requires_grad

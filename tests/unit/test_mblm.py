@@ -32,7 +32,7 @@ from tests.unit.oracle import Oracle
 
 LAYERS, WIDTH, CLASSES = 3, 8, 3
 LANGUAGES = ("en", "fr", "zh")
-QUESTIONS = (*LANGUAGES, "de", None)  # every supervised language, a zero-shot one, and none given
+LANGUAGE_ARGUMENTS = (*LANGUAGES, "de", None)  # supervised languages, a zero-shot language, and no language
 
 SIZES = {
     "vocab_size": 40,
@@ -64,7 +64,7 @@ BACKBONES = {
         eos_token_id=3,
         sep_token_id=3,
         local_attention=4,
-        global_attn_every_n_layers=2,  # full, sliding, full
+        global_attn_every_n_layers=2,  # global, local, global attention
         attention_dropout=0.1,
         mlp_dropout=0.1,
         embedding_dropout=0.1,
@@ -97,7 +97,7 @@ BACKBONES = {
     "roberta": RobertaConfig(**SIZES, **POSITIONS),
     "camembert": CamembertConfig(**SIZES, **POSITIONS),
 }
-TWINS = ("roberta", "camembert")  # of XLM-R
+TWINS = ("roberta", "camembert")  # the architecture of XLM-R
 DIFFERENT = tuple(name for name in BACKBONES if name not in TWINS)
 
 STRUCTURES = {
@@ -237,7 +237,7 @@ def test_branches_start_as_bitwise_copies_of_the_encoders_layers(backbone, posit
     for branch in model.branches:
         for ours, layer in zip(branch, chosen, strict=True):
             added = {name for name, _ in ours.named_parameters()} - {name for name, _ in layer.named_parameters()}
-            assert not {name for name in added if not name.startswith("conv.")}  # DeBERTa's is its encoder's
+            assert not {name for name in added if not name.startswith("conv.")}  # DeBERTa: of its encoder
             for name, original in layer.named_parameters():
                 tensor = ours.get_parameter(name)
                 assert torch.equal(tensor, original)
@@ -276,7 +276,7 @@ def test_the_oracle_without_branches_is_the_encoder_of_transformers(backbone):
 @every_branched_structure
 def test_logits_equal_the_oracle_for_every_structure(structure, depth, branches):
     inputs, model = ragged("bert"), trained("bert", structure, LANGUAGES[:branches], branch_depth=depth)
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         with torch.no_grad():
             expected = Oracle(model)(**inputs, language=language)
         torch.testing.assert_close(logits_of(model, inputs, language), expected, rtol=0, atol=1e-5)
@@ -318,7 +318,7 @@ def test_the_language_changes_logits_exactly_in_language_dependent_structures(st
 def test_logits_do_not_depend_on_the_autograd_graph(structure):
     """The model's mode (`train` or `eval`) decides between training and inference, not the caller's `no_grad`."""
     inputs, model = ragged("bert"), trained("bert", structure)
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         recorded = model(**inputs, language=language).logits.detach()
         torch.testing.assert_close(recorded, logits_of(model, inputs, language), rtol=0, atol=1e-6)
 
@@ -335,7 +335,7 @@ def test_the_order_of_the_branches_does_not_matter(structure):
             rest[0] = str(order[int(rest[0])])
         renamed[name] = state[".".join([group, *rest])]
     twin.load_state_dict(renamed)
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         torch.testing.assert_close(
             logits_of(twin, inputs, language), logits_of(model, inputs, language), rtol=0, atol=1e-5
         )
@@ -467,19 +467,19 @@ def test_without_mixers_zero_shot_languages_get_the_same_logits_from_single_and_
     answers = {}
     for inference in ("all", "single"):
         model.config.inference = inference
-        answers[inference] = [logits_of(model, inputs, language) for language in QUESTIONS]
-    for language, together, alone in zip(QUESTIONS, answers["all"], answers["single"], strict=True):
+        answers[inference] = [logits_of(model, inputs, language) for language in LANGUAGE_ARGUMENTS]
+    for language, together, alone in zip(LANGUAGE_ARGUMENTS, answers["all"], answers["single"], strict=True):
         assert torch.equal(together, alone) == (language not in LANGUAGES)
 
 
 @different_backbones
 def test_without_mixers_single_uses_only_the_supervised_languages_branch(backbone):
     model, inputs = trained(backbone, "no_mixers_single"), ragged(backbone)
-    before = {language: logits_of(model, inputs, language) for language in QUESTIONS}
+    before = {language: logits_of(model, inputs, language) for language in LANGUAGE_ARGUMENTS}
     with torch.no_grad():
         for parameter in model.branches[1].parameters():
             parameter.add_(torch.randn_like(parameter))
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         assert torch.equal(logits_of(model, inputs, language), before[language]) == (language in ("en", "zh"))
 
 
@@ -559,7 +559,7 @@ def test_saving_and_loading_is_bitwise_exact(backbone, structure, tmp_path):
 @pytest.mark.parametrize(
     ("backbone", "structure"), [*((name, "full") for name in BACKBONES), *(("bert", name) for name in ALL_STRUCTURES)]
 )
-def test_the_configuration_survives_its_file(backbone, structure, tmp_path):
+def test_a_saved_configuration_is_loaded_unchanged(backbone, structure, tmp_path):
     config = mblm(backbone, structure).config
     config.save_pretrained(tmp_path)
     loaded = MBLMConfig.from_pretrained(tmp_path)
@@ -596,7 +596,7 @@ def test_a_student_is_built_from_the_folder_of_a_pre_trained_encoder(backbone, t
         expected = model.head(source(**inputs).last_hidden_state[:, 0])
     assert expected.shape == (2, 5)
     assert expected.abs().max() > 0
-    for language in QUESTIONS:
+    for language in LANGUAGE_ARGUMENTS:
         torch.testing.assert_close(logits_of(model, inputs, language), expected, rtol=0, atol=1e-6)
     model.save_pretrained(tmp_path / "student")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
@@ -623,7 +623,7 @@ def test_a_student_is_built_from_a_checkpoint_with_pre_training_heads_or_in_half
 
 
 @pytest.mark.parametrize("config", [GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=10), T5Config()])
-def test_a_backbone_that_cannot_carry_branches_is_refused_by_name(config, tmp_path):
+def test_an_unsupported_backbone_is_refused_by_name(config, tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(UserError) as refusal:
         MBLMForSequenceClassification.from_pretrained(tmp_path, branch_languages=LANGUAGES, branch_depth=1)
@@ -657,7 +657,7 @@ def test_labels_give_the_cross_entropy_of_the_logits():
 
 @different_backbones
 def test_a_low_rank_branch_is_the_base_layer_with_its_difference_added(backbone):
-    """Return the same model with the sums stored in copies of the layers."""
+    """The oracle is a model with full branches that store the sums."""
     low, inputs = trained(backbone, "low_rank"), ragged(backbone)
     full = mblm(backbone, "full")
     full.load_state_dict(low.state_dict(), strict=False)

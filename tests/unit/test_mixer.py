@@ -100,10 +100,10 @@ def test_examples_and_features_are_independent():
     states, v, mask = random_states(), vector(), ragged()
     changed = states.clone()
     changed[0, 1, :, 3] += 1.0
-    moved = weights(changed, v, mask) != weights(states, v, mask)
+    differs = weights(changed, v, mask) != weights(states, v, mask)
     expected = torch.zeros(N, B, WIDTH, dtype=torch.bool)
     expected[:, 1, 3] = True
-    assert torch.equal(moved, expected)
+    assert torch.equal(differs, expected)
 
 
 def test_large_scores_select_one_branch_without_nan():

@@ -66,7 +66,7 @@ def test_the_papers_plan_needs_no_data_and_lists_its_assumptions(tmp_path: Path)
 @pytest.mark.parametrize(
     ("depth", "three_epochs", "ten_epochs", "whole_grid"), [(4, 1.49, 1.79, 1.96), (0, 1.56, 1.95, 2.18)]
 )
-def test_the_saving_of_the_cache_equals_its_flops(
+def test_the_cache_saves_the_time_of_its_flops(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     depth: int,
@@ -105,7 +105,7 @@ def test_runs_with_a_cache_share_one_pass_of_the_teachers(tmp_path: Path):
     assert one["total"]["hours"] == pytest.approx(one["cache"]["cache"])
 
 
-def test_the_measured_step_is_the_counted_step(toy: Config, tmp_path: Path):
+def test_a_measured_step_has_the_counted_flops(toy: Config, tmp_path: Path):
     distributed.quiet()
     ranks = distributed.start()
     lengths = plan.text(toy, tmp_path).lengths

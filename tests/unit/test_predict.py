@@ -90,7 +90,7 @@ def test_bad_json_lines_are_named_and_other_lines_are_classified(model, tmp_path
     )
     bad, found = classify(model, tmp_path / "a.jsonl", tmp_path / "out.jsonl")
     assert [row["line"] for row in found] == [1, 12, 13]
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     assert bad == 10
     for line, reason in {
         2: "not valid JSON",
@@ -104,8 +104,8 @@ def test_bad_json_lines_are_named_and_other_lines_are_classified(model, tmp_path
         11: "not valid JSON",
         14: "thousands of digits",
     }.items():
-        assert any(f"a.jsonl, line {line}: " in each and reason in each for each in said.splitlines()), line
-    assert "10 bad rows" in said
+        assert any(f"a.jsonl, line {line}: " in each and reason in each for each in shown.splitlines()), line
+    assert "10 bad rows" in shown
 
 
 def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path, capsys):
@@ -115,9 +115,9 @@ def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path,
     bad, found = classify(model, tmp_path / "a.csv", tmp_path / "out.jsonl", pair="title")
     assert [row["line"] for row in found] == [2, 4, 10]
     assert bad == 5
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     for line, reason in {3: "1 fields, but 2", 7: "quotes", 8: "not UTF-8", 9: "empty", 11: "quotes"}.items():
-        assert any(f"a.csv, line {line}: " in each and reason in each for each in said.splitlines()), (line, said)
+        assert any(f"a.csv, line {line}: " in each and reason in each for each in shown.splitlines()), (line, shown)
 
 
 def test_a_text_beyond_the_csv_modules_default_limit_is_classified(model, tmp_path):
@@ -241,6 +241,6 @@ def test_a_pair_model_warns_about_single_texts(model, tmp_path, capsys):
     config = json.loads((trained / "config.json").read_text())
     (trained / "config.json").write_text(json.dumps(config | {"text_pairs": True}))
     (tmp_path / "a.jsonl").write_text('{"text": "good", "title": "x"}\n')
-    for folder, pair, said in ((trained, None, True), (trained, "title", False), (model, None, False)):
+    for folder, pair, shown in ((trained, None, True), (trained, "title", False), (model, None, False)):
         classify(folder, tmp_path / "a.jsonl", tmp_path / "out.jsonl", pair=pair)
-        assert ("trained on pairs of texts" in capsys.readouterr().err) == said
+        assert ("trained on pairs of texts" in capsys.readouterr().err) == shown

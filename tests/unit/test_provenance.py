@@ -97,7 +97,7 @@ def replace_the_backbone(root: Path) -> None:
     write_model(root / "backbone", b"others")
 
 
-def train_a_teacher_again(root: Path) -> None:
+def retrain_a_teacher(root: Path) -> None:
     write_model(root / "teacher-en", b"others!")
 
 
@@ -108,7 +108,7 @@ def touch_all(root: Path) -> None:
         os.utime(file, ns=(1, 1))
 
 
-def add_what_nobody_asks(root: Path) -> None:
+def add_unused_rows(root: Path) -> None:
     write_rows(root / "train.csv", ROWS, it=[("buono", "yes")])
 
 
@@ -116,9 +116,9 @@ CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (swap_labels, ["train rows of fr"]),
     (add_a_row, ["dev rows of fr"]),
     (replace_the_backbone, ["backbone"]),
-    (train_a_teacher_again, ["teacher en"]),
+    (retrain_a_teacher, ["teacher en"]),
     (touch_all, []),
-    (add_what_nobody_asks, []),
+    (add_unused_rows, []),
 ]
 
 
@@ -161,7 +161,7 @@ def test_missing_inputs_cannot_be_compared_and_the_result_is_kept(config: Config
     assert provenance.stale({finished: config}, tmp_path) == {}
 
 
-def test_a_language_with_rows_now_is_reported_as_new(config: Config, tmp_path: Path):
+def test_a_language_with_new_rows_is_reported_as_new(config: Config, tmp_path: Path):
     plain = changed(config, {"distill": {"signal": "labels"}})
     run = finish(plain, tmp_path)
     result = Result.read(run)
@@ -225,8 +225,8 @@ def test_a_sweep_and_a_report_name_the_same_changes_as_a_run(
     found = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]
     shown = [Run(x, x.name, Result.read(x), yaml.safe_load((x / "config.yaml").read_text())) for x in found]
     change(tmp_path)
-    said = [problem.what.partition(":")[0] for problem in origins.changed(shown, tmp_path)]
-    assert said == expected
+    reported = [problem.what.partition(":")[0] for problem in origins.changed(shown, tmp_path)]
+    assert reported == expected
     if not expected:
         sweep_of(config, tmp_path).settle()
         return
@@ -236,7 +236,7 @@ def test_a_sweep_and_a_report_name_the_same_changes_as_a_run(
 
 
 @pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
-def test_an_ensemble_is_of_runs_that_were_made_from_the_same(
+def test_an_ensemble_needs_runs_with_the_same_inputs(
     config: Config, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
 ):
     members = []
@@ -251,10 +251,10 @@ def test_an_ensemble_is_of_runs_that_were_made_from_the_same(
         ensemble.read(members)
 
 
-def test_a_fresh_sweep_keeps_what_is_not_stale(config: Config, tmp_path: Path):
+def test_a_fresh_sweep_keeps_runs_that_are_not_stale(config: Config, tmp_path: Path):
     teacher = finish(config.teacher_run("fr"), tmp_path)
     runs_of_it = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]
-    train_a_teacher_again(tmp_path)
+    retrain_a_teacher(tmp_path)
     study = sweep_of(config, tmp_path, fresh=True)
     study.settle()
     assert teacher.is_dir()

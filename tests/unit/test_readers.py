@@ -24,7 +24,7 @@ def write(file: Path, text: str | bytes) -> Path:
 
 
 def cells(file: Path, **how: bool) -> list[tuple[str, ...]]:
-    """The rows of a file."""
+    """Return the rows of a file."""
     return list(zip(*(column.to_pylist() for column in table(file, **how).columns.values()), strict=True))
 
 
@@ -35,7 +35,7 @@ def predicted(file: Path, *columns: str, **how: bool) -> list[tuple[str | None, 
 
 
 def refused(file: Path, *parts: str, predict: str | None = "text", **how: bool) -> None:
-    """Training refuses the file with all parts in the message; `mbkd predict` refuses the file or each row."""
+    """Assert that training refuses the file with these parts, and that `mbkd predict` refuses the file or each row."""
     with pytest.raises(UserError) as caught:
         found = table(file, **how)
         found.column("text")
@@ -258,7 +258,7 @@ def test_a_file_of_another_format_is_refused_with_a_way_to_convert(tmp_path, nam
     refused(write(tmp_path / name, "a\nb\n"), name, how, predict=None)
 
 
-def test_output_of_paste_is_read(tmp_path):
+def test_output_of_the_paste_command_is_read(tmp_path):
     file = write(tmp_path / "rows.tsv", 'I "love" it\t2\n"meh\t1\n')
     assert cells(file, header=False) == [('I "love" it', "2"), ('"meh', "1")]
 

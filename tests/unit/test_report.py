@@ -28,12 +28,12 @@ SHARES = {
     "MultiKD": (0.80, 0.60),
     "MultiKD + MBLM": (0.80, 0.70),
     "MultiKD + MBLM - detaching": (0.80, 0.60),
-    "MultiKD + MBLM + branches at the top": (0.80, 0.75),  # against the paper
+    "MultiKD + MBLM + branches at the top": (0.80, 0.75),  # contradicts the paper
 }
 
 
-def correct_rows(of: Config, share: tuple[float, float], seed: int, splits: tuple[str, ...] = SPLITS) -> CorrectRows:
-    """Items are equally hard in every language and for every system: rows below a noisy threshold are correct."""
+def correct(of: Config, share: tuple[float, float], seed: int, splits: tuple[str, ...] = SPLITS) -> CorrectRows:
+    """Return correct rows. An item is equally hard in every language and for every system."""
     hard, noise = np.random.default_rng(0).random(ROWS), np.random.default_rng(seed + 1)
     return {
         split: {x: hard + noise.normal(0, 0.03, ROWS) < share[x not in of.task.supervised] for x in of.task.languages}
@@ -42,7 +42,7 @@ def correct_rows(of: Config, share: tuple[float, float], seed: int, splits: tupl
 
 
 def configs(task: str, backbone: str = "mbert") -> dict[str, Config]:
-    """Every system of SHARES."""
+    """Return a configuration of every system of SHARES."""
     full = paper.base(paper.TASKS[task](), paper.BACKBONES[backbone])
     found = [paper.system(full, name) for name in paper.SYSTEMS]
     found += [paper.ablation(full, name) for name in ("no-detach", "top")]
@@ -50,23 +50,20 @@ def configs(task: str, backbone: str = "mbert") -> dict[str, Config]:
 
 
 def write(root: Path, task: str, seeds: range, splits: tuple[str, ...] = SPLITS) -> None:
-    """The systems of SHARES with their seeds, teachers, and all pairs of MultiKD."""
+    """Write runs of the systems of SHARES and of teachers, and ensembles of all pairs of MultiKD."""
     for system, of in configs(task).items():
         members = [changed(of, {"seed": seed}) for seed in seeds]
         for one in members:
             write_run(
-                root,
-                one,
-                correct_rows(one, SHARES[system], one.seed, splits),
-                parameters=132 if "MBLM" in system else 100,
+                root, one, correct(one, SHARES[system], one.seed, splits), parameters=132 if "MBLM" in system else 100
             )
         if system == "MultiKD":
             for pair in combinations(members, 2):
-                found = correct_rows(pair[0], (0.84, 0.63), sum(x.seed for x in pair), splits)
+                found = correct(pair[0], (0.84, 0.63), sum(x.seed for x in pair), splits)
                 write_ensemble(root, pair, found, parameters=200)
     for language in ("en", "fr", "zh"):
         teacher = configs(task)["MultiKD"].teacher_run(language)
-        write_run(root, teacher, correct_rows(teacher, (0.9, 0.0), 1, splits))
+        write_run(root, teacher, correct(teacher, (0.9, 0.0), 1, splits))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +82,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("small")
     for name in ("MultiTrain", "MultiKD"):
         one = configs("xnli")[name]
-        write_run(root, one, correct_rows(one, SHARES[name], 1, ("test",)))
+        write_run(root, one, correct(one, SHARES[name], 1, ("test",)))
     (root / "xnli-unfinished").mkdir()
     (root / "xnli-unfinished" / "config.yaml").write_text("seed: 1")
     return root
@@ -129,7 +126,7 @@ def test_rows_of_tables_5_and_6_are_ordered_as_in_the_paper(made: tuple[dict[str
 def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teachers(tmp_path: Path):
     for name in ("MultiKD", "MultiKD + MBLM"):
         one = changed(configs("xnli")[name], {"distill": {"signal": "cache"}})
-        write_run(tmp_path, one, correct_rows(one, SHARES[name], 1, ("dev",)))
+        write_run(tmp_path, one, correct(one, SHARES[name], 1, ("dev",)))
     tables, claims = report.make(tmp_path, draws=1000)[2:]
     (time,) = [claim for claim in claims if claim.text.startswith("Time")]
     assert time.verdict == "not measured"
@@ -148,7 +145,7 @@ def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teacher
     record |= {"ratios": {"measured": {"online": 1.07}}}
     (tmp_path / "efficiency-0.json").write_text(json.dumps(record))
     low = changed(configs("xnli")["MultiKD + MBLM"], {"student": {"branch_rank": 8}, "distill": {"signal": "cache"}})
-    write_run(tmp_path, low, correct_rows(low, SHARES["MultiKD + MBLM"], 1, ("dev",)))
+    write_run(tmp_path, low, correct(low, SHARES["MultiKD + MBLM"], 1, ("dev",)))
     tables, claims = report.make(tmp_path, draws=1000)[2:]
     table = next(table for table in tables if table.key == "table-6")
     assert [row(table, "MBLM")[x].text for x in ("Params", "Time")] == ["1.32×", "1.12×"]
@@ -158,7 +155,7 @@ def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teacher
     assert (time.verdict, time.n) == ("holds", "30 rounds")
 
 
-def test_table_2_is_each_teacher_in_its_language(made: tuple[dict[str, Table], list[Claim], Path]):
+def test_table_2_shows_each_teacher_in_its_language(made: tuple[dict[str, Table], list[Claim], Path]):
     table = made[0]["table-2"]
     assert [x.label for x in table.rows] == ["(en) RoBERTa", "(fr) CamemBERT", "(zh) RoBERTa-wwm-ext", "Average"]
     assert table.columns == ["XNLI", "MARC"]
@@ -204,17 +201,17 @@ def test_claims_get_the_verdict_of_the_data(
         assert (verdict == "not decided") or not claim.interval[0] <= 0 <= claim.interval[1]
 
 
-def test_equal_systems_are_not_decided(tmp_path: Path):
+def test_a_claim_about_equal_systems_is_not_decided(tmp_path: Path):
     for name in ("MultiTrain", "MultiKD"):
         for seed in (1, 2, 3):
             one = changed(configs("xnli")[name], {"seed": seed})
-            write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed + 10 * len(name), ("test",)))
+            write_run(tmp_path, one, correct(one, (0.8, 0.7), seed + 10 * len(name), ("test",)))
     claims = report.make(tmp_path, draws=2000)[3]
     (claim,) = [claim for claim in claims if claim.text.startswith("MultiKD > MultiTrain")]
     assert claim.verdict == "not decided" and claim.n == "3 seeds, 600 rows"
 
 
-def test_one_seed_decides_nothing(made: tuple[dict[str, Table], list[Claim], Path]):
+def test_one_seed_leaves_claims_undecided(made: tuple[dict[str, Table], list[Claim], Path]):
     found = [claim for claim in made[1] if claim.table == "table-4"]
     assert [claim.p is not None for claim in found] == [True, True, True] and found[0].holm == pytest.approx(
         0.003, abs=0.003
@@ -226,7 +223,7 @@ def test_missing_systems_and_seeds_are_named_first(tmp_path: Path):
     for name, seeds in (("MultiKD", (1, 2, 3)), ("MultiTrain", (1,))):
         for seed in seeds:
             one = changed(configs("xnli")[name], {"seed": seed})
-            write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed, ("test",)))
+            write_run(tmp_path, one, correct(one, (0.8, 0.7), seed, ("test",)))
     collection = report.make(tmp_path, draws=1000)[0]
     found = [problem.what for problem in collection.problems]
     assert found == ["no finished runs of MonoKD, MultiKD + MBLM", "MultiTrain has no seed 2, 3, others have"]
@@ -244,14 +241,14 @@ def test_the_option_split_shows_one_split_only(made: tuple[dict[str, Table], lis
     assert "test" in tables["table-5"].title
 
 
-def test_averages_over_fewer_languages_are_never_shown_as_the_whole(tmp_path: Path):
+def test_an_average_needs_the_scores_of_all_its_languages(tmp_path: Path):
     for seed in (1, 2):
         one = changed(configs("xnli")["MultiKD"], {"seed": seed})
-        folder = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed, ("test",)))
+        folder = write_run(tmp_path, one, correct(one, (0.8, 0.7), seed, ("test",)))
         if seed == 2:
             (folder / "logits" / "test.ur.npy").write_bytes(b"\x93NUMPY broken")
     one = configs("xnli")["MultiTrain"]
-    folder = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), 1, ("test",)))
+    folder = write_run(tmp_path, one, correct(one, (0.8, 0.7), 1, ("test",)))
     for file in folder.glob("logits/test.[dr]*.npy"):
         file.write_bytes(b"")
     collection, _, found, claims = report.make(tmp_path, draws=1000)
@@ -271,9 +268,7 @@ def test_a_zero_shot_language_without_dev_rows_gives_one_note_and_no_averages(tm
     for system in ("MultiTrain", "MultiKD"):
         for seed in (1, 2, 3):
             one = changed(configs("xnli")[system], {"seed": seed, "task": {"zero_shot": ["de", "es"]}})
-            folder = write_run(
-                tmp_path, one, correct_rows(one, (0.9 if system == "MultiKD" else 0.5, 0.7), seed, ("dev",))
-            )
+            folder = write_run(tmp_path, one, correct(one, (0.9 if system == "MultiKD" else 0.5, 0.7), seed, ("dev",)))
             result = json.loads((folder / "result.json").read_text())
             for language in ("de", "es"):
                 del result["accuracy"]["dev"][language]
@@ -295,7 +290,7 @@ def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
     for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching"):
         for seed, lr in ((1, 2e-5), (2, 2e-5), (1, 3e-5)):
             one = changed(configs("xnli")[system], {"seed": seed, "train": {"lr": lr}})
-            runs[system, seed, lr] = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), seed, ("dev",))).name
+            runs[system, seed, lr] = write_run(tmp_path, one, correct(one, (0.8, 0.7), seed, ("dev",))).name
     (tmp_path / "sweeps").mkdir()
     for experiment, chosen in (("main", [(1, 2e-5), (2, 2e-5)]), ("ablations", [(1, 3e-5)])):
         records = [
@@ -318,7 +313,7 @@ def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
 
 def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
     one = configs("xnli")["MultiKD"]
-    folder = write_run(tmp_path, one, correct_rows(one, (0.8, 0.7), 1, ("test",)))
+    folder = write_run(tmp_path, one, correct(one, (0.8, 0.7), 1, ("test",)))
     file = folder / "logits" / "test.en.npy"
     np.save(file, np.load(file)[:, ::-1])
     collection, _, tables, _ = report.make(tmp_path, draws=1000)
@@ -332,7 +327,7 @@ def test_the_users_own_task_has_the_same_tables(tmp_path: Path):
     own["task"] |= {"supervised": ["en", "fr", "zh"], "zero_shot": ["pl"]}
     for depth in (0, 2):
         one = changed(Config.model_validate(own), {"student": {"branch_depth": depth}})
-        write_run(tmp_path, one, correct_rows(one, (0.8, 0.7 + 0.1 * depth), 1, ("dev",)))
+        write_run(tmp_path, one, correct(one, (0.8, 0.7 + 0.1 * depth), 1, ("dev",)))
     tables = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}
     assert tables["own-dev"].columns == ["en", "fr", "zh", "pl", "AVG(S)", "AVG(Z)", "AVG(A)", "runs"]
     assert "XLM" not in tables["own-dev"].rows[0].block
@@ -390,8 +385,8 @@ def test_a_full_disk_gives_one_message_and_exit_code_2(small: Path, tmp_path: Pa
     limited = f'ulimit -f 10; exec "{sys.executable}" -B -m analysis.report "{small}" --out "{out}" --draws 1000'
     found = command("bash", "-c", limited)  # no file of more than 10 KiB
     assert found.returncode == 2
-    said = f"error: {out}/report.json: cannot be written (File too large); make room, then run the same command again"
-    assert found.stderr.splitlines()[-1] == said
+    error = f"error: {out}/report.json: cannot be written (File too large); make room, then run the same command again"
+    assert found.stderr.splitlines()[-1] == error
     assert "Traceback" not in found.stderr
     assert (out / "report.json").read_text() == "the one before"
     assert not list(out.glob(".*"))

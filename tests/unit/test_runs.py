@@ -93,7 +93,7 @@ def new_task(rows: Path, split: bool) -> object:
     return init(str(rows), rows.with_name("new.yaml"), Options(split=split), force=True, interactive=False)
 
 
-# By name: the maximum size of a file, and a function that writes to a folder, given a configuration and a model.
+# Name: maximum size of a file, and a function that writes to a folder from a configuration and a model.
 WRITERS: dict[str, tuple[int, Callable[[Path, Path, Path], object]]] = {
     "predict .jsonl": (900, lambda at, _, model: predict(model, at / "rows.csv", at / "x.jsonl", "text", None, 99)),
     "predict .tsv": (900, lambda at, _, model: predict(model, at / "rows.csv", at / "x.tsv", "text", None, 99)),
@@ -114,7 +114,7 @@ def test_a_full_disk_gives_one_message_and_no_partial_file(name: str, toy_yaml: 
     quiet()  # output goes to a file with limited size, too
     (tmp_path / "rows.csv").write_text("".join(f"{','.join(x)}\n" for x in [list(ROWS[0]), *map(dict.values, ROWS)]))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
-    given = there(tmp_path)
+    given = files_of(tmp_path)
     if name == "baseline":  # another test covers its token store
         shutil.rmtree(write(tmp_path, toy_yaml, student))
     for attempt in range(2):
@@ -123,14 +123,14 @@ def test_a_full_disk_gives_one_message_and_no_partial_file(name: str, toy_yaml: 
             pytest.raises(UserError, match=r"^\S+: cannot be written \(.*too large.*\); make room"),
         ):
             write(tmp_path, toy_yaml, student)
-        assert there(tmp_path) == given
-        if attempt == 0 and name != "baseline":  # which is not rebuilt
+        assert files_of(tmp_path) == given
+        if attempt == 0 and name != "baseline":  # a finished baseline is not rebuilt
             write(tmp_path, toy_yaml, student)
-            assert len(there(tmp_path)) > len(given)
-            given = there(tmp_path)
+            assert len(files_of(tmp_path)) > len(given)
+            given = files_of(tmp_path)
 
 
-def there(folder: Path) -> dict[Path, bytes]:
+def files_of(folder: Path) -> dict[Path, bytes]:
     """Return the files of a folder, without the store."""
     return {x: x.read_bytes() for x in folder.rglob("*") if x.is_file() and "store" not in x.parts}
 
@@ -140,8 +140,8 @@ def test_predictions_appear_when_complete_but_a_named_pipe_receives_them_directl
     os.mkfifo(tmp_path / "pipe.jsonl")
     read = subprocess.Popen(["cat", tmp_path / "pipe.jsonl"], stdout=subprocess.PIPE)
     predict(student, tmp_path / "rows.txt", tmp_path / "pipe.jsonl", "text", None, 99)
-    said, _ = read.communicate(timeout=60)
+    received, _ = read.communicate(timeout=60)
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
     predict(student, tmp_path / "rows.txt", tmp_path / "link.jsonl", "text", None, 99)
-    assert (tmp_path / "target.jsonl").read_bytes() == said and said.count(b"\n") == 2
+    assert (tmp_path / "target.jsonl").read_bytes() == received and received.count(b"\n") == 2
     assert (tmp_path / "pipe.jsonl").is_fifo() and (tmp_path / "link.jsonl").is_symlink()

@@ -17,7 +17,7 @@ from mbkd.model import backbones, saved
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
 
 
-def cut(name: str, size: int = 200) -> Callable[[Path], None]:
+def truncate(name: str, size: int = 200) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
@@ -29,23 +29,23 @@ def other_sizes(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def an_empty_pickle(folder: Path) -> None:
+def empty_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").touch()
 
 
-def no_pickle(folder: Path) -> None:
+def invalid_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\xff" * 100)
 
 
 WEIGHTS = {
-    "cut": cut("model.safetensors"),
-    "empty": cut("model.safetensors", 0),
+    "truncated": truncate("model.safetensors"),
+    "empty": truncate("model.safetensors", 0),
     "other-sizes": other_sizes,
-    "empty-pickle": an_empty_pickle,
-    "no-pickle": no_pickle,
-    "config-cut": cut("config.json", 20),
+    "empty-pickle": empty_pickle,
+    "invalid-pickle": invalid_pickle,
+    "truncated-config": truncate("config.json", 20),
 }
 
 

@@ -89,7 +89,7 @@ def test_only_the_first_mistake_of_a_request_is_described(body, status):
     assert most < 40 * len(body)
 
 
-def served(classifier, work, capacity=1000, batch_tokens=256):
+def run_worker(classifier, work, capacity=1000, batch_tokens=256):
     """Return the result of `work(worker)`, and the sizes of the worker's batches."""
     sizes = []
 
@@ -112,7 +112,7 @@ def test_rows_of_many_requests_share_batches_and_each_gets_the_answer_it_gets_al
     async def work(worker):
         return await asyncio.gather(*(worker.ask(request, i % 2 == 0) for i, request in enumerate(requests)))
 
-    answers, sizes = served(classifier, work)
+    answers, sizes = run_worker(classifier, work)
     assert sum(sizes) == sum(map(len, requests))
     assert len(sizes) < sum(map(len, requests)) / 2
     for i, (request, found) in enumerate(zip(requests, answers, strict=True)):
@@ -131,19 +131,19 @@ def test_rows_of_many_requests_share_batches_and_each_gets_the_answer_it_gets_al
 
 
 def test_queued_rows_are_batched_by_length_within_the_token_budget(student):
-    class Watched(Classifier):
+    class RecordingClassifier(Classifier):
         batches = ()
 
         def probabilities(self, rows):
             self.batches += (sorted(map(length_of, rows)),)
             return super().probabilities(rows)
 
-    classifier = Watched(student)
+    classifier = RecordingClassifier(student)
 
     async def work(worker):
         return await worker.ask(REVIEWS * 4, False)
 
-    served(classifier, work, batch_tokens=400)
+    run_worker(classifier, work, batch_tokens=400)
     assert all(len(lengths) == 1 or len(lengths) * lengths[-1] <= 400 for lengths in classifier.batches)
     assert 1 < len(classifier.batches) < len(REVIEWS)
     assert all(longer[0] >= shorter[-1] for longer, shorter in pairwise(classifier.batches))
@@ -152,25 +152,25 @@ def test_queued_rows_are_batched_by_length_within_the_token_budget(student):
 def test_a_full_queue_accepts_no_rows_until_rows_leave(classifier):
     async def work(worker):
         first = [asyncio.create_task(worker.ask([("good", None)], False)) for _ in range(3)]
-        await asyncio.sleep(0)  # all three were queued; the worker may have taken some
+        await asyncio.sleep(0)  # all three are queued or taken by the worker
         with pytest.raises(Full) as full:
             await worker.ask([("good", None)] * 9, False)
         await asyncio.gather(*first)
         return full.value.seconds, await worker.ask([("good", None)] * 8, False)
 
-    (seconds, answers), _ = served(classifier, work, capacity=8)
+    (seconds, answers), _ = run_worker(classifier, work, capacity=8)
     assert 1 <= seconds <= 60
     assert len(answers) == 8
 
 
-def test_queued_rows_are_answered_at_a_stop(classifier):
+def test_queued_rows_are_answered_before_the_worker_stops(classifier):
     async def work(worker):
         asked = [asyncio.create_task(worker.ask([(text, None)], False)) for text, _ in REVIEWS]
         await asyncio.sleep(0)
         await asyncio.to_thread(worker.stop)
         return await asyncio.gather(*asked)
 
-    answers, _ = served(classifier, work, batch_tokens=64)
+    answers, _ = run_worker(classifier, work, batch_tokens=64)
     assert len(answers) == len(REVIEWS)
 
 
@@ -181,7 +181,7 @@ def test_rows_of_a_cancelled_request_are_skipped(classifier):
         gone.cancel()
         return await worker.ask([("good", None)], False)
 
-    answers, sizes = served(classifier, work, batch_tokens=16)
+    answers, sizes = run_worker(classifier, work, batch_tokens=16)
     assert len(answers) == 1
     assert sum(sizes) < 100
 
@@ -197,7 +197,7 @@ def test_an_error_of_the_model_reaches_its_request_and_the_next_one_is_answered(
         classifier._model.head = head
         return await worker.ask([("good", None)], False)
 
-    answers, _ = served(classifier, work)
+    answers, _ = run_worker(classifier, work)
     assert len(answers) == 1
 
 
@@ -234,7 +234,7 @@ def test_for_nearly_equal_probabilities_serve_and_predict_return_the_same_label(
     async def work(worker):
         return await worker.ask([("good", None)], False)
 
-    ((answer,), _) = served(model, work)
+    ((answer,), _) = run_worker(model, work)
     assert answer == {"label": "fair", "probabilities": dict.fromkeys(("bad", "fair", "good"), 0.333333)}
 
 

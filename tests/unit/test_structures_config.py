@@ -52,7 +52,7 @@ def test_every_row_of_table_5_is_a_recipe_with_its_name():
     assert single.system == "MultiKD + MBLM - all mixers (single)"
 
 
-def test_every_ablation_is_a_separate_run_and_survives_its_file(tmp_path):
+def test_every_ablation_is_a_separate_run_and_equals_its_saved_configuration(tmp_path):
     configs = [paper.find(f"xnli-mbert-{name}", []) for name in TABLE_5]
     assert len({config.run_name for config in configs}) == len(configs)
     for config in configs:
@@ -61,7 +61,7 @@ def test_every_ablation_is_a_separate_run_and_survives_its_file(tmp_path):
 
 
 def test_configuration_and_model_refuse_the_same_values():
-    """For every combination of the four fields, both accept it or neither does."""
+    """Both accept or both refuse every combination of the four fields."""
     taken = 0
     for values in product(*structures.VALUES.values()):
         fields = dict(zip(structures.VALUES, values, strict=True))
@@ -129,7 +129,7 @@ def without_mixers(world, tmp_path_factory):
     return folder
 
 
-def test_one_run_without_mixers_is_evaluated_in_both_ways(without_mixers, tmp_path):
+def test_a_run_without_mixers_is_evaluated_with_both_inference_settings(without_mixers, tmp_path):
     config = paper.find(str(without_mixers / "toy.yaml"), [])
     found = {
         way: evaluate_folder(without_mixers, config, "test", tmp_path, way).accuracy["test"]
@@ -167,7 +167,7 @@ def test_a_stopped_run_resumes_although_the_other_inference_setting_is_finished(
 ):
     step = Trainer.step
 
-    def stopped_in_the_third(trainer: Trainer, number: int, stop: bool) -> bool:
+    def stop_in_third_step(trainer: Trainer, number: int, stop: bool) -> bool:
         if number == 2:
             os.kill(os.getpid(), signal.SIGTERM)  # as sent by Slurm
         return step(trainer, number, stop)
@@ -177,7 +177,7 @@ def test_a_stopped_run_resumes_although_the_other_inference_setting_is_finished(
     overrides = ["distill.signal=labels", "student.mixers=none", "train.epochs=0.5"]
     single = configuration.read(toy_yaml, [*overrides, "student.inference=single"])
     with monkeypatch.context() as during, pytest.raises(Stopped):
-        during.setattr(Trainer, "step", stopped_in_the_third)
+        during.setattr(Trainer, "step", stop_in_third_step)
         run(single, tmp_path, ranks, Schedule())
     trained = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, Schedule())
     stopped = run(single, tmp_path, ranks, Schedule())
@@ -207,7 +207,7 @@ def test_without_detaching_training_does_not_depend_on_zero_gradients_of_deepspe
     torch.testing.assert_close(*found, rtol=0, atol=2e-6)
 
 
-def test_a_classifier_of_other_labels_is_fine_tuned_with_a_new_head(toy_yaml: Path, tmp_path: Path):
+def test_a_classifier_with_other_labels_is_fine_tuned_with_a_new_head(toy_yaml: Path, tmp_path: Path):
     encoder = AutoConfig.from_pretrained(configuration.read(toy_yaml).teachers["en"][0].model, num_labels=7)
     before = AutoModelForSequenceClassification.from_config(encoder)
     before.save_pretrained(tmp_path)
@@ -285,7 +285,7 @@ KINDS = ("mblm", "without mixers", "ensemble", "low rank", "folded", "grown", "l
 def kinds(
     student: Path, without_mixers: Path, world: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Folders of each kind of saved model, and of an MBLM on each family without another folder."""
+    """Folders of each kind of saved model, and of an MBLM on each further family."""
     low = random_student(tmp_path_factory.mktemp("low"), world, branch_rank=2)
     found = {"mblm": student, "without mixers": without_mixers, "low rank": low}
     tokenizer = AutoTokenizer.from_pretrained(student)
@@ -326,7 +326,7 @@ def test_transformers_features_of_a_classifier_work_or_raise_a_clear_error(kind,
         with pytest.raises(ValueError, match=name):
             model(**inputs, **{name: True})
         model(**inputs, **{name: False})
-    if kind in ("mblm", "low rank", "ensemble"):  # seconds each
+    if kind in ("mblm", "low rank", "ensemble"):  # each takes seconds
         torch.testing.assert_close(torch.compile(model, backend="eager")(**inputs).logits, expected)
     model.save_pretrained(tmp_path)
     assert torch.equal(load(tmp_path).eval()(**inputs).logits, expected)
@@ -364,7 +364,7 @@ def test_gradients_with_and_without_checkpointing_are_equal(kind, kinds):
             torch.testing.assert_close(found[1][name], gradient, msg=name)
 
 
-def test_a_larger_vocabulary_survives_its_file(student, tmp_path):
+def test_a_larger_vocabulary_is_saved_and_loaded(student, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(student)
     before = model.get_input_embeddings().num_embeddings
     model.resize_token_embeddings(before + 3)
@@ -377,7 +377,7 @@ def test_a_larger_vocabulary_survives_its_file(student, tmp_path):
 
 
 @pytest.fixture
-def carded(without_mixers, tmp_path):
+def student_with_card(without_mixers, tmp_path):
     """A copy of the student with a card."""
     for file in without_mixers.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -395,8 +395,8 @@ def carded(without_mixers, tmp_path):
     return tmp_path
 
 
-def test_the_card_lists_languages_scores_configuration_and_licence(carded, world):
-    text = (carded / "README.md").read_text()
+def test_the_card_lists_languages_scores_configuration_and_licence(student_with_card, world):
+    text = (student_with_card / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---\n")[1])
     assert metadata["language"] == ["en", "fr", "zh", "de", "es", "ja"]
     assert metadata["license"] == "unknown"
@@ -409,21 +409,21 @@ def test_the_card_lists_languages_scores_configuration_and_licence(carded, world
     assert "trust_remote_code" not in text
 
 
-def test_the_upload_is_the_folder_with_the_licence_in_its_card(carded):
-    (carded / ".cache").mkdir()
-    (carded / ".cache" / "secret").write_text("x")
-    files = push.push(carded, "me/my-model", private=True, licence="apache-2.0", dry_run=True)
+def test_the_upload_is_the_folder_with_the_licence_in_its_card(student_with_card):
+    (student_with_card / ".cache").mkdir()
+    (student_with_card / ".cache" / "secret").write_text("x")
+    files = push.push(student_with_card, "me/my-model", private=True, licence="apache-2.0", dry_run=True)
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
-    assert files["model.safetensors"] == (carded / "model.safetensors").stat().st_size
+    assert files["model.safetensors"] == (student_with_card / "model.safetensors").stat().st_size
     assert not any("secret" in name for name in files)
-    readme = next(x for x in push.additions(carded, "apache-2.0") if x.path_in_repo == "README.md")
+    readme = next(x for x in push.additions(student_with_card, "apache-2.0") if x.path_in_repo == "README.md")
     with readme.as_file() as stream:
         assert yaml.safe_load(stream.read().decode().split("---\n")[1])["license"] == "apache-2.0"
-    assert "unknown" in (carded / "README.md").read_text()  # the folder itself is unchanged
+    assert "unknown" in (student_with_card / "README.md").read_text()  # the folder itself is unchanged
 
 
-def test_invalid_repository_names_and_folders_without_a_card_are_refused(carded, without_mixers):
+def test_invalid_repository_names_and_folders_without_a_card_are_refused(student_with_card, without_mixers):
     with pytest.raises(UserError, match="me/my/model"):
-        push.push(carded, "me/my/model", private=False, licence=None, dry_run=True)
+        push.push(student_with_card, "me/my/model", private=False, licence=None, dry_run=True)
     with pytest.raises(UserError, match=r"README\.md"):
         push.push(without_mixers, "me/my-model", private=False, licence=None, dry_run=True)

@@ -169,7 +169,7 @@ def test_xnli_mt_and_xnli_1_0_work_together_in_one_folder(tmp_path):
 
 
 @pytest.mark.parametrize("label_names", [True, False])
-def test_local_folder_in_the_hub_layout_is_read(tmp_path, label_names):
+def test_a_local_folder_in_the_hub_layout_is_read(tmp_path, label_names):
     hub_folder(tmp_path, "en", "fr", label_names=label_names)
     task = xnli(tmp_path, "en", "fr")
     assert tasks.splits(task) == ("train", "dev")
@@ -178,7 +178,7 @@ def test_local_folder_in_the_hub_layout_is_read(tmp_path, label_names):
     assert data["id"] == ["dev-0", "dev-1", "dev-2"]
 
 
-def test_local_folder_in_the_hub_layout_is_read_without_its_readme(tmp_path):
+def test_a_local_folder_in_the_hub_layout_is_read_without_its_readme(tmp_path):
     hub_folder(tmp_path, "en", "fr")
     (tmp_path / "README.md").unlink()
     assert texts(tasks.load(xnli(tmp_path, "en", "fr"), "train", "fr")) == EXPECTED
@@ -330,7 +330,7 @@ def test_own_rows_are_the_same_from_every_format(tmp_path, ending):
     assert tasks.load(own(file, "en", "de", id="key"), "train", "de")["id"] == ["k1", "k2"]
 
 
-def test_own_file_per_language_needs_no_language_column(tmp_path):
+def test_one_file_per_language_needs_no_language_column(tmp_path):
     for language in ("en", "de"):
         write(tmp_path / f"train.{language}.csv", f"a,b,y\n{language} one,x,1\n{language} two,y,5\n")
     labels = ("1", "2", "3", "4", "5")
@@ -488,17 +488,17 @@ def test_an_invalid_own_file_is_refused(tmp_path, case):
     refuses(own(write(tmp_path / "train.csv", text)), "train.csv", *parts)
 
 
-def test_repeated_id_is_refused_within_a_language_only(tmp_path):
+def test_a_repeated_id_is_refused_within_a_language_only(tmp_path):
     file = write(tmp_path / "train.csv", OWN_CSV.replace("neg,en,k2", "neg,en,k1"))
     refuses(own(file, "en", "de", id="key"), "line 4", "'k1'", "line 2")
     assert len(tasks.load(own(file, "en", "de", id="key"), "train", "de")) == 2
 
 
-def test_file_of_an_unknown_ending_is_refused(tmp_path):
+def test_a_file_with_an_unknown_ending_is_refused(tmp_path):
     refuses(own(write(tmp_path / "train.xlsx", "x")), "'.xlsx'", ".csv, .tsv, .jsonl, .json", "save the sheet as CSV")
 
 
-def test_file_that_only_claims_to_be_parquet_is_refused(tmp_path):
+def test_a_file_with_a_false_parquet_ending_is_refused(tmp_path):
     refuses(own(write(tmp_path / "train.parquet", "x")), "train.parquet", "not a parquet file")
 
 
@@ -534,7 +534,7 @@ def test_a_missing_xnli_file_is_reported_with_the_expected_file_and_existing_lan
     refuses(xnli(tmp_path), "XNLI-1.0/xnli.dev.tsv", "dev-en.tsv", split="dev")
 
 
-def test_zero_shot_language_may_be_without_dev_rows(tmp_path):
+def test_a_zero_shot_language_may_lack_dev_rows(tmp_path):
     xnli_mt(tmp_path, "en")
     for name in ("dev-en", "test-en", "test-de"):
         write(tmp_path / f"{name}.tsv", tsv(PAIRS))
@@ -546,7 +546,7 @@ def test_zero_shot_language_may_be_without_dev_rows(tmp_path):
     assert tasks.languages(task, "dev") == ("en", "de")
 
 
-def test_supervised_language_needs_dev_rows_and_any_language_test_rows(tmp_path):
+def test_supervised_languages_need_dev_rows_and_all_languages_need_test_rows(tmp_path):
     write(tmp_path / "dev-de.tsv", tsv(PAIRS))
     task = Task(kind="xnli", path=str(tmp_path), supervised=("en",), zero_shot=("de",))
     assert tasks.languages(task, "dev") == ("en", "de")  # `load` then names the missing files
@@ -566,7 +566,7 @@ def test_an_invalid_xnli_line_is_named(tmp_path):
     refuses(xnli(tmp_path), "dev-en.tsv, line 4", "premise and hypothesis is empty", split="dev")
 
 
-def test_empty_machine_translation_in_the_training_rows_is_kept(tmp_path):
+def test_an_empty_machine_translation_in_the_training_rows_is_kept(tmp_path):
     file = write(tmp_path / "multinli.train.en.tsv", "premise\thypo\tlabel\na\t\tneutral\nc\td\tentailment\n")
     assert tasks.load(xnli(tmp_path), "train", "en")["text_b"] == ["", "d"]
     write(file, "premise\thypo\tlabel\n\t\tneutral\nc\td\tentailment\n")
@@ -599,7 +599,8 @@ def test_the_fingerprint_depends_on_the_bytes_and_the_relevant_fields(tmp_path, 
     task = xnli(tmp_path / "a", "en", "fr")
     print_ = tasks.fingerprint(task, "train", "en")
     assert len(print_) == 64
-    assert print_ == tasks.fingerprint(xnli(tmp_path / "b", "en"), "train", "en")  # not the place, nor other languages
+    # The fingerprint is independent of the folder and of other languages.
+    assert print_ == tasks.fingerprint(xnli(tmp_path / "b", "en"), "train", "en")
     assert print_ == tasks.load(task, "train", "en")._fingerprint
     others = [
         tasks.fingerprint(task, "train", "fr"),

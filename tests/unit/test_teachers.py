@@ -142,17 +142,17 @@ def test_a_classifier_without_sdpa_teaches_and_is_planned(world: Path, toy_yaml:
 def test_a_teacher_that_overflows_in_half_precision_computes_in_fp32(
     world: Path, ranks, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """mDeBERTa's case. torch computes in fp16 on any processor; DeepSpeed says which do it well."""
+    """mDeBERTa overflows in this way. torch has fp16 on every processor; DeepSpeed lists those with fast fp16."""
     monkeypatch.setattr(distributed.get_accelerator(), "supported_dtypes", lambda: [torch.float32, torch.float16])
     folder = deberta(tmp_path / "deberta", world / "models" / "teacher-en", 1e6)
     mine = given(world, folder, tmp_path)
-    for said in (True, False):  # the second call reads the store
+    for reported in (True, False):  # the second check reads the stored result
         teacher = Teacher(str(folder), LABELS, ranks)
         assert teacher.precision == torch.float16
         found = checks.examine(teacher, "en", mine, tmp_path)
         checks.refuse("en", found, allow_chance=True)
         assert teacher.precision == torch.float32
-        assert ("not finite in float16" in capfd.readouterr().err) == said
+        assert ("not finite in float16" in capfd.readouterr().err) == reported
         assert torch.isfinite(teacher.signal(mine.train, ROWS).logits).all()
 
 
@@ -168,7 +168,7 @@ def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path,
 
     edit_weights(folder, permute)
     found = Teacher(str(folder), LABELS, ranks).signal(tokens(world, folder, tmp_path), ROWS).logits
-    # Not bitwise: a matrix product may round its last column, which fills no vector, in another order.
+    # Not bitwise: a matrix product may round its last column, outside of full vectors, in another order.
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
@@ -192,11 +192,11 @@ def test_a_correct_engine_passes_and_is_checked_once(world: Path, folder: Path, 
     assert checks.examine(teacher, "en", mine, tmp_path)["accuracy"] == 0.875
 
 
-def test_an_engine_with_wrong_fp16_answers_is_refused_with_the_numbers(world, folder, ranks, tmp_path):
+def test_an_engine_with_wrong_fp16_logits_is_refused_with_the_numbers(world, folder, ranks, tmp_path):
     if not distributed.half_supported():
         pytest.skip("this device computes in fp32 only")
 
-    def far_from_zero(weights):  # numbers around 3000 are two apart in fp16: all five classes become equal
+    def far_from_zero(weights):  # fp16 numbers around 3000 are two apart: all five logits become equal
         weights["classifier.out_proj.weight"] *= 0.02
         weights["classifier.out_proj.bias"] = 3000 + torch.tensor([0.0, 0.0, 0.9, 0.0, 0.0])
 
@@ -215,7 +215,7 @@ def test_an_engine_whose_logits_are_not_finite_in_fp32_either_is_refused(world, 
 
 
 def test_a_teacher_at_chance_is_refused_unless_allowed(world: Path, folder: Path, ranks, tmp_path: Path):
-    edit_weights(folder, lambda weights: weights["classifier.out_proj.weight"].zero_())  # the same answer for every row
+    edit_weights(folder, lambda weights: weights["classifier.out_proj.weight"].zero_())  # all rows get the same logits
     found = checks.examine(Teacher(str(folder), LABELS, ranks), "en", given(world, folder, tmp_path), tmp_path)
     assert found["accuracy"] <= found["chance"]
     with pytest.raises(UserError, match=r"no better than chance.*allow_chance_teachers"):
@@ -275,7 +275,7 @@ def test_one_multilingual_teacher_is_loaded_once_and_a_list_is_averaged(world, t
     assert read.accuracy == source.accuracy
 
 
-def test_a_list_of_teachers_is_fine_tuned_one_run_each_and_survives_its_yaml(toy_yaml: Path):
+def test_each_teacher_of_a_list_is_a_separate_run_and_the_list_equals_its_yaml(toy_yaml: Path):
     two = [{"model": "a"}, {"model": "b"}, {"model": "c", "fine_tuned": True}]
     config = several(toy_yaml, en=two, fr={"model": "a"}, zh={"model": "a"})
     runs = [(run.languages, run.student.backbone) for run in paper.teacher_runs(config)]
@@ -317,17 +317,17 @@ def test_rows_beyond_the_positions_of_backbone_or_teachers_are_refused_in_one_me
     prepare(of_length(128), tmp_path)
 
 
-def test_every_phase_before_the_first_step_is_said_in_its_turn(
+def test_every_phase_before_the_first_step_is_reported_in_order(
     world: Path, toy_yaml: Path, ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    """Make progress bars appear at once, without their patience."""
+    """The test removes the initial delay of progress bars."""
     for module in (inputs, run, engine, signals, checks):
         monkeypatch.setattr(module, "PATIENCE", 0)
     folder = classifier(world, tmp_path / "teacher")
     overrides = ["distill.languages=[en]", f"teachers.en={{model: {folder}, fine_tuned: true}}", "train.epochs=0.2"]
     run.run(configuration.read(toy_yaml, overrides), tmp_path / "runs", ranks, Schedule())
-    said = capsys.readouterr().err.splitlines()
-    started = [line for line in said if line.endswith("  started")]
+    reported = capsys.readouterr().err.splitlines()
+    started = [line for line in reported if line.endswith("  started")]
     phases = ("tokens", "loading the student", "loading a teacher", "checking the teacher of en", "starting DeepSpeed")
     assert len(started) == len(phases) + 3
     assert all(map(str.startswith, started, (*phases, "MonoKD + MBLM", "measuring dev", "measuring test")))

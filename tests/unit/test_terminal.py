@@ -45,7 +45,7 @@ def codes(count: int) -> list[str]:
 
 
 def result(system: str, languages: list[str], supervised: int = 3, role: str = "student") -> Result:
-    """A finished run with unique scores."""
+    """Return a finished run with unique scores."""
     draw = np.random.default_rng(zlib.crc32(system.encode()))
     scores = {x: float(draw.random()) for x in languages}
     return make_result(
@@ -59,7 +59,7 @@ def result(system: str, languages: list[str], supervised: int = 3, role: str = "
 
 
 def shown(lines: list[str]) -> dict[str, list[str]]:
-    """The cells of each row by its label, of several tables in one."""
+    """Return the cells of each row by label, joined over the tables."""
     found: dict[str, list[str]] = {}
     for line in lines:
         if line.startswith("│"):
@@ -84,7 +84,7 @@ def test_every_score_is_complete_and_in_its_place(window, systems: tuple[str, ..
     lines = window.lines()
     assert "…" not in "".join(lines)
     found = shown(lines)
-    if "supervised" not in found:  # languages across
+    if "supervised" not in found:  # languages are columns
         assert count < 48
         scores = [[*run.accuracy["test"].values(), *run.averages["test"].values()] for run in runs]
         cells = [re.findall(r"[\d.]+(?= │)", line.partition("│")[2].partition("│")[2]) for line in lines]
@@ -103,7 +103,7 @@ def test_every_score_is_complete_and_in_its_place(window, systems: tuple[str, ..
 def test_languages_are_columns_if_they_fit(window, count: int):
     results.print_results([result("MultiKD + MBLM", codes(count))], "test")
     across = "supervised" not in shown(window.lines())
-    # 3 columns of a frame and 5 or 6 of a number; the label's 14; the window's own edge.
+    # A column has 3 characters of frame and 5 or more of content; the label has 14; the window has a margin of 1.
     assert across == (sum(3 + max(len(x), 5) for x in codes(count)) + 3 * 9 + 17 + 1 <= window.width)
 
 
@@ -236,18 +236,18 @@ def test_lines_in_a_file_have_two_hundred_columns(monkeypatch: pytest.MonkeyPatc
     assert make_console().width == 200
 
 
-def test_a_phase_shows_progress_only_after_its_patience(capsys: pytest.CaptureFixture[str]):
+def test_a_phase_shows_progress_only_after_a_delay(capsys: pytest.CaptureFixture[str]):
     with progress.ProgressBar("tokens", 3, patience=60) as quick:
         quick.advance()
     assert capsys.readouterr().err == ""
     with progress.ProgressBar("tokens", 3, patience=0.01) as slow:
         slow.advance()
-        said, until = "", time.monotonic() + 60
-        while "\n" not in said and time.monotonic() < until:  # no steps are counted yet
+        output, until = "", time.monotonic() + 60
+        while "\n" not in output and time.monotonic() < until:  # no steps are counted yet
             time.sleep(0.01)
-            said += capsys.readouterr().err
+            output += capsys.readouterr().err
         slow.advance(steps=2)
-    assert said == "tokens  1/3  started\n"
+    assert output == "tokens  1/3  started\n"
     assert capsys.readouterr().err == "tokens  3/3  done in 0:00\n"
     with progress.ProgressBar("over", 3, patience=60) as late:
         pass

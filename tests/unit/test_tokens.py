@@ -258,16 +258,16 @@ def test_a_tokenizer_that_cannot_be_used_is_refused_by_name(tmp_path):
 
 def _open_at_once(barrier, results, store, task, name):
     """Open the store at the same time as the other process; report the number of rows and the output."""
-    said = []
+    messages = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("mbkd.data.tokens")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     barrier.wait(timeout=60)
     opened = open_store(store, task, "train", "en", name, 24)
     logger.removeHandler(handler)
-    results.put((len(opened), said))
+    results.put((len(opened), messages))
 
 
 def _build_slowly(store, task, name):
@@ -282,10 +282,10 @@ def test_concurrent_processes_build_a_store_once(tmp_path):
     process = spawn.Process(target=_open_at_once, args=(barrier, results, tmp_path, task, name))
     process.start()
     _open_at_once(barrier, results, tmp_path, task, name)
-    (rows_a, said_a), (rows_b, said_b) = results.get(timeout=60), results.get(timeout=60)
+    (rows_a, messages_a), (rows_b, messages_b) = results.get(timeout=60), results.get(timeout=60)
     process.join()
     assert rows_a == rows_b == 3000
-    assert sum(message.startswith("tokenised") for message in said_a + said_b) == 1
+    assert sum(message.startswith("tokenised") for message in messages_a + messages_b) == 1
 
 
 def test_a_waiting_process_reports_the_wait_once(tmp_path, monkeypatch, caplog):
@@ -316,7 +316,7 @@ def test_a_killed_build_is_rebuilt(tmp_path, caplog):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     (left,) = (tmp_path / "tokens").glob("*.part")
-    assert not left.with_suffix("").exists()  # nothing that looks complete
+    assert not left.with_suffix("").exists()  # the store does not look complete
     store = open_store(tmp_path, task, "train", "en", name, 24)
     assert len(store) == 5000
     assert not left.exists()
@@ -329,7 +329,8 @@ def test_a_store_with_a_flipped_bit_is_named_and_rebuilt(tmp_path, caplog, file)
     store = open_store(tmp_path, task, "train", "en", name, 24)
     whole = (store.folder / file).read_bytes()
     (store.folder / file).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    open_store(tmp_path, task, "train", "en", name, 24, verified=True)  # by the first rank of a job, for the others
+    # The first rank of a job verifies the store for the others.
+    open_store(tmp_path, task, "train", "en", name, 24, verified=True)
     assert "not what was written" not in caplog.text
     again = open_store(tmp_path, task, "train", "en", name, 24)
     assert f"{file} is not what was written" in caplog.text

@@ -48,7 +48,7 @@ def follow(kind: str, run: Path, lines: list[dict[str, Any]]) -> None:
     tracker.close()
 
 
-def go_on(run: Path, lines: int) -> None:
+def resume(run: Path, lines: int) -> None:
     """Simulate a resume, which drops the lines after the checkpoint and writes them again."""
     file = run / "metrics.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:lines]))
@@ -66,9 +66,9 @@ def test_tensorboard_receives_every_number_by_name(tmp_path: Path):
 
 def test_a_resumed_run_sends_no_step_twice(tmp_path: Path):
     follow("tensorboard", tmp_path, LINES[:3])
-    go_on(tmp_path, 1)
+    resume(tmp_path, 1)
     follow("tensorboard", tmp_path, LINES[1:2])  # stopped again before reaching the earlier step
-    go_on(tmp_path, 1)
+    resume(tmp_path, 1)
     follow("tensorboard", tmp_path, LINES[1:])
     assert_once(scalars(tmp_path))
 
@@ -91,8 +91,8 @@ def test_a_failing_tracker_does_not_stop_training(tmp_path: Path, capsys: pytest
     (tmp_path / "tensorboard").write_text("a file where a folder should be")
     follow("tensorboard", tmp_path, LINES)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
-    said = capsys.readouterr().err
-    assert said.count("warning: tensorboard is not written to any more") == 1
+    output = capsys.readouterr().err
+    assert output.count("warning: tensorboard is not written to any more") == 1
 
 
 def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatch):
@@ -108,7 +108,7 @@ def test_mlflow_receives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     follow("mlflow", tmp_path, LINES[:3])
-    go_on(tmp_path, 1)
+    resume(tmp_path, 1)
     follow("mlflow", tmp_path, LINES[1:])
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("mbkd").experiment_id])
@@ -122,7 +122,7 @@ def test_wandb_receives_the_same_numbers_under_one_id(tmp_path: Path, monkeypatc
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     follow("wandb", tmp_path, LINES[:3])
-    go_on(tmp_path, 1)
+    resume(tmp_path, 1)
     follow("wandb", tmp_path, LINES[1:])
     files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2

@@ -45,10 +45,10 @@ def trained(folder: Path, ranks: distributed.Ranks, train: Any = None, distill: 
         if config.train.idle_branches == "still":
             for name, parameter in parameters(model).items():
                 if language_of(name, list(LANGUAGES)) not in (None, language):
-                    assert not model.get_parameter(name).requires_grad, f"step {step} ({language}): {name} may learn"
-                    assert torch.equal(parameter, before[name]), f"step {step} ({language}): {name} moved"
+                    assert not model.get_parameter(name).requires_grad, f"step {step} ({language}): {name} is trainable"
+                    assert torch.equal(parameter, before[name]), f"step {step} ({language}): {name} changed"
             for old, new in zip(moments, idle_moments(optimizer, language), strict=True):
-                assert torch.equal(old, new), f"step {step} ({language}): an idle moment moved"
+                assert torch.equal(old, new), f"step {step} ({language}): an idle moment changed"
     made.refuse_not_finite()
     return parameters(model)
 
@@ -127,11 +127,11 @@ TRAINING: dict[str, Any] = {
     "precision": "bf16",
 }
 NOT_IN_THE_PARAMETERS = {
-    "accumulation": "the same rows in parts: the same model, see above",
-    "zero_stage": "the same model on fewer bytes, see above",
-    "deterministic": "the same bits on a CPU either way, see below",
+    "accumulation": "the same model from smaller micro-batches, see above",
+    "zero_stage": "the same model in partitions, see above",
+    "deterministic": "bitwise equal on a CPU, see below",
     "compile": "the same numbers, see below",
-    "max_length": "cuts rows when they are tokenised, before the loop",
+    "max_length": "truncates rows before the loop",
     "draw_alpha": "with draw=proportional only, see below",
 }
 DISTILLING: dict[str, Any] = {
@@ -143,8 +143,8 @@ DISTILLING: dict[str, Any] = {
     "languages": ["en", "fr"],
 }
 NOT_IN_THE_LOOP = {
-    "hidden": "asks running teachers for their states: tests/unit/test_hidden.py",
-    "hidden_weight": "the same, see below",
+    "hidden": "needs states of online teachers: tests/unit/test_hidden.py",
+    "hidden_weight": "needs hidden states, see below",
     "allow_chance_teachers": "decides whether a teacher is refused, before the loop",
 }
 
@@ -162,7 +162,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, ranks) -> dict[str, torch.Te
 @pytest.mark.parametrize(
     ("section", "name"), [("train", name) for name in TRAINING] + [("distill", name) for name in DISTILLING]
 )
-def test_a_field_changed_alone_changes_the_trained_parameters(tmp_path: Path, ranks, plain, section: str, name: str):
+def test_every_field_changes_the_trained_parameters(tmp_path: Path, ranks, plain, section: str, name: str):
     values = TRAINING if section == "train" else DISTILLING
     found = trained(tmp_path, ranks, **{section: {name: values[name]}})
     shared = "head.weight"
@@ -177,8 +177,8 @@ def test_deterministic_steps_use_deterministic_algorithms_and_are_bitwise_reprod
     assert largest(found, plain) == 0
 
 
-def test_compiled_layers_give_the_losses_of_eager_ones_also_after_a_resume(tmp_path: Path, ranks, monkeypatch):
-    """By the backend that needs no C++ compiler: what is traced, when, and with which widths is the same."""
+def test_compiled_layers_equal_eager_layers_before_and_after_a_resume(tmp_path: Path, ranks, monkeypatch):
+    """The backend needs no C++ compiler. Tracing and widths are those of the default backend."""
     monkeypatch.setattr(engine, "BACKEND", "aot_eager")
     fields = {"group_by_length": True}
     languages = {"languages": ["en", "fr"]}
@@ -192,7 +192,7 @@ def test_compiled_layers_give_the_losses_of_eager_ones_also_after_a_resume(tmp_p
     widths = {batch.inputs["input_ids"].shape[1] for step in range(4) for batch in compiled.batches(step)}
     made = graphs["unique_graphs"]
     assert len(widths) == 2 and widths <= {8, 16}
-    assert 3 <= made <= 4 * len(widths)  # no language has graphs of its own
+    assert 3 <= made <= 4 * len(widths)  # languages share their graphs
     compiled.directory = tmp_path / "run"
     runs.begin(compiled.directory, ways[True], {})
     compiled.inputs = dataclasses.replace(compiled.inputs, heldout={"dev": compiled.inputs.train})
@@ -211,11 +211,11 @@ def test_compiled_layers_give_the_losses_of_eager_ones_also_after_a_resume(tmp_p
     assert largest(parameters(resumed.engine.module), parameters(eager.engine.module)) < 1e-5
 
 
-def test_the_distance_of_hidden_states_counts_by_its_weight(tmp_path: Path, ranks):
+def test_the_distance_of_hidden_states_is_multiplied_by_its_weight(tmp_path: Path, ranks):
     losses = {}
     for weight in (0.25, 1.0, 2.0):
-        wish = {"hidden": [{"student": 1, "teacher": 2}], "hidden_weight": weight}
-        made = trainer(configuration(tmp_path, {}, wish), ranks)
+        distill = {"hidden": [{"student": 1, "teacher": 2}], "hidden_weight": weight}
+        made = trainer(configuration(tmp_path, {}, distill), ranks)
         model, asked = made.engine.module, made.source.signal
         shape = SimpleNamespace(config=BertConfig(hidden_size=16, num_hidden_layers=2))
         teacher: Any = SimpleNamespace(engine=SimpleNamespace(module=shape), path="teacher")
@@ -244,7 +244,7 @@ def test_a_new_branch_opens_over_the_warm_up(tmp_path: Path, ranks):
     assert opened == [0, 1 / 3, 2 / 3, 1, 1]
 
 
-def test_dropout_is_drawn_anew_for_every_seed_step_and_rank(tmp_path: Path, ranks):
+def test_dropout_differs_between_seeds_steps_and_ranks(tmp_path: Path, ranks):
     def drawn(seed: int, step: int, rank: int) -> int:
         made = trainer(configuration(tmp_path).model_copy(update={"seed": seed}), ranks)
         made.ranks = distributed.Ranks(rank, 2, ranks.device)
@@ -256,7 +256,7 @@ def test_dropout_is_drawn_anew_for_every_seed_step_and_rank(tmp_path: Path, rank
     assert drawn(1, 0, 0) == seeds[0]
 
 
-def test_a_record_has_the_means_of_its_window_and_dev_is_measured_where_an_epoch_ends(tmp_path: Path, ranks):
+def test_a_record_has_the_means_of_its_window_and_dev_is_measured_at_the_end_of_an_epoch(tmp_path: Path, ranks):
     """Loss and KL differ by the teacher's entropy; the learning rate is that of the window's last step."""
     config = configuration(tmp_path, {"epochs": 1.5, "lr": 1e-3}, {"hard_label_weight": 0.0, "temperatures": {}})
     made = trainer(config, ranks, tmp_path / "run")

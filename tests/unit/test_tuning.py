@@ -115,7 +115,7 @@ def test_a_teacher_is_searched_over_its_own_values_with_one_seed():
     assert {run.role for run in runs} == {"teacher"}
 
 
-def test_confirm_searches_with_one_seed_and_gives_the_winner_the_others():
+def test_confirm_searches_with_one_seed_and_runs_the_other_seeds_of_the_winner():
     (group,) = groups(EXPERIMENTS["grid"].systems(full(), []), grids.combinations(GRID))
     results: dict = {}
     first = wanted(group, "confirm", [1, 2, 3], results, set(), "all")
@@ -180,7 +180,7 @@ def conditions(root: Path = Path("/"), cpus: float = 1, gpus: float | None = Non
 
 
 def test_a_study_keeps_its_name_and_a_finished_study_does_nothing(tmp_path):
-    def asked() -> Sweep:
+    def new_sweep() -> Sweep:
         systems = EXPERIMENTS["ablations"].systems(full(), [])
         found = groups(systems, grids.combinations({"train.lr": [1e-5, 2e-5]}))
         return Sweep("ablations", found, "full", [1, 2], "all", tmp_path, "")
@@ -189,16 +189,16 @@ def test_a_study_keeps_its_name_and_a_finished_study_does_nothing(tmp_path):
         runs.folder(tmp_path, run).mkdir()
         result(run, run.train.lr * 1e4).write(runs.folder(tmp_path, run))
 
-    for run in asked().wanted():
+    for run in new_sweep().wanted():
         finish(run)
-    study = asked()  # stopped when its trainings are finished and only the measured row is left
+    study = new_sweep()  # stopped after the last training, before the measured row
     study.look()
     study.groups += (singles := _single_inference(study))
-    (file,) = {study.record(False), asked().record(False)}
+    (file,) = {study.record(False), new_sweep().record(False)}
     for run in wanted(singles[0], "full", [1, 2], {}, set(), "all"):
         finish(run)
-    study = asked()
-    assert carry_out(study, conditions(tmp_path), 0, "127.0.0.1:1")  # Ray was not started
+    study = new_sweep()
+    assert carry_out(study, conditions(tmp_path), 0, "127.0.0.1:1")  # without a start of Ray
     assert study.record(True) == file
     assert list((tmp_path / "sweeps").iterdir()) == [file]
     content = json.loads(file.read_text())
@@ -253,7 +253,7 @@ def test_trials_are_counted_per_machine_because_no_trial_spans_two():
         (64, 0, [{"CPU": 2.0}], "64 cores and 0 GPUs fits on no machine; the largest has 2 cores and 0 GPUs"),
         (1, 2, [{"CPU": 8.0, "GPU": 1.0}], "1 cores and 2 GPUs fits on no machine; the largest has 8 cores and 1 GPUs"),
         (1, 1, [{"CPU": 2.0}], "the largest has 2 cores and 0 GPUs"),
-        (20, 0, [{}, {"CPU": 16.0}, {"CPU": 8.0}], "the largest has 16 cores"),  # 24 together
+        (20, 0, [{}, {"CPU": 16.0}, {"CPU": 8.0}], "the largest has 16 cores"),  # 24 cores in total
         (16, 1, [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], "the largest has 8 cores and 4 GPUs"),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_trial_is_retried_a_limited_number_of_times_after_transient_errors(tmp
     config = full()
     directory = runs.folder(tmp_path, config)
     directory.mkdir(parents=True)
-    command = tmp_path / "python"  # a trial's process: it exits with 69 several times, and then has a result
+    command = tmp_path / "python"  # the process of a trial: exits with 69 several times, then writes a result
     command.write_text(
         f"#!/bin/sh\necho >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) -gt {busy} ] || exit {UNAVAILABLE}\n"
         f"cp {tmp_path}/made.json {directory}/result.json\n"
@@ -287,7 +287,7 @@ def test_a_trial_is_retried_a_limited_number_of_times_after_transient_errors(tmp
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_board_has_a_row_for_each_group_in_their_order_with_what_is_done(width: int, monkeypatch):
+def test_the_progress_table_lists_each_group_in_order_with_its_finished_runs(width: int, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(width))
     systems = ("MultiTrain", "MultiKD + MBLM", "MonoKD")  # in the given order, not by name or score

@@ -1,4 +1,4 @@
-"""What is said of a run's speed: its counted work, and the share of a device's peak where that is known."""
+"""Claims about a run's speed: its counted FLOPs, and the share of a device's known peak."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ from mbkd.train.work import Counter, Work, speed
 from tests.unit.test_teachers import classifier
 
 
-def test_the_work_of_a_step_is_what_torch_counts_in_student_and_teacher(world: Path, toy_yaml: Path, tmp_path: Path):
+def test_the_work_of_a_step_equals_torchs_count_for_student_and_teacher(world: Path, toy_yaml: Path, tmp_path: Path):
     distributed.quiet()
     ranks = distributed.start()
     teacher = f"{{model: {classifier(world, tmp_path / 'teacher')}, fine_tuned: true}}"
@@ -31,10 +31,11 @@ def test_the_work_of_a_step_is_what_torch_counts_in_student_and_teacher(world: P
         model(**batch, language="en").logits.sum().backward()
         source.signal("en", rows)
     counted = Counter(config, model, source, inputs, ranks)
-    assert inputs.teachers["en"][0].train.lengths[rows].max() != batch["input_ids"].shape[1]  # tokens of its own
+    # The teacher has its own tokens.
+    assert inputs.teachers["en"][0].train.lengths[rows].max() != batch["input_ids"].shape[1]
     work = counted.of("en", rows, batch["input_ids"].shape[1])
     assert work.flops == pytest.approx(counter.get_total_flops(), rel=1e-4)
-    assert math.isnan(work.least)  # nobody publishes the peak of a CPU
+    assert math.isnan(work.least)  # no published peak for CPUs
     student = work.flops - counted.teachers["en"][0].forward(4, inputs.teachers["en"][0].train.lengths[rows].max())
     counted.peak, counted.teachers_peak = 2.0, {"en": 4.0}
     assert counted.of("en", rows, batch["input_ids"].shape[1]).least == pytest.approx(
@@ -43,7 +44,7 @@ def test_the_work_of_a_step_is_what_torch_counts_in_student_and_teacher(world: P
     distributed.stop()
 
 
-def test_the_share_of_the_peak_is_of_the_time_and_is_left_out_where_no_peak_is_known():
+def test_the_share_of_the_peak_is_weighted_by_time_and_omitted_without_a_known_peak():
     known = [Work(2e9, 0.5), Work(4e9, 1.0)]
     assert speed(known, [1.0, 2.0]) == {"gflop_per_second": 2.0, "share_of_peak": 0.5}
     assert speed([Work(2e9, math.nan), Work(4e9, 1.0)], [1.0, 2.0]) == {"gflop_per_second": 2.0}
@@ -68,5 +69,5 @@ def test_the_share_of_the_peak_is_of_the_time_and_is_left_out_where_no_peak_is_k
         ("cpu, 2 threads a rank", "fp32", math.nan),
     ],
 )
-def test_a_peak_is_known_by_the_name_that_torch_gives_a_device(device: str, kind: str, teraflops: float):
+def test_a_peak_is_found_by_torchs_name_of_the_device(device: str, kind: str, teraflops: float):
     assert precision.peak(device, kind) == pytest.approx(1e12 * teraflops, nan_ok=True)
