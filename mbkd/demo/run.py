@@ -47,7 +47,7 @@ def demo(root: Path, ranks: int) -> None:
     print_results(list(results.values()), "test")
     task = config.task
     print(f"trained on {', '.join(task.supervised)}; {', '.join(task.zero_shot)} had no labels; chance is {CHANCE:.0%}")
-    print("compare MultiKD with MultiTrain on AVG(S) for the effect of distillation; docs/measurements.md has five seeds")
+    print("compare MultiKD with MultiTrain on AVG(S) for the effect of distillation (five seeds: docs/measurements.md)")
     print(f"{time.monotonic() - began:.0f} s; configuration: {file}; runs:")
     for directory in results:
         print(f"  {directory}")
