@@ -16,7 +16,7 @@ MIN_FREE_GB = 5
 
 def show(found: Iterable[tuple[str, str, str]]) -> None:
     """Print a table of `findings`."""
-    table = Table("what", "found", "verdict")
+    table = Table("check", "found", "result")
     for what, value, problem in found:
         table.add_row(what, value, f"[red]{problem}[/red]" if problem else "[green]good[/green]")
     make_console().print(table)

@@ -25,7 +25,7 @@ MOST_SHOWN = 20  # languages of other files in a message
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command line. Values of None are guessed, or asked for."""
+    """Options of the command line. None means a guess or a question."""
 
     text: str | None = None
     text_pair: str | None = None

@@ -78,7 +78,7 @@ class Classifier:
         spoken = [languages] * len(texts) if languages is None or isinstance(languages, str) else list(languages)
         for name, values in (("pairs", seconds), ("languages", spoken)):
             if len(values) != len(texts):
-                raise UserError(f"{len(texts)} texts and {len(values)} {name}: as many are needed")
+                raise UserError(f"{len(texts)} texts but {len(values)} {name}; their numbers must be equal")
         if wrong := [x for x in (*texts, *(x for x in seconds if x is not None)) if not isinstance(x, str)]:
             raise UserError(f"{wrong[0]!r} is not a text")
         encoded = self.encode(list(zip(texts, seconds, strict=True)))

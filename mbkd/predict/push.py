@@ -19,7 +19,7 @@ def push(model: Path, repo_id: str, private: bool, licence: str | None, dry_run:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r}: not the name of a repository, such as me/my-model ({error})") from None
+        raise UserError(f"{repo_id!r}: not a repository name such as me/my-model ({error})") from None
     files = additions(saved.folder(model), licence)
     if not dry_run:
         api = HfApi()

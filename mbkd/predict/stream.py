@@ -114,7 +114,7 @@ def _output(out: Path) -> Iterator[IO[str]]:
 def check_output(out: Path | None, source: Path | None) -> None:
     """Raise UserError for an output with an unknown ending, or an output that is the input."""
     if out is not None and out.suffix not in OUTPUTS:
-        raise UserError(f"{out}: unknown ending {out.suffix!r}; predictions go to .jsonl, .csv or .tsv")
+        raise UserError(f"{out}: unknown ending {out.suffix!r}; use .jsonl, .csv or .tsv")
     if out is not None and _is_input(out, source):
         raise UserError(f"{out}: is also the input; choose another file with --out")
 

@@ -1,4 +1,4 @@
-"""The web application: classify, health, metrics, and a page to try a text."""
+"""The web application: classification, health, metrics, and a page for trying texts."""
 
 import asyncio
 import zlib
@@ -19,9 +19,9 @@ from mbkd.serve.batching import Full, Worker
 from mbkd.serve.metrics import Counted, Metrics
 from mbkd.serve.requests import EXAMPLE, Answer, Limits, Problem, Refused, Row, parse
 
-PATIENCE = 30.0  # seconds in which a request's body must have come
+PATIENCE = 30.0  # maximum seconds for receiving a request's body
 PAGE = Path(__file__).with_name("page")
-# The page may load and call this server and nothing else, and nobody may frame it.
+# The page may only load from and call this server, and other pages may not embed it.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -31,12 +31,12 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 ROW = Row.model_json_schema()
-ALONE = "the model was trained on pairs of texts, and this row has no text_pair"
+ALONE = "the model was trained on pairs of texts, but this row has no text_pair"
 SCHEMA = {"oneOf": [ROW, {"type": "array", "items": ROW}]}
 
 
 def make_app(classifier: Classifier, name: str, limits: Limits, batch_tokens: int) -> FastAPI:
-    """The application that serves a classifier; name: what the page calls it."""
+    """Return the application that serves a classifier. name: the model's name on the page."""
     metrics = Metrics(lambda: worker.waiting)
     worker = Worker(classifier, batch_tokens, limits.queue, metrics.batch)
 
@@ -44,9 +44,9 @@ def make_app(classifier: Classifier, name: str, limits: Limits, batch_tokens: in
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
         yield
-        worker.stop()  # after the last request was answered
+        worker.stop()  # after the last answer
 
-    # FastAPI's pages of documentation load scripts from elsewhere; the schema itself needs nobody.
+    # FastAPI's documentation pages are off, because they load scripts from a CDN. The schema stays.
     app = FastAPI(title=f"mbkd: {name}", version=mbkd.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Counted, metrics=metrics, path="/classify")
     _explain(app)
@@ -61,14 +61,14 @@ def make_app(classifier: Classifier, name: str, limits: Limits, batch_tokens: in
     )
     async def classify(
         request: Request,
-        branches: Annotated[bool, Query(description="with the weights of the branches, mixer by mixer")] = False,
+        branches: Annotated[bool, Query(description="adds the weights of the branches of each mixer")] = False,
     ) -> Response:
         rows, many = parse(await _body(request, limits.body), limits)
         try:
             answers = await worker.ask([(row.text, row.text_pair) for row in rows], branches)
         except Full as error:
-            do = f"try again in {error.seconds} s, or send fewer texts at a time"
-            raise Refused(503, "too many texts wait for the model", "server", do, error.seconds) from None
+            do = f"try again in {error.seconds} s, or send fewer texts per request"
+            raise Refused(503, "too many texts are waiting", "server", do, error.seconds) from None
         if classifier.pairs:
             for row, answer in zip(rows, answers, strict=True):
                 if row.text_pair is None:
@@ -76,12 +76,12 @@ def make_app(classifier: Classifier, name: str, limits: Limits, batch_tokens: in
         return JSONResponse(answers if many else answers[0])
 
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", summary="Whether texts are answered")
+    @app.get("/healthz", summary="Whether the server accepts texts")
     async def healthz() -> Response:
-        state = {"status": "ok" if worker.alive else "the model's thread has ended"}
+        state = {"status": "ok" if worker.alive else "the model's thread has stopped"}
         return JSONResponse(state, 200 if worker.alive else 503)
 
-    @app.get("/model", summary="The model's name, labels and branches, and what a request may hold")
+    @app.get("/model", summary="The model's name, labels and branches, and the limits of a request")
     async def model() -> dict[str, Any]:
         sizes = {"texts": limits.texts, "characters": limits.characters, "body": limits.body}
         about = {"name": name, "labels": classifier.labels, "branches": classifier.branches, "pairs": classifier.pairs}
@@ -104,25 +104,25 @@ def _file(name: str) -> Any:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """A request's body. Raises Refused, for one that is too large before all of it was read."""
+    """Return a request's body. Raises Refused, for a body above `limit` bytes before reading all of it."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # which also keeps other sites' forms out: a browser would ask us first
+    if kind != "application/json":  # also blocks forms of other sites, because browsers need a preflight for JSON
         raise Refused(415, f"a body of type {kind[:40]!r}", "header", "send Content-Type: application/json")
-    large = Refused(413, "the body is too large", "body", f"send {limit:,} bytes at most, in several requests")
+    large = Refused(413, "the body is too large", "body", f"send at most {limit:,} bytes per request")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise large
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip"):
-        raise Refused(415, f"a body of encoding {coding[:40]!r}", "header", "send it as it is, or by gzip")
+        raise Refused(415, f"a body of encoding {coding[:40]!r}", "header", "send it uncompressed or with gzip")
     body, sent = bytearray(), 0
-    unpack = zlib.decompressobj(wbits=31) if coding == "gzip" else None  # 31: gzip's header and end
+    unpack = zlib.decompressobj(wbits=31) if coding == "gzip" else None  # 31: with the header and trailer of gzip
 
     async def read() -> None:
         nonlocal sent
         async for part in request.stream():
             sent += len(part)
-            # No more than the limit comes out of a part, however small it was.
+            # Limits the output, because a small part can unpack to a large one.
             body.extend(part if unpack is None else unpack.decompress(part, limit + 1 - len(body)))
             if max(sent, len(body)) > limit:
                 raise large
@@ -130,18 +130,18 @@ async def _body(request: Request, limit: int) -> bytes:
     try:
         await asyncio.wait_for(read(), PATIENCE)
     except asyncio.TimeoutError:
-        raise Refused(408, f"the body did not come within {PATIENCE:.0f} s", "body", "send it faster") from None
-    except ClientDisconnect:  # nobody reads this, but it is no error of the server's
-        raise Refused(400, "the connection ended within the body", "body", "send all of it") from None
+        raise Refused(408, f"the body did not arrive within {PATIENCE:.0f} s", "body", "send the body faster") from None
+    except ClientDisconnect:  # the client does not read this answer, but the log should have no server error
+        raise Refused(400, "the connection ended inside the body", "body", "send the whole body") from None
     except zlib.error as error:
-        raise Refused(400, f"not valid gzip ({error})", "body", "send it as it is, or by gzip") from None
+        raise Refused(400, f"not valid gzip ({error})", "body", "send it uncompressed or with gzip") from None
     if unpack is not None and not unpack.eof:
-        raise Refused(400, "the gzip body has no end", "body", "send all of it")
+        raise Refused(400, "the gzip body is incomplete", "body", "send the whole body")
     return bytes(body)
 
 
 def _explain(app: FastAPI) -> None:
-    """Let every error answer as `Problem` says."""
+    """Make every error answer with a `Problem`."""
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
@@ -154,12 +154,12 @@ def _explain(app: FastAPI) -> None:
     async def query(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ", ".join(map(str, first["loc"]))
-        return JSONResponse({"error": first["msg"], "where": where, "do": "leave it out, or say true or false"}, 422)
+        return JSONResponse({"error": first["msg"], "where": where, "do": "omit it, or use true or false"}, 422)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         where = f"{request.method} {request.url.path}"[:80]
-        do = f"POST /classify; {EXAMPLE}"
+        do = f"use POST /classify; {EXAMPLE}"
         return JSONResponse({"error": error.detail, "where": where, "do": do}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)

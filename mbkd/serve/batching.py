@@ -1,7 +1,7 @@
-"""Rows of all requests, gathered into batches for one model: a bounded queue, and a thread that works.
+"""Dynamic batching of the rows of all requests: a bounded queue, and one thread that runs the model.
 
-While the model answers some rows, the next ones gather; these are sorted by length and cut into batches. Nothing waits
-on purpose: an idle model starts.
+While the model runs, new rows collect in the queue. They are then sorted by length and divided into batches. An idle
+model starts at once.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ LONGEST_RETRY = 60  # seconds
 
 
 class Full(Exception):
-    """The queue has no room for a request; worth another try after some seconds."""
+    """The queue has no space for a request. seconds: the suggested time before a retry."""
 
     def __init__(self, seconds: int):
         super().__init__(f"full for about {seconds} s")
@@ -30,7 +30,7 @@ class Full(Exception):
 
 @dataclass(eq=False)
 class Request:
-    """Rows that were sent together, and the answers so far; `done` gets them when all are there."""
+    """The rows of one request, and the answers so far. `done` gets the complete answers."""
 
     rows: Sequence[tuple[str, str | None]]
     branches: bool
@@ -47,17 +47,17 @@ class Waiting(NamedTuple):
 
 
 class Worker:
-    """The one thread that asks the model, and the queue before it.
+    """The thread that runs the model, and its queue.
 
-    batch_tokens: rows times longest row of a batch; capacity: rows that may wait;
-    observe(rows, tokens, seconds) is told of every batch.
+    batch_tokens: rows times the longest row of a batch; capacity: rows in the queue; observe(rows, tokens, seconds):
+    called for every batch.
     """
 
     def __init__(
         self, classifier: Classifier, batch_tokens: int, capacity: int, observe: Callable[[int, int, float], None]
     ):
         self._classifier, self._budget, self._capacity, self._observe = classifier, batch_tokens, capacity, observe
-        self._news = threading.Condition()  # guards the three below
+        self._news = threading.Condition()  # guards the next three attributes
         self._new: list[Request] = []
         self._rows = 0
         self._closed = False
@@ -65,12 +65,12 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
-        """Begin to work, for requests of the running event loop."""
+        """Start the thread, for requests of the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what is in the queue, and end."""
+        """Answer the rows in the queue, and stop the thread."""
         with self._news:
             self._closed = True
             self._news.notify()
@@ -78,16 +78,16 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread works."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """Rows in the queue."""
+        """The number of rows in the queue."""
         return self._rows
 
     async def ask(self, rows: Sequence[tuple[str, str | None]], branches: bool) -> list[dict[str, Any]]:
-        """An answer for each row, as `Answer` describes it. Raises Full, or what the model raised."""
+        """Return the fields of an `Answer` for each row. Raises Full, or the model's error."""
         request = Request(rows, branches, asyncio.get_running_loop().create_future())
         with self._news:
             if self._rows + len(rows) > self._capacity:
@@ -105,17 +105,17 @@ class Worker:
                 new, self._new = self._new, []
             if not new:
                 return
-            # All that wait are answered before the next are looked at, so nobody is overtaken for long.
+            # Answers all collected rows before newer ones, to limit the waiting time of each row.
             rows = self._encoded(new)
             for batch in evaluation_batches(np.array([length_of(row.inputs) for row in rows]), self._budget, 0, 1):
                 self._answer([rows[i] for i in batch])
 
     def _encoded(self, requests: list[Request]) -> list[Waiting]:
-        """The rows of some requests with their tokens."""
+        """Return the rows of requests with their tokens."""
         places = [(request, number) for request in requests for number in range(len(request.rows))]
         try:
             encoded = self._classifier.encode([request.rows[number] for request, number in places])
-        except Exception as error:  # this thread outlives whatever a text or the model makes go wrong
+        except Exception as error:  # the thread must survive every error of a text or the model
             self._take_out(len(places))
             self._loop.call_soon_threadsafe(_fail, requests, error)
             return []
@@ -123,7 +123,7 @@ class Worker:
 
     def _answer(self, batch: list[Waiting]) -> None:
         self._take_out(len(batch))
-        batch = [row for row in batch if not row.request.done.done()]  # none for who has gone, or has failed
+        batch = [row for row in batch if not row.request.done.done()]  # skip cancelled and failed requests
         if not batch:
             return
         inputs = [row.inputs for row in batch]
@@ -132,7 +132,7 @@ class Worker:
             found = self._classifier.probabilities(inputs).tolist()
             asked = [i for i, row in enumerate(batch) if row.request.branches]
             weights = self._classifier.branch_weights([inputs[i] for i in asked]) if asked else {}
-        except Exception as error:  # as above; such as a device that is out of memory
+        except Exception as error:  # as above, for example out of memory
             self._loop.call_soon_threadsafe(_fail, [row.request for row in batch], error)
             return
         seconds = time.perf_counter() - began
@@ -148,7 +148,7 @@ class Worker:
 
     def _worded(self, values: list[float]) -> dict[str, Any]:
         found = dict(zip(self._classifier.labels, values, strict=True))
-        label = max(found, key=found.__getitem__)  # before rounding makes two of them equal
+        label = max(found, key=found.__getitem__)  # before rounding, which can create ties
         return {"label": label, "probabilities": {name: round(x, 6) for name, x in found.items()}}
 
     def _take_out(self, rows: int) -> None:
@@ -156,7 +156,7 @@ class Worker:
             self._rows -= rows
 
 
-# In the event loop's thread: futures are not safe in another one.
+# The functions below run in the event loop's thread, because futures are not thread-safe.
 
 
 def _deliver(batch: list[Waiting], answers: list[dict[str, Any]]) -> None:

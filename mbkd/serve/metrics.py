@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Metrics of the server, for Prometheus."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
-        """waiting: gives the number of rows in the queue."""
+        """waiting: returns the number of rows in the queue."""
         self._registry = ours = CollectorRegistry()
         self.requests = Counter("mbkd_requests", "Requests to classify, by status.", ["status"], registry=ours)
-        self.seconds = _histogram("mbkd_request_seconds", "From a request's head to its answer.", SECONDS, ours)
-        self.rows = Counter("mbkd_rows", "Rows that the model answered.", registry=ours)
-        self.tokens = Counter("mbkd_tokens", "Tokens of these rows, padding left out.", registry=ours)
+        self.seconds = _histogram("mbkd_request_seconds", "Time from a request's header to its answer.", SECONDS, ours)
+        self.rows = Counter("mbkd_rows", "Classified rows.", registry=ours)
+        self.tokens = Counter("mbkd_tokens", "Tokens of classified rows, without padding.", registry=ours)
         self.batch_rows = _histogram("mbkd_batch_rows", "Rows of a batch.", POWERS, ours)
-        self.batch_seconds = _histogram("mbkd_batch_seconds", "The model's time for a batch.", SECONDS, ours)
-        Gauge("mbkd_waiting_rows", "Rows that wait for the model.", registry=ours).set_function(waiting)
+        self.batch_seconds = _histogram("mbkd_batch_seconds", "Time of the model for a batch.", SECONDS, ours)
+        Gauge("mbkd_waiting_rows", "Rows in the queue.", registry=ours).set_function(waiting)
 
     def batch(self, rows: int, tokens: int, seconds: float) -> None:
         """Count a batch."""
@@ -32,7 +32,7 @@ class Metrics:
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -41,7 +41,7 @@ def _histogram(name: str, what: str, buckets: Sequence[float], registry: Collect
 
 
 class Counted:
-    """The application, with its requests to one path counted and timed."""
+    """A middleware that counts and times the requests to one path."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, path: str) -> None:
         self._app, self._metrics, self._path = app, metrics, path

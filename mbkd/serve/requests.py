@@ -1,4 +1,4 @@
-"""What a request may ask for, and how it is refused: every refusal says what is wrong, where, and what to do."""
+"""Requests, their limits, and refusals that state the problem, its place and its solution."""
 
 import json
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from pydantic_core import from_json
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a server takes.
+    """Limits of a server.
 
     body        bytes of a request's body
     texts       rows of a request
-    characters  of a text, or of the second one of a pair; what the model cannot take of it is cut
-    queue       rows that wait for the model, over all requests
+    characters  of a text, or of the second text of a pair; the model truncates longer inputs at its maximum length
+    queue       waiting rows of all requests
     """
 
     body: int = 1_000_000
@@ -29,29 +29,29 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: Annotated[str, Field(description="what to classify", examples=["Das ist gut."])]
+    text: Annotated[str, Field(description="the text to classify", examples=["Das ist gut."])]
     text_pair: Annotated[str | None, Field(description="the second text of a pair")] = None
 
 
 class Answer(BaseModel):
-    """What the model says about a row; `branches` where it was asked for."""
+    """The model's answer for a row. `branches` is present on request."""
 
     label: str
     probabilities: dict[str, float]
     branches: dict[str, dict[str, float]] | None = None
-    note: Annotated[str | None, Field(description="what to know of this answer")] = None
+    note: Annotated[str | None, Field(description="a warning about this answer")] = None
 
 
 class Problem(BaseModel):
-    """Why a request got no answer."""
+    """The reason why a request got no answer."""
 
-    error: Annotated[str, Field(description="what is wrong")]
+    error: Annotated[str, Field(description="the problem")]
     where: str
-    do: Annotated[str, Field(description="what to do about it")]
+    do: Annotated[str, Field(description="the solution")]
 
 
 class Refused(Exception):
-    """A request without an answer: its status, the three parts of `Problem`, and seconds to wait before another try."""
+    """A refused request: its status, the parts of `Problem`, and the seconds before a retry."""
 
     def __init__(self, status: int, error: str, where: str, do: str, retry_after: int | None = None):
         super().__init__(error)
@@ -59,13 +59,13 @@ class Refused(Exception):
         self.problem = {"error": error, "where": where, "do": do}
 
 
-EXAMPLE = 'send {"text": "..."}, perhaps with "text_pair", or a list of such objects'
+EXAMPLE = 'send {"text": "..."}, optionally with "text_pair", or a list of these objects'
 
 
 def parse(body: bytes, limits: Limits) -> tuple[list[Row], bool]:
-    """The rows of a body, and whether it is a list of them. Raises Refused, for the first thing that is wrong.
+    """Return the rows of a body, and whether the body is a list. Raises Refused for the first problem.
 
-    Row by row: the event loop waits for this, and pydantic would describe every one of half a million bad rows.
+    Validates row by row, because pydantic would describe every bad row of a list and block the event loop.
     """
     try:
         sent = from_json(body)
@@ -76,31 +76,31 @@ def parse(body: bytes, limits: Limits) -> tuple[list[Row], bool]:
     if not sent:
         raise Refused(422, "the list is empty", "body", EXAMPLE)
     if len(sent) > limits.texts:
-        raise Refused(413, f"{len(sent)} texts in one request", "body", f"send {limits.texts} at most at a time")
+        raise Refused(413, f"{len(sent)} texts in one request", "body", f"send at most {limits.texts} per request")
     return [_row(each, (number,), limits) for number, each in enumerate(sent)], True
 
 
 def _row(sent: Any, place: tuple[int, ...], limits: Limits) -> Row:
-    """The row that an object of the body at a place is. Raises Refused."""
+    """Return the row of an object in the body. place: its position in a list. Raises Refused."""
     if not isinstance(sent, dict):
-        raise Refused(422, f"an object belongs here, not {_shown(sent)}", _where(place), EXAMPLE)
+        raise Refused(422, f"expected an object, not {_shown(sent)}", _where(place), EXAMPLE)
     try:
         row = Row.model_validate({name: sent[name] for name in Row.model_fields if name in sent})
     except ValidationError as error:
         raise _refused(error.errors(include_url=False)[0], place) from None
     if (unknown := next((name for name in sent if name not in Row.model_fields), None)) is not None:
-        raise Refused(422, f"unknown field {unknown[:40]!r}", _where((*place, unknown)), "there are text and text_pair")
+        raise Refused(422, f"unknown field {unknown[:40]!r}", _where((*place, unknown)), "use text and text_pair")
     if not (row.text + (row.text_pair or "")).strip():
-        raise Refused(422, "the text is empty", _where((*place, "text")), "leave the row out, or give it a text")
+        raise Refused(422, "the text is empty", _where((*place, "text")), "remove the row, or add a text")
     for name, text in (("text", row.text), ("text_pair", row.text_pair or "")):
         if len(text) > limits.characters:
             what = f"a text of {len(text):,} characters"
-            raise Refused(422, what, _where((*place, name)), f"send {limits.characters:,} at most")
+            raise Refused(422, what, _where((*place, name)), f"send at most {limits.characters:,}")
     return row
 
 
 def _refused(error: Any, place: tuple[int, ...]) -> Refused:
-    """What pydantic found wrong with a row, in our words."""
+    """Convert a validation error of pydantic to a refusal."""
     where = _where((*place, *error["loc"]))
     if error["type"] == "missing":
         return Refused(422, f"no field {error['loc'][-1]!r}", where, EXAMPLE)
@@ -112,6 +112,6 @@ def _shown(value: Any) -> str:
 
 
 def _where(place: tuple[int | str, ...]) -> str:
-    """Such as: row 3, text. Rows count from 0, as in the list that was sent."""
+    """Return a place such as `row 3, text`. Rows count from 0, as in the list of the request."""
     parts = [f"row {x}" if isinstance(x, int) else str(x)[:40] for x in place]
     return ", ".join(parts) or "body"

@@ -1,4 +1,4 @@
-"""The server's process: a port, the model, and a stop that answers what was asked."""
+"""The server's process: the port, the model, and graceful shutdown."""
 
 import errno
 import signal
@@ -9,21 +9,21 @@ from pathlib import Path
 from mbkd.errors import UserError
 from mbkd.serve.requests import Limits
 
-# Rows times longest row of a batch. Larger ones carry more padding, which costs a CPU its time (docs/measurements.md).
+# Rows times the longest row of a batch. Larger batches have more padding, slow on a CPU (docs/measurements.md).
 BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
-ENGINES = {"torch": None, "onnx": "fp32", "onnx-int8": "int8"}  # and the precision of the graph
-LAST_SECONDS = 25  # for requests that are being answered at a stop; Kubernetes kills after 30
+ENGINES = {"torch": None, "onnx": "fp32", "onnx-int8": "int8"}  # engine -> precision of the ONNX graph
+LAST_SECONDS = 25  # for pending requests at shutdown; Kubernetes kills the process after 30
 
 
 def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: Limits, engine: str = "torch") -> None:
-    """Serve a model until SIGTERM or Ctrl-C, and print the address first. Raises UserError.
+    """Print the address, then serve a model until SIGTERM or Ctrl-C. Raises UserError.
 
-    engine: a key of ENGINES; a graph runs on the CPU.
+    engine: a key of ENGINES; ONNX graphs run on the CPU.
     """
     if engine not in ENGINES:
-        raise UserError(f"--engine {engine}: one of {', '.join(ENGINES)}")
+        raise UserError(f"--engine {engine}: use one of {', '.join(ENGINES)}")
     if limits.texts > limits.queue:
-        raise UserError(f"--max-texts {limits.texts}: more than --queue {limits.queue} takes; raise one, or lower one")
+        raise UserError(f"--max-texts {limits.texts}: must be at most --queue {limits.queue}; change one of them")
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -31,7 +31,7 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
     except ImportError as error:
         raise UserError(f"mbkd serve needs {error.name}, which is not installed; pip install 'mbkd[serve]'") from None
 
-    with listen(host, port) as listener:  # before torch and the model are loaded, which takes longer
+    with listen(host, port) as listener:  # before loading the model, to report errors of the port at once
         from transformers import logging
 
         from mbkd.model import saved
@@ -50,20 +50,20 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS, server_header=False)
         place = f"[{host}]" if ":" in host else host
         print(f"http://{place}:{listener.getsockname()[1]}", flush=True)
-        # uvicorn gives the signal back when it has stopped in good order: that is no error.
+        # uvicorn raises the signal again after a graceful shutdown. This must not be an error.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises UserError."""
+    """Open a listening socket; port 0 selects a free port. Raises UserError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
-                f"--port {port}: in use on {host}; choose another with --port; --port 0 takes a free one"
+                f"--port {port}: in use on {host}; choose another with --port, or a free one with --port 0"
             ) from None
-        raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
+        raise UserError(f"--host {host} --port {port}: cannot listen ({error.strerror or error})") from None

@@ -1,4 +1,4 @@
-// The page to try a text. Texts, labels and errors reach the document as text only, never as markup.
+// The page for trying texts. Texts, labels and errors enter the document as text only, never as markup.
 "use strict";
 
 const at = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ function element(kind, style, text) {
   return made;
 }
 
-// A row a name: the name, a bar of its share of 1, the share in percent; `even` is marked where it is given.
+// One row per name: the name, a bar for its share of 1, and the share in percent. `even` is marked if given.
 function bars(shares, best, even) {
   const rows = [];
   for (const [name, share] of Object.entries(shares)) {
@@ -24,7 +24,7 @@ function bars(shares, best, even) {
       mark.style.left = `${100 * even}%`;
       track.append(mark);
     }
-    track.setAttribute("aria-hidden", "true"); // the number beside it says the same
+    track.setAttribute("aria-hidden", "true"); // the number next to it has the same content
     rows.push(element("div", `name${style}`, name), track, element("div", `value${style}`, `${(100 * share).toFixed(1)} %`));
   }
   return rows;
