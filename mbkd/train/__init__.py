@@ -1,4 +1,4 @@
-"""How a student or teacher is trained. The package is called as `mbkd.api.train`, too."""
+"""Training of a student or teacher. The package is also callable, as `mbkd.api.train`."""
 
 import sys
 

@@ -1,9 +1,10 @@
-"""What a run needs to go on exactly where it stopped: written whole or not at all, verified when read.
+"""Checkpoints for an exact resume: written atomically, and verified when read.
 
-A checkpoint is checkpoints/step-<number>/ with DeepSpeed's files (model, optimizer, the loop's state) and a manifest
-that names what made it and the SHA-256 of every file. Dropout and data order are functions of (seed, step), so no
-generator's state is needed. DeepSpeed reads its files with torch.load(weights_only=False), which can run code:
-the manifest's checksums tell damage, not malice, so resume only from run directories of your own.
+A checkpoint is checkpoints/step-<number>/ with DeepSpeed's files (model, optimizer, state of the training loop) and a
+manifest with the fingerprints of the inputs and the SHA-256 of every file. Dropout and data order are functions of
+(seed, step), so checkpoints contain no generator states. DeepSpeed reads its files with
+torch.load(weights_only=False), which can run code. The checksums detect damage but not malice: resume only from your
+own run directories.
 """
 
 import json
@@ -20,46 +21,47 @@ from mbkd.errors import UserError
 from mbkd.files import sha256, write_json
 
 KEPT = 2
-DEEPSPEED = "deepspeed"  # the tag, which is the name of DeepSpeed's folder
-SHARE = 0.01  # of a run's time that writing checkpoints may take
+DEEPSPEED = "deepspeed"  # the tag, and so the name of DeepSpeed's folder
+SHARE = 0.01  # largest share of a run's time for writing checkpoints
 
 
 @dataclass
 class Schedule:
-    """When a run writes checkpoints: by the clock of its first rank, and every so many steps where these are given.
+    """The schedule of a run's checkpoints, by the clock of the first rank and by steps.
 
-    minutes: from the end of one checkpoint to the next, and the length of an epoch at whose end there is one, too; more
-    where writing them would take longer than SHARE of the time.
+    minutes: between checkpoints. An epoch at least this long also ends with a checkpoint. The interval is longer if
+    writing checkpoints would take more than SHARE of the time.
+    steps: between further checkpoints; None for none.
     """
 
     minutes: float = 10.0
     steps: int | None = None
-    took: float = 0.0  # seconds, the last one's writing
-    written: float = field(default_factory=time.monotonic)  # when that was
-    epoch: float = field(default_factory=time.monotonic)  # when this epoch began
+    took: float = 0.0  # seconds to write the last checkpoint
+    written: float = field(default_factory=time.monotonic)  # time of the last checkpoint
+    epoch: float = field(default_factory=time.monotonic)  # start of this epoch
 
     def due(self, step: int, epoch_ends: bool) -> bool:
-        """Whether to write one after this step. Collective: all ranks must call."""
-        now, interval = time.monotonic(), max(60 * self.minutes, 2 * self.took / SHARE)  # 2: epochs' ends
+        """Return whether a checkpoint is due after this step. Collective: all ranks must call."""
+        now, interval = time.monotonic(), max(60 * self.minutes, 2 * self.took / SHARE)  # 2: also at the end of epochs
         mine = now - self.written >= interval or (epoch_ends and now - self.epoch >= interval)
         if epoch_ends:
             self.epoch = now
         return all_gather_object(mine)[0] or self.at(step)
 
     def at(self, step: int) -> bool:
-        """Whether the number of the step alone asks for one."""
+        """Return whether a checkpoint is due by `steps` alone."""
         return self.steps is not None and step % self.steps == 0
 
     def wrote(self, took: float) -> None:
-        """Take note of a checkpoint that was just written, in so many seconds."""
+        """Record that a checkpoint has just been written, in `took` seconds."""
         self.took, self.written = took, time.monotonic()
 
 
 def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: dict[str, Any], ranks: Ranks) -> None:
-    """Write the checkpoint of a step, then remove all but the last few. Collective: all ranks must call.
+    """Write the checkpoint of a step, then remove all but the last KEPT. Collective: all ranks must call.
 
-    state: what the loop needs besides model and optimizer. made_from: what must be the same when it is read.
-    Raises UserError where it cannot be written.
+    state: of the training loop. made_from: values that must be equal when the run resumes.
+    Raises UserError if the checkpoint cannot be written.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
     part = final.with_name(f".{final.name}.part")
@@ -80,19 +82,22 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
                 shutil.rmtree(old)
     except (UserError, OSError, RuntimeError) as error:
         if "by peer" in str(error):
-            raise  # another rank is gone, which is no matter of this disk
+            raise  # another rank was lost, so the disk is not the cause
         shutil.rmtree(part, ignore_errors=True)
         last = max(final.parent.glob("step-*"), default=None)
-        kept = f"{last} is whole, and the same command resumes from it" if last else "there is no earlier checkpoint"
+        kept = f"the run resumes from {last}" if last else "there is no earlier checkpoint"
         reason = one_line(error)
-        raise UserError(f"{final}: the checkpoint cannot be written ({reason}); make room, then: {kept}") from None
+        raise UserError(
+            f"{final}: the checkpoint cannot be written ({reason}); make room, then run the same command again; {kept}"
+        ) from None
     wait_for_all()
 
 
 def newest(run: Path, made_from: dict[str, Any], show: bool = True) -> Path | None:
-    """The newest whole checkpoint of a run, or None. A damaged one is named and the one before it is taken.
+    """Return the newest intact checkpoint of a run, or None.
 
-    Raises UserError, naming what changed, for one that something else made.
+    show: print a warning for each damaged checkpoint. Raises UserError, with the changed values, if the checkpoint
+    has another `made_from`.
     """
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         problem = _damage(folder)
@@ -105,14 +110,14 @@ def newest(run: Path, made_from: dict[str, Any], show: bool = True) -> Path | No
         if changed:
             lines = "\n".join(f"  {k}: was {before.get(k)!r}, is {made_from.get(k)!r}" for k in sorted(changed))
             raise UserError(
-                f"{folder}: cannot be resumed, something that made it changed; --fresh starts over\n{lines}"
+                f"{folder}: cannot be resumed, because its inputs have changed; --fresh starts over\n{lines}"
             )
         return folder
     return None
 
 
 def restore(engine: Any, folder: Path) -> dict[str, Any]:
-    """Load model and optimizer into the engine; returns the trainer's state. Collective: all ranks must call."""
+    """Load model and optimizer, and return the state of the loop. Collective: all ranks must call."""
     _, client = engine.load_checkpoint(str(folder), tag=DEEPSPEED, load_lr_scheduler_states=False)
     state: dict[str, Any] = client["mbkd"]
     return state
@@ -124,11 +129,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a checkpoint's files; empty if nothing is."""
+    """Return a description of the damage to a checkpoint; empty if the checkpoint is intact."""
     try:
         for name, expected in _manifest(folder)["files"].items():
             if sha256(folder / name) != expected:
                 return f"{name} is damaged"
     except (OSError, ValueError, KeyError) as error:
-        return f"it is not whole ({error})"
+        return f"files are missing or damaged ({error})"
     return ""

@@ -1,4 +1,4 @@
-"""DeepSpeed's training engine around a student or a teacher that learns."""
+"""DeepSpeed's training engine for a student or a teacher."""
 
 from typing import Any
 
@@ -19,32 +19,33 @@ from mbkd.train.optim import BranchAdamW
 import deepspeed  # isort: skip - after mbkd.distributed, which keeps its import quiet
 
 BACKEND = "inductor"  # of train.compile
-GRAPHS = 64  # of a layer, beyond which torch would go on without compiling: five widths with and without padding
+GRAPHS = 64  # torch's recompile limit per layer; five widths, with and without padding, exceed its default
 
 
 def training_engine(
     model: PreTrainedModel, groups: list[dict[str, Any]], train: Training, ranks: Ranks
 ) -> tuple[Any, BranchAdamW]:
-    """DeepSpeed's engine around a model in fp32, and the optimizer of its parameter groups, which the engine steps.
+    """Return DeepSpeed's engine for a model in fp32, and its optimizer, which the engine steps.
 
-    Collective: all ranks must call. DeepSpeed's JSON is derived from the configuration here, never written by hand.
-    Weights, gradients and moments are fp32 in every precision; matrix products run in `train.precision` by autocast.
-    With `train.compile` the layers are compiled when they first run; evaluation is to call them without.
-    Raises UserError where the global batch does not divide over the ranks, or the device lacks the precision.
+    DeepSpeed's JSON is derived from the configuration.
+    Weights, gradients and moments are always fp32. Matrix products run in `train.precision` by autocast.
+    With `train.compile`, layers are compiled at their first call. Evaluation must run them eagerly.
+    Raises UserError if the global batch does not divide over the ranks, or the device does not support the precision.
+    Collective: all ranks must call.
     """
     micro_batch(np.arange(train.batch_size), ranks.rank, ranks.world, train.accumulation, 0)
     kind = precision.choose(train.precision, ranks.device)
     if kind == "fp16" and train.zero_stage:
-        # DeepSpeed 0.19.8 clips the scaled gradients there, and updates the loss scale after every parameter group.
+        # DeepSpeed 0.19.8 clips scaled gradients there, and updates the loss scale after every parameter group.
         raise UserError(
-            f"train.precision = fp16 does not train with train.zero_stage = {train.zero_stage}: DeepSpeed clips the "
-            "gradients before it divides the loss scale out of them; set train.zero_stage=0"
+            f"train.precision = fp16 does not work with train.zero_stage = {train.zero_stage}, because DeepSpeed clips "
+            "the gradients before it removes the loss scale; set train.zero_stage=0"
         )
     deterministic(train.deterministic)
     whole = train.zero_stage == 0
-    # Over ZeRO's shards DeepSpeed alone knows the norm; where gradients are whole the optimizer needs fewer passes.
+    # Only DeepSpeed knows the norm over ZeRO's shards. For whole gradients the optimizer clips in fewer passes.
     optimizer = BranchAdamW(groups, lr=train.lr, eps=train.eps, clip=train.clip if whole else None)
-    # The optimizer takes the rows of the words that a batch has: the others' zeros are neither filled in nor sent.
+    # Sparse gradients contain only the words of a batch, so no zeros are filled in or sent for the others.
     words = model.get_input_embeddings()
     if isinstance(words, nn.Embedding):
         words.sparse = whole
@@ -58,37 +59,37 @@ def training_engine(
         "torch_autocast": {
             "enabled": kind != "fp32",
             "dtype": str(precision.DTYPES[kind]).removeprefix("torch."),
-            "lower_precision_safe_modules": [],  # gradients go from rank to rank in fp32
+            "lower_precision_safe_modules": [],  # gradients are reduced in fp32
         },
         "steps_per_print": 10**9,
     }
     with ProgressBar("starting DeepSpeed", 0, ranks.first, patience=PATIENCE):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     if train.compile:
-        # One graph for all layers of a width that learn, one for those that do not, one for a narrow last layer.
+        # Per width: one graph for all layers that learn, one for the other layers, one for a narrow last layer.
         torch._dynamo.config.recompile_limit = GRAPHS
         for layer in encoder_layers(model):
-            layer.compile(dynamic=False, backend=BACKEND)  # in place: parameters keep their names
+            layer.compile(dynamic=False, backend=BACKEND)  # in place, so parameters keep their names
     still = train.idle_branches == "still" and one_branch_learns(model)
     if ranks.world == 1 and whole and still:
-        # Nobody to average with; DeepSpeed would copy all gradients forth and back. Drift needs the zeros it fills in.
+        # One rank reduces nothing, but DeepSpeed would copy all gradients. Drift needs the zeros that it fills in.
         engine.enable_backward_allreduce = False
     return engine, optimizer
 
 
 def gradient_norm(engine: Any, optimizer: BranchAdamW) -> Tensor:
-    """The norm of the last step's gradients over all ranks, before clipping; not finite where they were not."""
+    """Return the gradient norm of the last step over all ranks, before clipping; can be inf or nan."""
     if engine.zero_optimization():
         return torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=engine.device)
     return optimizer.norm()
 
 
 def loss_scale(engine: Any) -> torch.amp.GradScaler | None:
-    """What scales the loss in fp16, or None in the other precisions. A step that overflows is skipped."""
+    """Return the loss scaler of fp16, or None in other precisions. The scaler skips steps that overflow."""
     scaler: torch.amp.GradScaler | None = engine.torch_autocast_z0_gradscaler
     return scaler
 
 
 def one_branch_learns(model: PreTrainedModel) -> bool:
-    """Whether a batch teaches its own language's branch alone: by Eq. 8, or as nothing leads to the others."""
+    """Return whether a batch trains only the branch of its language: by Eq. 8, or without mixers."""
     return getattr(model.config, "detach", True) or model.config.mixers == "none"

@@ -1,7 +1,7 @@
-"""The optimizer that leaves idle branches alone: AdamW over the parameter groups of the batch's language.
+"""AdamW that steps only the parameter groups of the batch's language.
 
-DeepSpeed turns a missing gradient into zeros, and AdamW would then move an idle branch by momentum and weight
-decay (DeepSpeed #1355, #5828). Stepping only the groups of the batch's language keeps the others bitwise still.
+DeepSpeed replaces missing gradients by zeros, and AdamW would then change idle branches by momentum and weight
+decay (DeepSpeed #1355, #5828). A step of the batch's groups alone leaves idle branches bitwise unchanged.
 """
 
 import re
@@ -13,16 +13,16 @@ from torch import nn
 
 
 def language_of(name: str, languages: list[str]) -> str | None:
-    """The language whose branch, inner mixer or head a parameter belongs to; None for what is shared."""
+    """Return the language of a parameter in a branch, inner mixer or head; None for a shared parameter."""
     match = re.match(r"(?:branches|inner|heads)\.(\d+)\.", name)
     return languages[int(match[1])] if match else None
 
 
 def parameter_groups(model: nn.Module, languages: list[str], weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for the optimizer: per language and for what is shared, with and without weight decay.
+    """Return optimizer groups: per language and for shared parameters, each with and without weight decay.
 
-    languages: those with a branch, in the branches' order. Vectors (biases, norms, mixers) get no decay (decision 16).
-    What requires no gradient is in no group.
+    languages: languages with a branch, in the order of the branches.
+    Vectors (biases, norms, mixers) get no decay (decision 16). Parameters without gradients are left out.
     """
     groups: dict[tuple[str | None, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -37,14 +37,14 @@ def parameter_groups(model: nn.Module, languages: list[str], weight_decay: float
 
 
 class BranchAdamW(torch.optim.AdamW):
-    """AdamW, fused, that steps only the shared groups and those of the language that `begin` names.
+    """Fused AdamW that steps only the shared groups and the groups of the language given to `begin`.
 
-    clip: the largest norm of a step's gradients; None where DeepSpeed clips, over ZeRO's shards. Here it costs one look
-          at the gradients: the fused step scales them as it reads them.
+    clip: maximum norm of the gradients, or None if DeepSpeed clips (ZeRO stages 1 and 2). Clipping reads the gradients
+          once, because the fused step also scales them.
 
-    What is idle asks for no gradient, so that DeepSpeed neither fills zeros in for it nor sends them from rank to rank.
-    A sparse gradient, word vectors' for example, is laid into zeros that stay from step to step: the step is that of a
-    dense gradient, of which nobody fills in and squares the many rows that the batch did not read.
+    Idle parameters require no gradient, so DeepSpeed neither fills in nor reduces zeros for them.
+    Sparse embedding gradients are scattered into a zero buffer that is reused across steps. The update equals the
+    dense one without zeroing and squaring unused rows.
     """
 
     param_groups: list[dict[str, Any]]
@@ -54,12 +54,12 @@ class BranchAdamW(torch.optim.AdamW):
         self.clip = clip
         self._language: str | None = None
         self._norm = torch.zeros(())
-        self._zeros: dict[nn.Parameter, torch.Tensor] = {}  # by parameter with a sparse gradient, in its shape
-        # The model's own parameters, for DeepSpeed puts copies of its own into the groups.
+        self._zeros: dict[nn.Parameter, torch.Tensor] = {}  # buffers for sparse gradients, in the parameter's shape
+        # The model's parameters, because DeepSpeed replaces those in the groups by copies.
         self._parameters = [(group["language"], list(group["params"])) for group in self.param_groups]
 
     def begin(self, language: str | None, lr: float) -> None:
-        """Set the language that learns in the next step, and the learning rate. None: all groups; idle ones drift."""
+        """Set the language and the learning rate of the next step. None steps all groups, so idle ones drift."""
         self._language = language
         for mine, parameters in self._parameters:
             for parameter in parameters:
@@ -68,11 +68,11 @@ class BranchAdamW(torch.optim.AdamW):
             group["lr"] = lr
 
     def norm(self) -> torch.Tensor:
-        """The norm of the last step's gradients before clipping; of a part of them only where DeepSpeed clips."""
+        """Return the gradient norm of the last step before clipping; incomplete if DeepSpeed clips."""
         return self._norm
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        # torch's name for what its fused step divides gradients by; a GradScaler sets it, and removes it later.
+        # torch's fused step divides the gradients by `grad_scale`. A GradScaler sets and later removes it.
         every, scale = self.param_groups, getattr(self, "grad_scale", None)
         if self._language is not None:
             self.param_groups = [g for g in every if g["language"] in (None, self._language)]
@@ -99,7 +99,7 @@ class BranchAdamW(torch.optim.AdamW):
 
 
 def lr_factor(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over the first share of the steps, then linear decay to 0; a pure function of the step."""
+    """Return the learning rate factor: linear warm-up over a share of the steps, then linear decay to 0."""
     rise = int(steps * warmup)
     if step < rise:
         return step / rise

@@ -1,6 +1,6 @@
-"""One run from its configuration to its result: read, build, train, measure, save.
+"""One run from its configuration to its result: prepare, train, evaluate, save.
 
-docs/run-directory.md describes everything that a run writes.
+docs/run-directory.md describes the files of a run.
 """
 
 import statistics
@@ -28,15 +28,15 @@ from mbkd.train.student import build_student
 from mbkd.train.trainer import STEPS_PER_RECORD, Trainer
 from mbkd.train.work import speed
 
-# What a run that only infers in another way takes from the result of the run that trained.
+# Fields that a run with another `student.inference` copies from the result of the trained run.
 OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "made_from")
 
 
 def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Schedule, log: str = "none") -> Path:
-    """Train, measure and save one run; one that was stopped goes on, a finished one is left as it is.
+    """Train, evaluate and save one run. Stopped runs resume, and finished runs are not changed.
 
-    checkpoints: when they are written. log: a key of tracking.PACKAGES.
-    Returns the run's directory. Raises UserError, and Stopped after a signal.
+    checkpoints: schedule of the checkpoints. log: a key of tracking.PACKAGES.
+    Returns the run directory. Raises UserError, and Stopped after a signal.
     Collective: all ranks must call.
     """
     directory = runs.folder(root, config)
@@ -60,7 +60,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         with ProgressBar("loading the student", 0, ranks.first, patience=PATIENCE):
             model = build_student(config, inputs.labels)
         source = signals.open_source(config, inputs, root, ranks)
-    else:  # trained before: only the way to infer differs
+    else:  # the same weights are already trained: only `student.inference` differs
         model = MBLMForSequenceClassification.from_pretrained(alike / "model", inference=config.student.inference)
         source = signals.TeacherSource(signals.hard_labels)
     branches = list(getattr(model.config, "branch_languages", ()))
@@ -68,7 +68,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     parameters = sum(p.numel() for p in model.parameters())
     if config.distill.hidden and alike is None:
         weights = {x: [teacher.weight for teacher in several] for x, several in inputs.teachers.items()}
-        # A part of the student while it learns, so that its gradients are summed over the ranks with the others.
+        # As a submodule of the student, so its gradients are reduced over the ranks with those of the student.
         model.matching = hidden.Matching(model, source.teachers, weights, config.distill)
         groups += model.matching.groups(config.train.weight_decay)
     engine, optimizer = training_engine(model, groups, config.train, ranks)
@@ -78,7 +78,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         trainer.train()
     before: dict[str, dict[str, Any]] = {}
     if config.student.grow is not None:
-        engine.module.opening = 0.0  # with its new branch closed it still is the model that it was
+        engine.module.opening = 0.0  # without the new branch, this is the model before growth
         before = {split: trainer.measure(split, epoch=0) for split in inputs.heldout}
         engine.module.opening = 1.0
     found = {split: trainer.measure(split) for split in inputs.heldout}
@@ -131,9 +131,9 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
 
 
 def prepared(config: Config, root: Path, ranks: distributed.Ranks) -> Inputs:
-    """What a run reads: the first rank verifies the stores, the others then open them. Raises UserError.
+    """Return the inputs of a run. The first rank verifies the stores before the others open them.
 
-    Collective: all ranks must call.
+    Raises UserError. Collective: all ranks must call.
     """
     inputs = prepare(config, root) if ranks.first else None
     distributed.wait_for_all()
@@ -141,9 +141,9 @@ def prepared(config: Config, root: Path, ranks: distributed.Ranks) -> Inputs:
 
 
 def _trained_alike(config: Config, root: Path) -> Path | None:
-    """The finished run of the same training whose student infers in the other way; None where there is none.
+    """Return the finished run of the same training with the other `student.inference`, or None.
 
-    Nor is it asked where this run has steps of its own: it goes on from its checkpoint.
+    Also None if this run has checkpoints; it resumes from them.
     """
     if config.student.mixers != "none" or not config.student.branch_depth:
         return None
@@ -156,8 +156,8 @@ def _trained_alike(config: Config, root: Path) -> Path | None:
 
 
 def _save(config: Config, directory: Path, model: PreTrainedModel, result: Result) -> None:
-    """The trained model with its tokenizer and its card, as a transformers folder."""
+    """Save the trained model with its tokenizer and model card as a transformers folder."""
     model.config.text_pairs = config.task.pairs
-    model.config.train_precision = config.train.precision  # what it answers in
+    model.config.train_precision = config.train.precision  # also the precision of inference
     saved.save(model, load_tokenizer(config.student.backbone), directory / "model")
     card.write(directory / "model", config, result)

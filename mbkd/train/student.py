@@ -1,4 +1,4 @@
-"""The model that learns in a run, from its backbone's weights."""
+"""Builds the model that a run trains."""
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -10,7 +10,10 @@ from mbkd.model.mblm import MBLMForSequenceClassification
 
 
 def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
-    """The model that learns, from its backbone's weights; its head's weights follow the seed."""
+    """Return the model to train, with its backbone's weights. The seed initialises new weights.
+
+    Raises UserError if the backbone cannot be loaded.
+    """
     torch.manual_seed(config.seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     student = config.student
@@ -21,7 +24,7 @@ def build_student(config: Config, labels: tuple[str, ...]) -> PreTrainedModel:
         return trained
     if student.head == "own":
         with saved.refusing(backbones.no_encoder(student.backbone)):
-            # A checkpoint's own head may have other labels: it is new then.
+            # A pretrained head with other labels is initialised again.
             model = AutoModelForSequenceClassification.from_pretrained(
                 student.backbone,
                 dtype=torch.float32,

@@ -1,9 +1,9 @@
-"""A run's metrics for TensorBoard, Weights & Biases or MLflow: what metrics.jsonl holds, by the same names.
+"""Trackers that send the lines of metrics.jsonl to TensorBoard, Weights & Biases or MLflow.
 
-A tracker follows the file: languages.en.kl of a line is languages/en/kl, accuracy.de of a dev line is dev/accuracy/de.
-tracking.json in the run's directory counts the lines that went out, so that a run that goes on sends none of them
-twice, and one that is tracked from its middle on sends what was before. The libraries' own clients are used:
-DeepSpeed's monitor counts samples, not steps, and does not know that a run goes on.
+Names are paths: languages.en.kl of a line is languages/en/kl, and accuracy.de of a dev line is dev/accuracy/de.
+tracking.json in the run directory counts the lines that were sent. A resumed run sends no line twice, and a tracker
+that is added later also receives the earlier lines. DeepSpeed's monitor is not used, because it counts samples
+instead of steps and does not support resumed runs.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from mbkd.errors import UserError
 from mbkd.files import write_json
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow", "none": ""}
-PROJECT = "mbkd"  # where WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME say nothing
+PROJECT = "mbkd"  # default for WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME
 
 Values = dict[str, float]
-Client = tuple[Callable[[Values, int], None], Callable[[], None]]  # send values of a step; close
+Client = tuple[Callable[[Values, int], None], Callable[[], None]]  # send the values of a step; close
 
 
 def refuse_missing(kind: str) -> None:
-    """Raise UserError for a kind that is none, or whose package is not installed."""
+    """Raise UserError for an unknown kind of tracker, or one without its package."""
     if kind not in PACKAGES:
-        raise UserError(f"--log {kind}: one of {', '.join(PACKAGES)}")
+        raise UserError(f"--log {kind}: must be one of {', '.join(PACKAGES)}")
     if (package := PACKAGES[kind]) and find_spec(package) is None:
         raise UserError(f"--log {kind}: {package} is not installed; pip install {package}, or choose another --log")
 
 
 class Tracker:
-    """Sends the lines of a run's metrics.jsonl to a tracker, each once. On the first rank only.
+    """Send each line of a run's metrics.jsonl to a tracker once. On the first rank only.
 
-    kind: a key of PACKAGES. What the tracker does not take is said once and does not stop the training.
+    kind: a key of PACKAGES. An error of the tracker prints one warning and does not stop the training.
     """
 
     def __init__(self, kind: str, run: Path, config: Config):
@@ -54,7 +54,7 @@ class Tracker:
             self._guarded(self._open)
 
     def follow(self) -> None:
-        """Send what metrics.jsonl has got since the last call."""
+        """Send the lines added to metrics.jsonl since the last call."""
         if self.client is None:
             return
         with (self.run / "metrics.jsonl").open("rb") as file:
@@ -62,12 +62,12 @@ class Tracker:
             for line in file:
                 self.position, self.line = self.position + len(line), self.line + 1
                 if self.line > self.mine["lines"]:
-                    self.mine["lines"] = self.line  # counted first: a kill in between loses a point, and doubles none
+                    self.mine["lines"] = self.line  # counted first: a kill can lose a line but not send one twice
                     write_json(self.run / "tracking.json", self.kept)
                     self._guarded(self._send, json.loads(line))
 
     def close(self) -> None:
-        """Hand over what is on its way."""
+        """Flush and close the client."""
         if self.client is not None:
             self._guarded(self.client[1])
 
@@ -83,13 +83,13 @@ class Tracker:
     def _guarded(self, do: Callable[..., None], *arguments: Any) -> None:
         try:
             do(*arguments)
-        except Exception as error:  # a tracker's server or disk may fail in any way, and the training is worth more
+        except Exception as error:  # no error of a tracker may stop the training
             self.client = None
-            print(f"warning: {self.kind} is not written to any more ({one_line(error)})", file=sys.stderr, flush=True)
+            print(f"warning: logging to {self.kind} stopped ({one_line(error)})", file=sys.stderr, flush=True)
 
 
 def flat(line: dict[str, Any]) -> Values:
-    """The numbers of a line by their path; those of a measurement stand below its split."""
+    """Return the numbers of a line by path. Paths of an evaluation start with its split."""
     found: Values = {}
 
     def walk(value: Any, path: str) -> None:
@@ -100,17 +100,17 @@ def flat(line: dict[str, Any]) -> Values:
             found[path] = value
 
     split = line.get("split", "")
-    # Where a measurement's step has a line of training, too, the epoch stands there.
+    # The training line of the same step already contains the epoch.
     left_out = ("step", "split", "epoch") if split else ("step",)
     walk({name: value for name, value in line.items() if name not in left_out}, split)
     return found
 
 
 def _tensorboard(run: Path, config: Config, kept: dict[str, Any]) -> Client:
-    """Event files in the run's directory: `tensorboard --logdir RUNS` shows all runs below it."""
-    from tensorboardX import SummaryWriter  # writes what TensorBoard reads, without TensorBoard
+    """Write event files to the run directory. `tensorboard --logdir RUNS` shows all runs."""
+    from tensorboardX import SummaryWriter  # does not need TensorBoard
 
-    # A suffix of its own: a process that goes on within the same second would write over the file before it.
+    # A unique suffix, because a run that resumes within the same second would overwrite the previous file.
     writer = SummaryWriter(str(run / "tensorboard"), filename_suffix=f".{time.time_ns()}")
     events = writer.file_writer.event_writer
     close = events.close
@@ -119,12 +119,12 @@ def _tensorboard(run: Path, config: Config, kept: dict[str, Any]) -> Client:
         with contextlib.suppress(OSError):
             close()
 
-    events.close = close_quietly  # tensorboardX closes at exit, too, where a full disk would print a traceback
+    events.close = close_quietly  # tensorboardX also closes at exit, where a full disk would print a traceback
 
     def send(values: Values, step: int) -> None:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
-        writer.flush()  # what a checkpoint knows of must be there after a kill
+        writer.flush()  # lines before a checkpoint must survive a kill
 
     return send, writer.close
 

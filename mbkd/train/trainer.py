@@ -1,4 +1,4 @@
-"""The steps of a run: one language a step, one teacher, one branch (Eq. 1-8), and measurements in between.
+"""The training loop: each step trains one branch on one language with one teacher (Eq. 1-8).
 
 Letters: B rows, C classes.
 """
@@ -35,12 +35,12 @@ from mbkd.train.optim import BranchAdamW, lr_factor
 from mbkd.train.tracking import Tracker
 from mbkd.train.work import Counter, Work, speed
 
-STEPS_PER_RECORD = 20  # steps that one entry of metrics.jsonl sums up
-SECONDS_PER_WRITE = 1.0  # of metrics.jsonl, where nothing else calls for it
+STEPS_PER_RECORD = 20  # steps per line of metrics.jsonl
+SECONDS_PER_WRITE = 1.0  # between two writes of metrics.jsonl
 
 
 class Batch(NamedTuple):
-    """What a rank takes of a step: rows of the language, (B,), their tokens, (B, n), and labels, (B,)."""
+    """One micro-batch of a rank: rows of the language (B,), tokens (B, n), and labels (B,)."""
 
     rows: np.ndarray
     inputs: dict[str, torch.Tensor]
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 class Trainer:
-    """The steps of one run, its measurements between them, and its checkpoints."""
+    """The training loop of one run, with its evaluations and checkpoints."""
 
     def __init__(
         self,
@@ -66,24 +66,24 @@ class Trainer:
         self.config, self.directory, self.inputs, self.plan = config, directory, inputs, plan
         self.engine, self.optimizer, self.ranks = engine, optimizer, ranks
         self.source, self.checkpoints, self.log = source, checkpoints, log
-        # Without Eq. 8 every branch learns from every batch; K = 0 has shared groups only.
+        # Without Eq. 8 every branch learns from every batch. With K = 0 all groups are shared.
         self.still = config.train.idle_branches == "still" and one_branch_learns(engine.module)
         self.precision = precision.choose(config.train.precision, ranks.device)
         self.tracker: Tracker | None = None  # on the first rank
         self.done = 0  # steps
-        self.seconds: list[float] = []  # of every step
-        self.work: list[Work] = []  # of every step of this rank
+        self.seconds: list[float] = []  # per step
+        self.work: list[Work] = []  # per step, of this rank
         self.counter = Counter(config, engine.module, source, inputs, ranks)
         self.sums = torch.zeros(len(plan.languages), 3, device=ranks.device)  # loss, KL, steps by language
-        self.finite: list[torch.Tensor] = []  # of every step since they were last looked at
+        self.finite: list[torch.Tensor] = []  # per step since the last check
         self.one = torch.ones((), device=ranks.device)
-        self.lines: list[dict[str, Any]] = []  # of metrics.jsonl, not written yet
+        self.lines: list[dict[str, Any]] = []  # of metrics.jsonl, to be written
         self.written = time.monotonic()
 
     def train(self) -> None:
-        """All steps that are left. Raises Stopped after SIGTERM or SIGINT, with a checkpoint written.
+        """Run all remaining steps.
 
-        Collective: all ranks must call.
+        Raises Stopped after SIGTERM or SIGINT, once a checkpoint is written. Collective: all ranks must call.
         """
         config, plan, train = self.config, self.plan, self.config.train
         epoch_ends: dict[int, float] = {round(e * plan.steps_per_epoch): e for e in range(1, int(train.epochs) + 1)}
@@ -105,7 +105,7 @@ class Trainer:
                 if not (recorded or stopping or epoch is not None or self.checkpoints.at(self.done)):
                     progress.advance({})
                     continue
-                distributed.synchronize()  # the clock tells the truth here, and no step waits for it
+                distributed.synchronize()  # timing needs a finished device; other steps do not wait
                 steps = self.done - len(self.seconds)
                 self.seconds += [(time.perf_counter() - began) / steps] * steps
                 progress.advance(self.record() if recorded else {})
@@ -117,19 +117,19 @@ class Trainer:
                     self.checkpoint()
                 if stopping and self.done < plan.steps:
                     raise Stopped(
-                        f"stopped after step {self.done} of {plan.steps}; the same command goes on from there"
+                        f"stopped after step {self.done} of {plan.steps}; run the same command again to resume"
                     )
                 began = time.perf_counter()
 
     def step(self, step: int, batches: list[Batch] | None = None) -> None:
-        """One iteration of MultiKD (Eq. 4): one language, its teacher, its branch.
+        """Take one step of MultiKD (Eq. 4): one language, its teacher, its branch.
 
-        batches: this rank's, one for each accumulation step, where they are prepared already. No rank waits for another
-        one here but for their gradients, nor for its device.
+        batches: micro-batches of this rank, one per accumulation step; built here if None.
+        Ranks wait for each other only to reduce gradients, and never for their devices.
         """
         train, distill = self.config.train, self.config.distill
         language = self.plan.language(step)  # Eq. 4: one term of the sum over languages
-        torch.manual_seed(_step_seed(self.config.seed, step, self.ranks.rank))  # dropout: a function of these alone
+        torch.manual_seed(_step_seed(self.config.seed, step, self.ranks.rank))  # makes dropout independent of a resume
         learning = language if self.still else None
         self.optimizer.begin(learning, train.lr * lr_factor(step, self.plan.steps, train.warmup))
         if self.config.student.grow is not None:
@@ -157,7 +157,7 @@ class Trainer:
         self.finite.append((finite + self._gradients()).isfinite())
 
     def batches(self, step: int) -> list[Batch]:
-        """What this rank takes of a step's rows, in each of its accumulation steps, on its device."""
+        """Return the micro-batches of this rank for a step, one per accumulation step, on its device."""
         ranks, count = self.ranks, self.config.train.accumulation
         tokens, rows = self.inputs.train[self.plan.language(step)], self.plan.rows(step)
         found = []
@@ -169,18 +169,18 @@ class Trainer:
         return found
 
     def _width(self, lengths: np.ndarray) -> int | None:
-        """How wide a batch of rows of these lengths is; None: as its longest row."""
+        """Return the padded width for rows of these lengths. None pads to the longest row."""
         train = self.config.train
         return compiled_width(int(lengths.max()), train.max_length) if train.compile else None
 
     def _work(self, step: int, batches: list[Batch]) -> Work:
-        """What this rank computed in a step."""
+        """Return the work of this rank in a step."""
         language = self.plan.language(step)
         each = [self.counter.of(language, batch.rows, batch.inputs["input_ids"].shape[1]) for batch in batches]
         return Work(*map(sum, zip(*each, strict=True)))
 
     def _prepared(self, worker: ThreadPoolExecutor) -> Iterator[tuple[int, list[Batch]]]:
-        """The steps that are left with their batches, each prepared while the step before it is computed."""
+        """Yield the remaining steps with their batches. A thread prepares the batches one step ahead."""
         ahead = worker.submit(self.batches, self.done)
         for step in range(self.done, self.plan.steps):
             ready = ahead.result()
@@ -189,26 +189,26 @@ class Trainer:
             yield step, ready
 
     def _stopping(self, asked: bool, recorded: bool) -> bool:
-        """Whether any rank was asked to stop; several ranks agree on it at records only. Collective."""
+        """Return whether any rank received a stop signal. Several ranks agree only when recorded. Collective."""
         if self.ranks.world == 1:
             return asked
         return recorded and any(distributed.all_gather_object(asked))
 
     def _gradients(self) -> torch.Tensor:
-        """The norm of the step's gradients; 0 where the step was skipped to try a smaller loss scale (fp16)."""
+        """Return the gradient norm of the step; 0 if fp16 skipped the step to lower the loss scale."""
         norm, scaler = gradient_norm(self.engine, self.optimizer), loss_scale(self.engine)
         return norm if scaler is None else norm.where(norm.isfinite() | (scaler.scale(self.one) <= 1), 0.0)
 
     def _route(self, language: str) -> dict[str, str]:
-        """The language goes to a student; a backbone's own classifier does not know languages."""
+        """Return the language argument of the model. A backbone's own classifier takes no language."""
         return {"language": language} if self.config.student.head == "linear" else {}
 
     def _learning(self, language: str) -> dict[str, Any]:
-        """The same in training, where the student's states may be asked for."""
+        """Return the arguments of the model in training, which may request its hidden states."""
         return self._route(language) | ({"return_states": True} if self.config.distill.hidden else {})
 
     def refuse_not_finite(self) -> None:
-        """Raise UserError at the first step whose loss or gradients were not finite, on any rank. Collective."""
+        """Raise UserError for the first step with a loss or gradient that is not finite on any rank. Collective."""
         if not self.finite:
             return
         bad = distributed.sum_over_ranks(1 - torch.stack(self.finite).float()).cpu().numpy()
@@ -220,12 +220,12 @@ class Trainer:
             ids = [self.inputs.train[language].row_ids[row] for row in rows]
             last = max((self.directory / "checkpoints").glob("step-*"), default=None)
             raise UserError(
-                f"step {step + 1}, language {language}: loss or gradient is not finite; lower train.lr or look at "
+                f"step {step + 1}, language {language}: loss or gradient is not finite; lower train.lr or check "
                 f"the rows {', '.join(ids)}; last good checkpoint: {last or 'none'}"
             )
 
     def record(self) -> dict[str, float]:
-        """Note the window's means, by language, for metrics.jsonl; returns what the progress shows. Collective."""
+        """Add mean losses to metrics.jsonl, and return them for the progress bar. Collective."""
         self.refuse_not_finite()
         sums = distributed.sum_over_ranks(self.sums).cpu()
         self.sums = torch.zeros_like(self.sums)
@@ -249,13 +249,13 @@ class Trainer:
         return shown | {"lr": lr, "seq/s": round(rate)}
 
     def note(self, **values: Any) -> None:
-        """Add a line to metrics.jsonl, on the first rank; lines are written together, a second's at a time."""
+        """Add a line to metrics.jsonl on the first rank. Lines are buffered for about a second."""
         self.lines.append(values)
         if time.monotonic() - self.written > SECONDS_PER_WRITE:
             self.write_metrics()
 
     def write_metrics(self) -> None:
-        """Write what was noted to metrics.jsonl."""
+        """Write the buffered lines to metrics.jsonl."""
         if self.lines:
             runs.append_metrics(self.directory, self.lines)
         self.lines, self.written = [], time.monotonic()
@@ -263,14 +263,15 @@ class Trainer:
             self.tracker.follow()
 
     def measure(self, split: str, epoch: float | None = None) -> dict[str, dict[str, Any]]:
-        """Logits and scores of a split in every language; in between (epoch given) only the scores are kept.
+        """Evaluate a split in every language, and return the scores.
 
+        epoch: of an evaluation during training. None, at the end, also saves the logits.
         Collective: all ranks must call.
         """
         stores = self.inputs.heldout[split]
         found, labels = {}, {}
         with (
-            # Of any width, so none of its batches is worth compiling for.
+            # Evaluation batches have any width, and every new width would compile another graph.
             torch.compiler.set_stance("force_eager") if self.config.train.compile else nullcontext(),
             ProgressBar(f"measuring {split}", len(stores), self.ranks.first and epoch is None) as progress,
             precision.autocast(self.precision, self.ranks.device),
@@ -288,15 +289,15 @@ class Trainer:
         return scores
 
     def finish(self, result: Result) -> None:
-        """Write result.json, after everything else that the run leaves behind; on the first rank."""
+        """Write result.json, the last file of a run, on the first rank."""
         self.write_metrics()
         if self.tracker is not None:
-            self.tracker.close()  # a run that stops before this is not finished for its tracker, too
+            self.tracker.close()  # marks the run as finished, so a stopped run must not reach this line
         result.write(self.directory)
-        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)  # a finished run needs none
+        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
     def fingerprints(self) -> dict[str, Any]:
-        """What the run was made from, besides its configuration."""
+        """Return the fingerprints of the run's inputs, apart from its configuration."""
         return {
             "train": {x: tokens.fingerprint for x, tokens in self.inputs.train.items()},
             **({"grown from": {"model": self.inputs.grown_from}} if self.inputs.grown_from else {}),
@@ -304,29 +305,29 @@ class Trainer:
         }
 
     def _made_from(self) -> dict[str, Any]:
-        """What a checkpoint must share with the run that goes on from it."""
+        """Return the values that must be equal when a run resumes from a checkpoint."""
         made_from: dict[str, Any] = {"configuration": self.config.hash}
         for kind, prints in self.fingerprints().items():
             made_from |= {f"{kind} {language}": value for language, value in prints.items()}
         versions = runs.environment()["packages"]
         made_from |= {f"version of {name}": versions[name] for name in ("torch", "deepspeed", "transformers")}
-        # `auto` is another one on another device.
+        # `auto` selects the precision by the device.
         made_from["precision"] = self.precision
         made_from |= {f"precision of teacher {language}": kind for language, kind in self.source.precision.items()}
-        if self.config.train.zero_stage > 0:  # DeepSpeed splits the optimizer's state over the ranks
+        if self.config.train.zero_stage > 0:  # DeepSpeed shards the optimizer's state by world size
             made_from["ranks"] = self.ranks.world
         return made_from
 
     def begin_or_go_on(self) -> None:
-        """Open the run's directory, and load its newest whole checkpoint if there is one. Raises UserError.
+        """Open the run directory, and load the newest intact checkpoint if one exists. Raises UserError.
 
         Collective: all ranks must call.
         """
         plans = distributed.all_gather_object(self.plan.digest)
         if len(set(plans)) > 1:
             each = ", ".join(f"rank {rank}: {digest[:8]}" for rank, digest in enumerate(plans))
-            raise UserError(f"the ranks disagree on the steps' languages or rows ({each}); is their data the same?")
-        # The first rank decides for all; what it refuses ends the job.
+            raise UserError(f"the ranks disagree on the steps' languages or rows ({each}); their data must be the same")
+        # The first rank decides for all ranks, and its UserError ends the job.
         mine = checkpoint.newest(self.directory, self._made_from()) if self.ranks.first else None
         folder = distributed.all_gather_object(mine)[0]
         device = {
@@ -346,20 +347,20 @@ class Trainer:
         """Load a checkpoint into the engine and this trainer."""
         state = checkpoint.restore(self.engine, folder)
         self.done, self.seconds = state["done"], state["seconds"]
-        # One that an earlier version wrote has none.
+        # Checkpoints of earlier versions do not contain the work.
         self.work = [Work(*each) for each in state.get("work", self.done * [(math.nan, math.nan)])]
         if (scaler := loss_scale(self.engine)) is not None:
             scaler.load_state_dict(state["loss_scale"])
         if len(state["sums"]) == self.ranks.world:
             self.sums = torch.tensor(state["sums"][self.ranks.rank], device=self.ranks.device)
-        elif self.ranks.first:  # another number of ranks: the sum is what counts
+        elif self.ranks.first:  # the world size changed, but the sum over ranks is the same
             self.sums = torch.tensor(state["sums"], device=self.ranks.device).sum(dim=0)
         if self.ranks.first:
             runs.go_on(self.directory, self.done, state["metrics_bytes"], device)
-            print(f"going on after step {self.done} from {folder}", file=sys.stderr, flush=True)
+            print(f"resuming after step {self.done} from {folder}", file=sys.stderr, flush=True)
 
     def checkpoint(self) -> None:
-        """Write what the run needs to go on after this step. Collective: all ranks must call."""
+        """Write a checkpoint of this step. Collective: all ranks must call."""
         began = time.monotonic()
         self.refuse_not_finite()
         if self.ranks.first:
@@ -377,7 +378,7 @@ class Trainer:
 
 
 class StopSignal:
-    """Turns SIGTERM (Slurm's warning, a spot instance's end) and SIGINT into a wish that the loop sees."""
+    """Record SIGTERM (from Slurm or a spot instance) and SIGINT in `asked`, which the loop checks."""
 
     asked = False
 
@@ -394,5 +395,5 @@ class StopSignal:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for every (seed, step, rank)."""
+    """Return a distinct seed for each (seed, step, rank)."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

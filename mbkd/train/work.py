@@ -1,4 +1,4 @@
-"""What a run's steps compute, by counted FLOPs, and what a device could at its peak."""
+"""FLOPs of a run's steps, and the share of the device's peak that they reach."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,18 +13,18 @@ from mbkd.model import flops
 
 
 class Work(NamedTuple):
-    """FLOPs, and the seconds that they take at the device's peak; nan where that is not known."""
+    """FLOPs, and the seconds that they take at the device's peak; nan if unknown."""
 
     flops: float = 0.0
     least: float = 0.0
 
 
 class Counter:
-    """Counts the work of one rank's steps, from the shapes of a student and of the teachers that run in its steps."""
+    """Count the work of one rank's steps, from the shapes of the student and of online teachers."""
 
     def __init__(self, config: Config, model: Any, source: TeacherSource, inputs: Inputs, ranks: distributed.Ranks):
         self.student, self.inputs = config.student, inputs
-        # Most weights get no gradient where a branch is grown, which is not counted.
+        # FLOPs of a growing student are not counted, because most of its weights get no gradient.
         self.size = None if config.student.grow is not None else flops.size(model)
         self.teachers = {x: [flops.size(t.engine.module) for t in each] for x, each in source.teachers.items()}
         name, kind = distributed.device_name(ranks), precision.choose(config.train.precision, ranks.device)
@@ -32,7 +32,7 @@ class Counter:
         self.teachers_peak = {x: precision.peak(name, _short(each)) for x, each in source.precision.items()}
 
     def of(self, language: str, rows: np.ndarray, width: int) -> Work:
-        """The work of rows (B,) of a language in a batch so many tokens wide."""
+        """Return the work for rows (B,) of a language in a batch padded to `width` tokens."""
         sizes = self.teachers.get(language, [])
         if self.size is None or None in sizes:
             return Work(math.nan, math.nan)
@@ -45,9 +45,9 @@ class Counter:
 
 
 def speed(work: list[Work], seconds: list[float]) -> dict[str, float]:
-    """GFLOP per second of some steps, and the share of the device's peak (MFU); what is not known is left out.
+    """Return GFLOP per second of steps, and the share of the device's peak (MFU). Unknown values are left out.
 
-    The share is of the peak in what each model computes in (PaLM: Chowdhery et al. 2022, appendix B).
+    The peak is that of each model's precision (PaLM: Chowdhery et al. 2022, appendix B).
     """
     spent = sum(seconds)
     found = {
@@ -58,5 +58,5 @@ def speed(work: list[Work], seconds: list[float]) -> dict[str, float]:
 
 
 def _short(kinds: str) -> str:
-    """The precision of a language's teachers; of several in different ones the widest, whose peak is the least."""
+    """Return the widest precision of a language's teachers, which has the lowest peak."""
     return "fp32" if "float32" in kinds else "fp16"

@@ -78,5 +78,5 @@ def test_a_killed_run_resumes_to_the_same_result(config: Path, undisturbed, tmp_
     kill_everything(process)
     done = run(*command(config, runs, f"train.zero_stage={stage}", ranks=2))
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
+    assert "resuming after step" in done.stderr
     assert_same(student(runs), undisturbed[stage][1])

@@ -155,7 +155,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_the_documented_code(config: 
     assert step_reached(tmp_path) > 0
     done = run(*command(config, tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
+    assert "resuming after step" in done.stderr
     assert_same(outcome(tmp_path), undisturbed)
 
 
@@ -325,7 +325,7 @@ def test_full_disk_is_named_and_the_checkpoint_before_is_kept(config: Path, undi
         (disk / "filler").unlink()
         done = run(*command(config, disk))
         assert done.returncode == 0, done.stderr
-        assert "going on after step" in done.stderr
+        assert "resuming after step" in done.stderr
         assert_same(outcome(disk), undisturbed)
     finally:
         run("umount", disk)
@@ -405,4 +405,4 @@ def test_other_number_of_ranks_resumes_at_stage_0_and_is_refused_at_stage_1(conf
         kill_everything(process)
         done = run(*command(config, runs, f"train.zero_stage={stage}"))
         assert done.returncode == code, done.stderr
-        assert ("going on after step" if code == 0 else "ranks: was 2, is 1") in done.stderr
+        assert ("resuming after step" if code == 0 else "ranks: was 2, is 1") in done.stderr

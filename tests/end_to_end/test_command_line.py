@@ -77,7 +77,7 @@ def test_colours_can_be_disabled(way: str):
 def test_an_unknown_tracker_is_refused_before_anything_starts(toy_yaml: Path, tmp_path: Path):
     done = mbkd("train", toy_yaml, "--runs", tmp_path / "runs", "--log", "tensorbord")
     assert done.returncode == 2
-    assert done.stderr == "error: --log tensorbord: one of tensorboard, wandb, mlflow, none\n"
+    assert done.stderr == "error: --log tensorbord: must be one of tensorboard, wandb, mlflow, none\n"
     assert not (tmp_path / "runs").exists()
 
 

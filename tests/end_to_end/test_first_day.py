@@ -59,7 +59,7 @@ def test_a_finished_run_is_reused_for_the_same_rows_and_refused_for_others(confi
     before = file.read_bytes()
     file.write_bytes(before)  # touched
     again = mbkd("train", *asked)
-    assert (again.returncode, "finished before" in again.stderr) == (0, True)
+    assert (again.returncode, "already finished" in again.stderr) == (0, True)
     try:
         swapped = {b"billing": b"technical", b"technical": b"billing"}
         file.write_bytes(re.sub(b"billing|technical", lambda found: swapped[found[0]], before))

@@ -222,7 +222,7 @@ def test_a_killed_grown_run_resumes_to_a_bitwise_equal_result(
     assert process.wait() != 0
     done = mbkd(*command)
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
+    assert "resuming after step" in done.stderr
     file = Path("model") / "model.safetensors"
     assert (tmp_path / grown.name / file).read_bytes() == (grown / file).read_bytes()
 

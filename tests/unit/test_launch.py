@@ -24,7 +24,7 @@ def test_ranks_use_the_visible_devices_in_order(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert _devices(1) == ["3"]
     assert _devices(2) == ["3", "5"]
-    with pytest.raises(UserError, match="names 2 devices only"):
+    with pytest.raises(UserError, match="names only 2 devices"):
         _devices(3)
 
 
@@ -122,7 +122,7 @@ def test_a_missing_gloo_interface_is_reported_by_the_job_and_by_doctor(toy_yaml:
     assert "GLOO_SOCKET_IFNAME=eth77" in job.stderr and "Traceback" not in job.stderr
     (found,) = [x for x in json.loads(doctor.stdout) if x["what"] == "gloo's interface"]
     for message in (job.stderr, found["problem"]):
-        assert "no such interface; there are: lo 127.0.0.1" in message
+        assert "no such interface; available: lo 127.0.0.1" in message
 
 
 def test_the_cost_of_several_ranks_is_reported_before_they_start(tmp_path: Path):
@@ -132,7 +132,7 @@ def test_the_cost_of_several_ranks_is_reported_before_they_start(tmp_path: Path)
     assert (
         "each computes 4 of the 32 rows of a step" in message
         and "0.34 GB" in message
-        and "below that one is faster" in message
+        and "one rank is faster" in message
     )
     assert "faster" not in share(changed(config, {"train": {"batch_size": 512}}), 8)
 

@@ -92,7 +92,7 @@ def test_a_failing_tracker_does_not_stop_training(tmp_path: Path, capsys: pytest
     follow("tensorboard", tmp_path, LINES)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
     output = capsys.readouterr().err
-    assert output.count("warning: tensorboard is not written to any more") == 1
+    assert output.count("warning: logging to tensorboard stopped") == 1
 
 
 def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatch):
