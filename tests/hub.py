@@ -13,23 +13,23 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Answers for the data set or model `name` with the files of a folder.
+    """Serves the files of a folder as the data set or model `name`.
 
-    kind: datasets or models. busy: number of first requests that are answered with 429. asked: the requests so far, as
-    method and path.
+    kind: datasets or models. busy: number of first requests that are answered with 429. requests: the requests so
+    far, as method and path.
     """
 
     def __init__(self, folder: Path, name: str = "someone/xnli", busy: int = 0, kind: str = "datasets"):
         self.folder, self.name, self.busy, self.kind = folder, name, busy, kind
         self.revision = REVISION
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.url = ""
 
-    def answer(  # noqa: PLR0911 - a line for each thing that a hub is asked
+    def answer(  # noqa: PLR0911 - one return for each kind of request
         self, method: str, path: str, body: bytes
     ) -> tuple[int, bytes, dict[str, str]]:
-        """Status, content and headers for one request."""
-        self.asked.append(f"{method} {path}")
+        """Return status, content and headers of the answer to a request."""
+        self.requests.append(f"{method} {path}")
         if self.busy > 0:
             self.busy -= 1
             return 429, b"too many requests", {}

@@ -17,7 +17,7 @@ CorrectRows = Mapping[str, Mapping[str, np.ndarray]]  # split -> language -> (ro
 
 
 def make_result(**given: Any) -> Result:
-    """A result of one seed of MultiKD; `given` overrides its fields."""
+    """Return a result of one seed of MultiKD; `given` overrides its fields."""
     values = {"system": "MultiKD", "role": "student", "task": "own", "backbone": "mbert", "seed": 1}
     values |= {"supervised": (), "zero_shot": (), "accuracy": {}, "averages": {}, "mae": {}, "mae_averages": {}}
     return Result(**values | given)

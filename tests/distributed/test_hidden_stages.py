@@ -38,21 +38,21 @@ def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_teachers(config: Path, runs: Path) -> Path:
-    """A folder of runs with the teachers, which `outcome` ignores."""
+    """Copy the teachers' runs into a folder of runs and return the folder."""
     for teacher in config.parent.glob("marc-teacher-*"):
         shutil.copytree(teacher, runs / teacher.name)
     return runs
 
 
 def student(runs: Path) -> dict[str, object]:
-    """The outcome of the one student."""
+    """Return the outcome of the student, after a removal of the teachers' runs."""
     for teacher in runs.glob("marc-teacher-*"):
         shutil.rmtree(teacher)
     return outcome(runs)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, dict[str, object]]]:
+def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, dict[str, object]]]:
     found = {}
     for stage in (0, 1, 2):
         runs = with_teachers(config, tmp_path_factory.mktemp(f"stage{stage}"))
@@ -63,15 +63,15 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_every_stage_trains_the_same_student(undisturbed, stage: int):
-    plain, sliced = (load_file(next(undisturbed[x][0].glob("*/model/model.safetensors"))) for x in (0, stage))
+def test_every_stage_trains_the_same_student(uninterrupted, stage: int):
+    plain, sliced = (load_file(next(uninterrupted[x][0].glob("*/model/model.safetensors"))) for x in (0, stage))
     assert plain.keys() == sliced.keys()
     assert not any("matching" in name for name in plain)  # the projections are not saved
     assert max(float(np.abs(plain[name] - sliced[name]).max()) for name in plain) < 1e-6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_killed_run_resumes_to_the_same_result(config: Path, undisturbed, tmp_path: Path, stage: int):
+def test_a_killed_run_resumes_to_the_same_result(config: Path, uninterrupted, tmp_path: Path, stage: int):
     runs = with_teachers(config, tmp_path)
     process = start(config, runs, f"train.zero_stage={stage}", ranks=2)
     wait_for_step(runs, 14, process)
@@ -79,4 +79,4 @@ def test_a_killed_run_resumes_to_the_same_result(config: Path, undisturbed, tmp_
     done = run(*command(config, runs, f"train.zero_stage={stage}", ranks=2))
     assert done.returncode == 0, done.stderr
     assert "resuming after step" in done.stderr
-    assert_same(student(runs), undisturbed[stage][1])
+    assert_same(student(runs), uninterrupted[stage][1])

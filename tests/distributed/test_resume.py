@@ -1,4 +1,4 @@
-"""Claims about stopped runs: they resume to the result of an undisturbed run, and every fault is named."""
+"""Claims about stopped runs: they resume to the result of an uninterrupted run, and every fault is named."""
 
 import contextlib
 import json
@@ -108,8 +108,8 @@ def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    runs = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    runs = tmp_path_factory.mktemp("uninterrupted")
     done = run(*command(config, runs))
     assert done.returncode == 0, done.stderr
     assert not list(runs.glob("*/checkpoints"))  # a finished run needs no checkpoint
@@ -135,17 +135,17 @@ def interrupted(config: Path, runs: Path, kills: int) -> dict[str, object]:
     return outcome(runs)
 
 
-def test_killed_three_times_ends_as_if_undisturbed(config: Path, undisturbed, tmp_path: Path):
-    assert_same(interrupted(config, tmp_path, 3), undisturbed)
+def test_a_run_killed_three_times_equals_an_uninterrupted_run(config: Path, uninterrupted, tmp_path: Path):
+    assert_same(interrupted(config, tmp_path, 3), uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_twenty_times_ends_as_if_undisturbed(config: Path, undisturbed, tmp_path: Path):
-    assert_same(interrupted(config, tmp_path, 20), undisturbed)
+def test_a_run_killed_twenty_times_equals_an_uninterrupted_run(config: Path, uninterrupted, tmp_path: Path):
+    assert_same(interrupted(config, tmp_path, 20), uninterrupted)
 
 
-def test_sigterm_writes_a_checkpoint_and_exits_with_the_documented_code(config: Path, undisturbed, tmp_path: Path):
+def test_sigterm_writes_a_checkpoint_and_exits_with_the_documented_code(config: Path, uninterrupted, tmp_path: Path):
     process = start(config, tmp_path)
     wait_for_step(tmp_path, 14, process)
     process.send_signal(signal.SIGTERM)
@@ -156,7 +156,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_the_documented_code(config: 
     done = run(*command(config, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "resuming after step" in done.stderr
-    assert_same(outcome(tmp_path), undisturbed)
+    assert_same(outcome(tmp_path), uninterrupted)
 
 
 def test_checkpoints_follow_the_clock_if_no_steps_are_given(config: Path, tmp_path: Path):
@@ -166,14 +166,14 @@ def test_checkpoints_follow_the_clock_if_no_steps_are_given(config: Path, tmp_pa
 
     quick = started(tmp_path / "quick", "--checkpoint-minutes", "0")
     wait_for_step(tmp_path / "quick", 1, quick)
-    assert step_reached(tmp_path / "quick") == 20  # the first look, which one record of metrics apart, not every step
+    assert step_reached(tmp_path / "quick") == 20  # checks are one metrics record apart, not one step
     kill_everything(quick)
 
     process = started(tmp_path / "default")
     lines = tmp_path / "default"
     while process.poll() is None and sum(x.read_text().count("dev") for x in lines.glob("*/metrics.jsonl")) < 3:
         time.sleep(0.01)
-    assert step_reached(tmp_path / "default") == 0  # three epochs are done, in less than ten minutes
+    assert step_reached(tmp_path / "default") == 0  # three epochs take less than ten minutes
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     assert process.returncode == 75 and step_reached(tmp_path / "default") > 60
@@ -210,9 +210,9 @@ def test_ctrl_c_leaves_no_orphan(config: Path, tmp_path: Path):
     assert alive == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a process when its parent exits")
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_command_that_is_killed_leaves_no_orphan(config: Path, tmp_path: Path, ranks: int):
+def test_a_killed_command_leaves_no_orphan(config: Path, tmp_path: Path, ranks: int):
     process = start(config, tmp_path, ranks=ranks)
     wait_for_step(tmp_path, 7, process)
     below = tree(process)
@@ -225,7 +225,7 @@ def test_command_that_is_killed_leaves_no_orphan(config: Path, tmp_path: Path, r
     assert not list(tmp_path.glob("*/result.json"))
 
 
-def test_damaged_checkpoint_is_named_and_the_one_before_is_used(config: Path, undisturbed, tmp_path: Path):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(config: Path, uninterrupted, tmp_path: Path):
     process = start(config, tmp_path)
     wait_for_step(tmp_path, 28, process)
     kill_everything(process)
@@ -238,10 +238,10 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(config: Path, un
     assert done.returncode == 0, done.stderr
     assert f"{file.name} is damaged" in done.stderr
     assert newest.name in done.stderr
-    assert_same(outcome(tmp_path), undisturbed)
+    assert_same(outcome(tmp_path), uninterrupted)
 
 
-def test_checkpoint_of_other_versions_or_precision_is_refused_and_fresh_starts_over(config: Path, tmp_path: Path):
+def test_a_checkpoint_of_other_versions_or_precision_is_refused_and_fresh_starts_over(config: Path, tmp_path: Path):
     process = start(config, tmp_path)
     wait_for_step(tmp_path, 7, process)
     kill_everything(process)
@@ -262,8 +262,8 @@ def test_checkpoint_of_other_versions_or_precision_is_refused_and_fresh_starts_o
     assert run(*command(config, tmp_path), "--fresh").returncode == 0
 
 
-def test_second_process_on_a_run_is_refused(config: Path, tmp_path: Path):
-    long = "train.epochs=500"  # so that it still works when the second one comes
+def test_a_second_process_on_a_run_is_refused(config: Path, tmp_path: Path):
+    long = "train.epochs=500"  # still active when the second process starts
     process = start(config, tmp_path, long)
     wait_for_step(tmp_path, 7, process)
     second = run(*command(config, tmp_path, long))
@@ -274,7 +274,7 @@ def test_second_process_on_a_run_is_refused(config: Path, tmp_path: Path):
         assert "another process is working on this run" in done.stderr
 
 
-def test_rank_that_dies_takes_the_job_down_with_the_reason(config: Path, tmp_path: Path):
+def test_a_killed_rank_ends_the_job_with_the_reason(config: Path, tmp_path: Path):
     process = start(config, tmp_path, ranks=2)
     wait_for_step(tmp_path, 7, process)
     ranks = [p for p in tree(process) if "mbkd.train.job" in p.cmdline() and not p.children()]
@@ -289,7 +289,7 @@ def test_rank_that_dies_takes_the_job_down_with_the_reason(config: Path, tmp_pat
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_loss_that_is_not_finite_stops_with_step_language_and_rows(config: Path, tmp_path: Path):
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_language_and_rows(config: Path, tmp_path: Path):
     done = run(*command(config, tmp_path, "train.lr=1e30"))
     assert done.returncode == 2, done.stderr
     assert "step " in done.stderr and "language " in done.stderr
@@ -298,14 +298,14 @@ def test_loss_that_is_not_finite_stops_with_step_language_and_rows(config: Path,
     assert "Traceback" not in done.stderr
 
 
-def test_place_that_cannot_be_written_is_named(config: Path):
+def test_an_unwritable_folder_is_named(config: Path):
     done = mbkd("train", config, "--runs", "/dev/null/runs")
     assert done.returncode == 2
     assert "/dev/null/runs" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_full_disk_is_named_and_the_checkpoint_before_is_kept(config: Path, undisturbed, tmp_path: Path):
+def test_a_full_disk_is_named_and_the_previous_checkpoint_is_kept(config: Path, uninterrupted, tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk)
@@ -326,7 +326,7 @@ def test_full_disk_is_named_and_the_checkpoint_before_is_kept(config: Path, undi
         done = run(*command(config, disk))
         assert done.returncode == 0, done.stderr
         assert "resuming after step" in done.stderr
-        assert_same(outcome(disk), undisturbed)
+        assert_same(outcome(disk), uninterrupted)
     finally:
         run("umount", disk)
 
@@ -343,19 +343,19 @@ def test_ranks_that_disagree_on_the_plan_stop_before_the_first_step(config: Path
     assert "the ranks disagree on the steps' languages or rows (rank 0: " in done.stderr
 
 
-def test_port_that_another_job_holds_is_named(config: Path, tmp_path: Path):
+def test_a_port_of_another_job_is_named(config: Path, tmp_path: Path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-        done = run(sys.executable, "-m", "mbkd.train.job", config, "--runs", tmp_path, **meeting)
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        done = run(sys.executable, "-m", "mbkd.train.job", config, "--runs", tmp_path, **address)
     assert done.returncode == 69, done.stderr
     assert f"cannot meet at 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_port_that_is_taken_after_its_choice_is_replaced(config: Path, tmp_path: Path):
+def test_a_port_taken_after_its_choice_is_replaced(config: Path, tmp_path: Path):
     script = tmp_path / "command.py"
     script.write_text(
         "import socket, sys\n"
@@ -397,7 +397,7 @@ def test_two_nodes_started_by_hand_give_the_result_of_one_node(config: Path, tmp
     assert_same(outcome(tmp_path / "two"), outcome(tmp_path / "one"))
 
 
-def test_other_number_of_ranks_resumes_at_stage_0_and_is_refused_at_stage_1(config: Path, tmp_path: Path):
+def test_another_number_of_ranks_resumes_at_stage_0_and_is_refused_at_stage_1(config: Path, tmp_path: Path):
     for stage, code in (("0", 0), ("1", 2)):
         runs = tmp_path / stage
         process = start(config, runs, f"train.zero_stage={stage}", ranks=2)

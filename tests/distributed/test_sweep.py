@@ -18,7 +18,7 @@ from mbkd.config import read
 from tests.conftest import ENVIRONMENT, ROOT, run
 from tuning.trial import Conditions, Job, TrialFailed, failure, work
 
-PLAIN = ("distill.signal=labels", "student.branch_depth=0")  # MultiTrain: no teachers to wait for
+PLAIN = ("distill.signal=labels", "student.branch_depth=0")  # MultiTrain, without teachers
 
 
 def sweep(*arguments: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
@@ -49,19 +49,19 @@ def processes_of(runs: Path) -> list[psutil.Process]:
     return found
 
 
-def left_alone(runs: Path, seconds: float = 120) -> bool:
-    """Whether every process that uses a folder of runs exits within some time."""
+def processes_exit(runs: Path, seconds: float = 120) -> bool:
+    """Return whether all processes that use a folder of runs exit within `seconds`."""
     deadline = time.monotonic() + seconds
     while processes_of(runs) and time.monotonic() < deadline:
         time.sleep(0.5)
     return not processes_of(runs)
 
 
-def test_a_sweep_searches_confirms_and_does_nothing_twice(toy_yaml: Path, tmp_path: Path):
+def test_a_sweep_searches_and_confirms_and_a_second_call_does_nothing(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
-    asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,1e-5]", "--protocol", "confirm")
-    asked = (*asked, "--seeds", "2", "--runs", runs)
-    done = sweep(*asked)
+    arguments = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,1e-5]", "--protocol", "confirm")
+    arguments = (*arguments, "--seeds", "2", "--runs", runs)
+    done = sweep(*arguments)
     assert done.returncode == 0, done.stderr
     (group,) = record(runs, "grid")["groups"]
     assert len(finished(runs)) == 3
@@ -72,7 +72,7 @@ def test_a_sweep_searches_confirms_and_does_nothing_twice(toy_yaml: Path, tmp_pa
     assert "python -m analysis.report" in done.stdout
     assert "n=2" in done.stdout
     before = {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")}
-    again = sweep(*asked)
+    again = sweep(*arguments)
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""  # without work, no process is started
     assert {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")} == before
@@ -98,8 +98,8 @@ def test_a_wrong_value_gives_one_message_before_anything_starts(toy_yaml: Path, 
 
 def test_a_trial_that_fits_on_no_machine_gives_one_message(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
-    asked = ("grid", toy_yaml, "--protocol", "search", "--range", "train.lr=1e-4:1e-2", "--runs", runs)
-    done = sweep(*asked, "--cpus-per-trial", "4096")
+    arguments = ("grid", toy_yaml, "--protocol", "search", "--range", "train.lr=1e-4:1e-2", "--runs", runs)
+    done = sweep(*arguments, "--cpus-per-trial", "4096")
     assert done.returncode == 2, done.stderr
     assert "a trial of 4096 cores and 0 GPUs fits on no machine; the largest has" in done.stderr
     assert "Traceback" not in done.stderr
@@ -188,31 +188,31 @@ def test_every_experiment_runs_end_to_end_by_name(toy_yaml: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_a_driver_killed_three_times_leaves_exactly_the_remaining_runs(toy_yaml: Path, tmp_path: Path):
-    asked = ("grid", toy_yaml, "train.lr=[1e-3,3e-3]", "--seeds", "2")
-    assert sweep(*asked, "--runs", tmp_path / "quiet", timeout=900).returncode == 0
+def test_a_sweep_killed_three_times_completes_the_remaining_runs(toy_yaml: Path, tmp_path: Path):
+    arguments = ("grid", toy_yaml, "train.lr=[1e-3,3e-3]", "--seeds", "2")
+    assert sweep(*arguments, "--runs", tmp_path / "quiet", timeout=900).returncode == 0
     runs = tmp_path / "runs"
-    command = [sys.executable, "-m", "tuning.sweep", *map(str, asked), "--runs", str(runs)]
+    command = [sys.executable, "-m", "tuning.sweep", *map(str, arguments), "--runs", str(runs)]
     for seconds in (14, 30, 40):
         driver = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL)
         time.sleep(seconds)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    done = sweep(*asked, "--runs", runs, timeout=900)
+    done = sweep(*arguments, "--runs", runs, timeout=900)
     assert done.returncode == 0, done.stderr
     assert finished(runs) == finished(tmp_path / "quiet")
     assert same_logits(tmp_path / "quiet", runs)
-    assert left_alone(runs)
+    assert processes_exit(runs)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
 def test_failing_killed_and_hanging_trials_do_not_stop_the_others(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
-    # 1e30 makes the loss infinite; the second and third trials are killed and stopped below; the fourth succeeds
-    asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e30,1e-3,2e-3,3e-3]", "train.epochs=20")
-    asked = (*asked, "--seeds", "1", "--retries", "1", "--hang-minutes", "0.5", "--runs", str(runs))
-    command = [sys.executable, "-m", "tuning.sweep", *map(str, asked)]
+    # 1e30 makes the loss infinite. The second trial is killed below, the third is suspended, the fourth succeeds.
+    arguments = ("grid", toy_yaml, *PLAIN, "train.lr=[1e30,1e-3,2e-3,3e-3]", "train.epochs=20")
+    arguments = (*arguments, "--seeds", "1", "--retries", "1", "--hang-minutes", "0.5", "--runs", str(runs))
+    command = [sys.executable, "-m", "tuning.sweep", *map(str, arguments)]
     driver = subprocess.Popen(
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -242,14 +242,14 @@ def test_failing_killed_and_hanging_trials_do_not_stop_the_others(toy_yaml: Path
     killed = json.loads((runs / names["0.001"] / "failed.json").read_text())
     assert killed["attempts"] == 2
     assert any("killed by signal 9" in line for line in killed["log"])
-    assert left_alone(runs)
+    assert processes_exit(runs)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
 def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same_results(toy_yaml: Path, tmp_path: Path):
-    asked = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,3e-3]", "--seeds", "2")
-    assert sweep(*asked, "--runs", tmp_path / "alone", timeout=900).returncode == 0
+    arguments = ("grid", toy_yaml, *PLAIN, "train.lr=[1e-3,3e-3]", "--seeds", "2")
+    assert sweep(*arguments, "--runs", tmp_path / "alone", timeout=900).returncode == 0
     runs = tmp_path / "runs"
     code = (
         "import subprocess, sys\n"
@@ -261,7 +261,7 @@ def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same_results(toy_y
         "cluster.shutdown()\n"
         "sys.exit(done.returncode)\n"
     )
-    done = run(sys.executable, "-c", code, *asked, "--runs", runs, timeout=900)
+    done = run(sys.executable, "-c", code, *arguments, "--runs", runs, timeout=900)
     assert done.returncode == 0, done.stderr
     nodes = record(runs, "grid")["nodes"]
     assert len(set(nodes.values())) == 2
@@ -273,7 +273,7 @@ def test_two_nodes_of_a_cluster_share_the_trials_and_give_the_same_results(toy_y
 def test_a_search_keeps_its_budget_and_resumes(toy_yaml: Path, tmp_path: Path):
     pytest.importorskip("optuna")
     runs = tmp_path / "runs"
-    asked = (
+    arguments = (
         "grid",
         toy_yaml,
         *PLAIN,
@@ -282,19 +282,19 @@ def test_a_search_keeps_its_budget_and_resumes(toy_yaml: Path, tmp_path: Path):
         "--range",
         "train.lr=1e-4:1e-2",
     )
-    asked = (*asked, "--seeds", "2", "--runs", runs)
-    done = sweep(*asked, "--budget", "2")
+    arguments = (*arguments, "--seeds", "2", "--runs", runs)
+    done = sweep(*arguments, "--budget", "2")
     assert done.returncode == 0, done.stderr
     (group,) = record(runs, "grid")["groups"]
     assert len(group["searched"]) == 2
     assert len(group["runs"]) == 2
-    assert sweep(*asked, "--budget", "2").stderr == ""
+    assert sweep(*arguments, "--budget", "2").stderr == ""
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes(toy_yaml: Path, tmp_path: Path):
     runs = tmp_path / "runs"
-    asked = (
+    arguments = (
         "grid",
         toy_yaml,
         *PLAIN,
@@ -304,7 +304,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes(toy_yaml: Path, tmp_p
         "--runs",
         str(runs),
     )
-    command = [sys.executable, "-m", "tuning.sweep", *map(str, asked)]
+    command = [sys.executable, "-m", "tuning.sweep", *map(str, arguments)]
     driver = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not list(runs.glob("*/config.yaml")):
         time.sleep(0.2)
@@ -313,6 +313,6 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes(toy_yaml: Path, tmp_p
     _, errors = driver.communicate(timeout=200)
     assert driver.returncode == 130, errors
     assert "the same command resumes the sweep" in errors
-    assert left_alone(runs)
-    assert sweep(*asked).returncode == 0
+    assert processes_exit(runs)
+    assert sweep(*arguments).returncode == 0
     assert len(finished(runs)) == 2

@@ -57,7 +57,7 @@ def rewrite(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-def test_the_good_configuration_trains(own: dict, tmp_path: Path):
+def test_the_valid_configuration_trains(own: dict, tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(own))
     done = mbkd("train", file, "--runs", tmp_path / "runs")
@@ -68,27 +68,27 @@ def test_the_good_configuration_trains(own: dict, tmp_path: Path):
     assert result["mae"] == {}
 
 
-def test_missing_data_file_is_named(own: dict, tmp_path: Path):
+def test_a_missing_data_file_is_named(own: dict, tmp_path: Path):
     (tmp_path / "dev.csv").unlink()
     refused(own, tmp_path, "dev.csv")
 
 
-def test_missing_column_is_named_with_the_existing_ones(own: dict, tmp_path: Path):
+def test_a_missing_column_is_named_with_the_existing_columns(own: dict, tmp_path: Path):
     rewrite(tmp_path / "train.csv", "label", "lable")
     refused(own, tmp_path, "train.csv", "'label'", "lable")
 
 
-def test_unknown_label_is_named_with_its_line(own: dict, tmp_path: Path):
+def test_an_unknown_label_is_named_with_its_line(own: dict, tmp_path: Path):
     rewrite(tmp_path / "train.csv", '"bad, broke",neg,fr', '"bad, broke",negg,fr')
     refused(own, tmp_path, "train.csv", "negg", "7")
 
 
-def test_empty_text_is_named_with_its_line(own: dict, tmp_path: Path):
+def test_an_empty_text_is_named_with_its_line(own: dict, tmp_path: Path):
     rewrite(tmp_path / "train.csv", '"bad, broke"', '""')
     refused(own, tmp_path, "train.csv", "3")
 
 
-def test_half_a_character_is_named_with_its_line(own: dict, tmp_path: Path):
+def test_an_unpaired_surrogate_is_named_with_its_line(own: dict, tmp_path: Path):
     file = tmp_path / "train.jsonl"
     rows = [{"text": text, "label": label, "language": x} for x in ("en", "fr") for text, label in ROWS]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows).replace("broke", r"br\ud83d", 1))
@@ -108,26 +108,26 @@ def test_infinite_epochs_are_refused(own: dict, tmp_path: Path):
     refused(own, tmp_path, "train.epochs", "finite")
 
 
-def test_language_without_rows_is_named(own: dict, tmp_path: Path):
+def test_a_language_without_rows_is_named(own: dict, tmp_path: Path):
     own["task"]["zero_shot"] = ["de", "sw"]
     refused(own, tmp_path, "sw", "dev.csv")
 
 
-def test_duplicated_id_is_named(own: dict, tmp_path: Path):
+def test_a_duplicated_id_is_named(own: dict, tmp_path: Path):
     rewrite(tmp_path / "train.csv", "en1", "en0")
     refused(own, tmp_path, "train.csv", "en0")
 
 
-def test_constant_label_column_is_refused(own: dict, tmp_path: Path):
+def test_a_constant_label_column_is_refused(own: dict, tmp_path: Path):
     (tmp_path / "dev.csv").write_text((tmp_path / "dev.csv").read_text().replace(",neg,", ",pos,"))
     refused(own, tmp_path, "dev.csv", "pos")
 
 
-def test_yaml_that_does_not_parse_is_named_with_its_line(tmp_path: Path):
+def test_invalid_yaml_is_named_with_its_line(tmp_path: Path):
     refused("task: {kind: own\nstudent: [", tmp_path, "config.yaml:")
 
 
-def test_unknown_field_is_named_with_the_nearest(own: dict, tmp_path: Path):
+def test_an_unknown_field_is_named_with_the_nearest_field(own: dict, tmp_path: Path):
     own["train"]["epoch"] = 3
     refused(own, tmp_path, "train.epoch", "'epochs'")
 

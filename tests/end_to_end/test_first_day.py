@@ -1,4 +1,4 @@
-"""Claims about a user's first day with own rows: init, data, train, and the dialogue on a terminal."""
+"""Claims about a user's first commands on own rows: init, data, train, and the dialogue on a terminal."""
 
 import csv
 import json
@@ -57,7 +57,7 @@ def test_a_finished_run_is_reused_for_the_same_rows_and_refused_for_others(confi
         Path(x) for x in yaml.safe_load((run / "config.yaml").read_text())["task"]["files"].values() if "train" in x
     }
     before = file.read_bytes()
-    file.write_bytes(before)  # touched
+    file.write_bytes(before)  # a new modification time
     again = mbkd("train", *asked)
     assert (again.returncode, "already finished" in again.stderr) == (0, True)
     try:
@@ -95,7 +95,7 @@ def test_data_works_without_the_models_and_ends_with_the_problems(configuration:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of one of eleven languages without a header, in a folder with the others."""
+    """The file of one language without a header, in a folder with the files of ten other languages."""
     folder = tmp_path_factory.mktemp("many")
     for language in ("en", "fr", "de", "es", "it", "nl", "pt", "pl", "ru", "tr", "ar"):
         lines = [
@@ -159,8 +159,8 @@ def test_the_dialogue_accepts_answers_and_guesses(tickets: Path, tmp_path: Path)
     out = tmp_path / "asked.yaml"
     answers = {"Column with the text": "body", "Languages to train on": "klingon", "distil them": "n"}
     seen = dialogue(answers, tickets, "--out", out, "--no-split", "--label", "queue")
-    assert "no rows of klingon" in seen  # and the question was repeated
-    assert "Column with the label" not in seen  # it was known
+    assert "no rows of klingon" in seen  # the question is repeated
+    assert "Column with the label" not in seen  # given as an option
     text = out.read_text()
     assert "supervised: [en, fr]" in text
     assert "signal: labels" in text

@@ -141,7 +141,7 @@ def test_recipes_doctor_and_help_run():
     assert "MultiKD" in mbkd("--help").stdout
 
 
-@pytest.mark.skipif(not XNLI.is_dir(), reason="real XNLI text is not beside the checkout (../shared/data/xnli)")
+@pytest.mark.skipif(not XNLI.is_dir(), reason="real XNLI text is not next to the checkout (../shared/data/xnli)")
 def test_real_xnli_is_trained_in_three_languages_and_evaluated_in_fifteen(world: Path, tmp_path: Path):
     zero_shot = "[de, es, ru, ar, hi, vi, bg, el, sw, th, tr, ur]"
     models = world / "models"

@@ -172,7 +172,7 @@ def with_german(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def grown(trained: Path, toy_yaml: Path, with_german: str, runs: Path) -> Path:
-    """The run directory of that model with a German branch."""
+    """The run directory of the model with a German branch."""
     done = mbkd("grow", trained, toy_yaml, with_german, "--language", "de", "--runs", runs, "--ranks", "1")
     assert done.returncode == 0, done.stderr
     assert "before" in done.stdout
@@ -238,7 +238,7 @@ def test_a_killed_grown_run_resumes_to_a_bitwise_equal_result(
 def test_a_missing_package_is_named(
     package: str, extra: str, command: list[str], toy_yaml: Path, trained: Path, runs: Path, tmp_path: Path
 ):
-    # Python's marker for a missing module, as if the package was not installed.
+    # None in sys.modules fails an import as if the package was not installed.
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
     names = {"{model}": str(trained), "{config}": str(toy_yaml), "{runs}": str(runs)}
     typed = [names.get(x, x) for x in command]

@@ -23,7 +23,7 @@ GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
 def start(model, *options):
-    """Yield a server's process and its address when the server listens."""
+    """Return a server's process and address once the server listens."""
     command = [sys.executable, "-m", "mbkd", "serve", str(model), "--port", "0", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
@@ -61,7 +61,7 @@ def address(model):
     assert (code, said) == (0, UNCALIBRATED)
 
 
-def ask(address, method, path, body=None, headers=JSON):
+def send(address, method, path, body=None, headers=JSON):
     """Return status, headers and content of an answer; JSON is parsed."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body), headers)
@@ -79,20 +79,20 @@ def test_one_text_lists_and_pairs_get_the_answers_of_predict(address, model, tmp
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = mbkd("predict", model, tmp_path / "rows.jsonl", "--text-pair", "text_pair")
     expected = [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
-    status, _, together = ask(address, "POST", "/classify", rows)
+    status, _, together = send(address, "POST", "/classify", rows)
     assert status == 200
     for row, answer, probabilities in zip(rows, together, expected, strict=True):
         assert answer["probabilities"] == pytest.approx(probabilities, abs=3e-6)
-        status, _, alone = ask(address, "POST", "/classify?branches=true", row)
+        status, _, alone = send(address, "POST", "/classify?branches=true", row)
         assert status == 200 and alone["label"] == max(probabilities, key=probabilities.get)
         assert alone["probabilities"] == pytest.approx(probabilities, abs=3e-6)
         assert set(alone["branches"]["outer"]) == {"en", "fr"} and "branches" not in answer
 
 
 def test_a_pair_model_notes_rows_without_a_second_text(address):
-    _, _, (lone, pair) = ask(address, "POST", "/classify", [{"text": "gut"}, {"text": "gut", "text_pair": ""}])
+    _, _, (lone, pair) = send(address, "POST", "/classify", [{"text": "gut"}, {"text": "gut", "text_pair": ""}])
     assert "no text_pair" in lone["note"] and "note" not in pair
-    assert ask(address, "GET", "/model")[2]["pairs"] is True
+    assert send(address, "GET", "/model")[2]["pairs"] is True
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_pair_model_notes_rows_without_a_second_text(address):
     ],
 )
 def test_every_refusal_is_json_with_the_problem_the_place_and_the_fix(address, method, path, body, headers, status):
-    got, _, problem = ask(address, method, path, body, headers)
+    got, _, problem = send(address, method, path, body, headers)
     assert got == status
     assert set(problem) == {"error", "where", "do"} and all(problem.values())
 
@@ -121,15 +121,15 @@ def test_every_refusal_is_json_with_the_problem_the_place_and_the_fix(address, m
 def test_a_gzip_body_is_read_like_a_plain_body(address):
     row = {"text": "das ist gut", "text_pair": "kitchen"}
     assert (
-        ask(address, "POST", "/classify", gzip.compress(json.dumps(row).encode()), GZIP)[::2]
-        == (ask(address, "POST", "/classify", row)[::2])
+        send(address, "POST", "/classify", gzip.compress(json.dumps(row).encode()), GZIP)[::2]
+        == (send(address, "POST", "/classify", row)[::2])
     )
 
 
 def test_head_returns_the_headers_of_get_without_a_body(address):
     for path in ("/healthz", "/"):
-        status, headers, content = ask(address, "HEAD", path)
-        expected = ask(address, "GET", path)[1]
+        status, headers, content = send(address, "HEAD", path)
+        expected = send(address, "GET", path)[1]
         assert status == 200 and not content
         assert headers["Content-Length"] == expected["Content-Length"]
 
@@ -149,7 +149,8 @@ def test_a_client_that_disconnects_within_its_body_has_no_effect(address):
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Content-Length: 100\r\n\r\n{")
-    assert ask(address, "GET", "/healthz")[0] == 200  # the fixture `address` also checks that the server's log is empty
+    # The fixture `address` also checks that the server's log is empty.
+    assert send(address, "GET", "/healthz")[0] == 200
 
 
 def test_a_full_queue_states_when_to_retry_and_the_server_continues(address):
@@ -157,7 +158,7 @@ def test_a_full_queue_states_when_to_retry_and_the_server_continues(address):
     rows = [{"text": "good " * 60}] * 8
 
     def many():
-        replies.extend(ask(address, "POST", "/classify", rows) for _ in range(4))
+        replies.extend(send(address, "POST", "/classify", rows) for _ in range(4))
 
     threads = [threading.Thread(target=many) for _ in range(16)]
     for thread in threads:
@@ -171,16 +172,16 @@ def test_a_full_queue_states_when_to_retry_and_the_server_continues(address):
             assert set(found) == {"error", "where", "do"}
         else:
             assert len(found) == 8
-    assert ask(address, "POST", "/classify", rows)[0] == 200
+    assert send(address, "POST", "/classify", rows)[0] == 200
 
 
 def test_health_metrics_and_schema_exist_and_need_no_network(address):
     from prometheus_client.parser import text_string_to_metric_families
 
-    assert ask(address, "GET", "/healthz")[::2] == (200, {"status": "ok"})
-    status, _, before = ask(address, "GET", "/metrics")
-    ask(address, "POST", "/classify", [{"text": "a"}, {"text": "b"}])
-    after = ask(address, "GET", "/metrics")[2]
+    assert send(address, "GET", "/healthz")[::2] == (200, {"status": "ok"})
+    status, _, before = send(address, "GET", "/metrics")
+    send(address, "POST", "/classify", [{"text": "a"}, {"text": "b"}])
+    after = send(address, "GET", "/metrics")[2]
 
     def value(text, name, **labels):
         samples = (x for family in text_string_to_metric_families(text) for x in family.samples)
@@ -190,12 +191,12 @@ def test_health_metrics_and_schema_exist_and_need_no_network(address):
     for name, more, labels in (("mbkd_rows_total", 2, {}), ("mbkd_requests_total", 1, {"status": "200"})):
         assert value(after, name, **labels) - value(before, name, **labels) == more
     assert value(after, "mbkd_waiting_rows") == 0
-    schema = ask(address, "GET", "/openapi.json")[2]
+    schema = send(address, "GET", "/openapi.json")[2]
     assert {"/classify", "/healthz", "/metrics", "/model"} == set(schema["paths"])
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(schema))
     assert references and set(references) <= set(schema["components"]["schemas"])
     for path in ("/", "/page.js", "/page.css"):
-        status, headers, text = ask(address, "GET", path)
+        status, headers, text = send(address, "GET", path)
         assert status == 200 and "://" not in text
         assert "default-src 'none'" in headers["Content-Security-Policy"]
 
@@ -237,7 +238,7 @@ def test_after_sigterm_old_requests_are_answered_new_ones_refused_and_the_exit_c
     body = json.dumps([{"text": "good " * 100}] * 40)
     for connection in connections:
         connection.request("POST", "/classify", body, JSON)
-    ask(address, "GET", "/healthz")  # the ones before it have been read
+    send(address, "GET", "/healthz")  # an answer means that the server has read the requests before
     process.send_signal(signal.SIGTERM)
     replies = [connection.getresponse() for connection in connections]
     assert [reply.status for reply in replies] == [200] * 20
@@ -245,7 +246,7 @@ def test_after_sigterm_old_requests_are_answered_new_ones_refused_and_the_exit_c
     assert process.wait(60) == 0
     assert process.stderr.read() == UNCALIBRATED
     with pytest.raises(ConnectionRefusedError):
-        ask(address, "GET", "/healthz")
+        send(address, "GET", "/healthz")
 
 
 def test_a_port_in_use_and_a_missing_model_give_one_message(student, tmp_path):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import ENVIRONMENT, ROOT, mbkd
 
-# The job of a rank, with chunks small enough to give several in the small world.
+# The job of a rank, with chunks so small that the small world has several.
 SMALL_CHUNKS = """
 import sys
 from mbkd.distill import cache
@@ -49,7 +49,7 @@ def online(toy_yaml: Path, runs: Path) -> Path:
 
 @pytest.fixture
 def fine_tuned(toy_yaml: Path, runs: Path, tmp_path: Path) -> Path:
-    """The same experiment in a separate folder, with one language and copies of the teachers as the user's own."""
+    """The same experiment in a separate folder, with one language and a fine-tuned copy of its teacher."""
     values = yaml.safe_load(toy_yaml.read_text())
     (teacher,) = runs.glob("marc-teacher-en-*")
     shutil.copytree(teacher / "model", tmp_path / "teacher")
@@ -93,7 +93,7 @@ def test_the_cache_shows_the_teachers_and_is_built_once(toy_yaml: Path, runs: Pa
     assert not [p for p in (runs / "store" / "logits").iterdir() if p.suffix in {".parts", ".whole"}]
 
 
-def test_a_cached_run_ends_as_the_online_run(toy_yaml: Path, runs: Path, built, online: Path):
+def test_a_cached_run_matches_the_online_run(toy_yaml: Path, runs: Path, built, online: Path):
     done = mbkd("train", toy_yaml, "train.epochs=2", "distill.signal=cache", "--runs", runs, "--ranks", "1")
     cached = directory(done)
     assert "asking the teacher" not in done.stderr
@@ -113,8 +113,8 @@ def test_a_cached_run_ends_as_the_online_run(toy_yaml: Path, runs: Path, built, 
 
 
 def test_hidden_states_are_matched_and_the_projections_are_not_saved(toy_yaml: Path, runs: Path, online: Path):
-    wish = ["distill.hidden=[{student: 1, teacher: 2}, {student: 2, teacher: 1}]", "distill.hidden_weight=3"]
-    matched = directory(mbkd("train", toy_yaml, "train.epochs=2", *wish, "--runs", runs, "--ranks", "2"))
+    hidden = ["distill.hidden=[{student: 1, teacher: 2}, {student: 2, teacher: 1}]", "distill.hidden_weight=3"]
+    matched = directory(mbkd("train", toy_yaml, "train.epochs=2", *hidden, "--runs", runs, "--ranks", "2"))
     names = [load_file(x / "model" / "model.safetensors").keys() for x in (matched, online)]
     assert names[0] == names[1]
     results = [json.loads((x / "result.json").read_text()) for x in (matched, online)]
@@ -125,8 +125,8 @@ def test_hidden_states_are_matched_and_the_projections_are_not_saved(toy_yaml: P
     )
     assert len(first) == len(second) > 1
     for ours, theirs in zip(first, second, strict=True):
-        assert all(ours[x]["loss"] > theirs[x]["loss"] + 0.1 for x in ours)  # the distance is in the loss
-    assert sum(x["loss"] for x in first[-1].values()) < sum(x["loss"] for x in first[0].values())  # and shrinks
+        assert all(ours[x]["loss"] > theirs[x]["loss"] + 0.1 for x in ours)  # includes the distance
+    assert sum(x["loss"] for x in first[-1].values()) < sum(x["loss"] for x in first[0].values())  # decreases
 
 
 def test_a_killed_build_resumes_to_the_same_bytes_and_two_builders_build_once(fine_tuned: Path, tmp_path: Path):
@@ -174,7 +174,7 @@ def test_a_changed_teacher_is_run_again_and_a_resume_is_refused(fine_tuned: Path
     assert first in caches
 
 
-def test_a_teacher_at_chance_is_refused_with_its_number(fine_tuned: Path, tmp_path: Path):
+def test_a_teacher_at_chance_is_refused_with_its_accuracy(fine_tuned: Path, tmp_path: Path):
     done = mbkd("train", fine_tuned, "distill.allow_chance_teachers=false", "distill.signal=online",
                 "--runs", tmp_path / "runs", "--ranks", "1")  # fmt: skip
     assert done.returncode == 2

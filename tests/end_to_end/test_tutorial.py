@@ -9,7 +9,7 @@ import pytest
 from mbkd.train.launch import free_port
 from tests.conftest import ROOT, run
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial asks the server with curl")
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial sends requests with curl")
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 

@@ -15,11 +15,9 @@ from mbkd.train.launch import free_port
 from tests.conftest import ENVIRONMENT, ROOT, mbkd
 from tests.unit import loop_oracle
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason=f"no GPU here: torch {torch.__version__} has none"
-)
-# Maximum distance of the trained parameters from the naive loop's, relative to its total update; an untrained model has
-# distance 1. A GPU sums in another order. Half precision has the bound of a CPU (tests/unit/test_trainer.py).
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=f"torch {torch.__version__} finds no GPU")
+# Maximum distance of the trained parameters from those of the naive loop, relative to the loop's total update. An
+# untrained model has distance 1. A GPU sums in another order. Half precision has the bound of a CPU (test_trainer.py).
 BOUNDS = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
 
 
@@ -33,9 +31,7 @@ def ranks() -> Iterator[distributed.Ranks]:
 @pytest.mark.parametrize(
     ("precision", "compiled"), [*((each, False) for each in BOUNDS), ("fp32", True), ("bf16", True)]
 )
-def test_training_on_a_gpu_ends_where_the_naive_loop_on_a_cpu_does(
-    ranks, tmp_path: Path, precision: str, compiled: bool
-):
+def test_training_on_a_gpu_matches_the_naive_loop_on_a_cpu(ranks, tmp_path: Path, precision: str, compiled: bool):
     assert torch.distributed.get_backend() == "nccl" and ranks.device.type == "cuda"
     config = loop_oracle.configuration(tmp_path, {"precision": precision, "compile": compiled})
     trainer = loop_oracle.trainer(config, ranks)
@@ -47,10 +43,10 @@ def test_training_on_a_gpu_ends_where_the_naive_loop_on_a_cpu_does(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_ranks_on_one_gpu_train_as_one(tmp_path: Path, precision: str):
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+def test_two_ranks_on_one_gpu_match_one_rank(tmp_path: Path, precision: str):
+    rendezvous = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [sys.executable, "-m", "tests.gpu.gloo_job", str(tmp_path), precision, str(tmp_path / "two.pt")]
-    jobs = [subprocess.Popen(command, env=ENVIRONMENT | meeting | {"RANK": str(rank)}, cwd=ROOT) for rank in (0, 1)]
+    jobs = [subprocess.Popen(command, env=ENVIRONMENT | rendezvous | {"RANK": str(rank)}, cwd=ROOT) for rank in (0, 1)]
     assert [job.wait(timeout=240) for job in jobs] == [0, 0]
     config = loop_oracle.configuration(tmp_path)
     found = torch.load(tmp_path / "two.pt")
@@ -58,7 +54,7 @@ def test_two_ranks_on_one_gpu_train_as_one(tmp_path: Path, precision: str):
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])
-def test_a_run_is_measured_as_evaluate_measures_its_model(toy_yaml: Path, tmp_path: Path, precision: str):
+def test_evaluate_reproduces_the_scores_of_a_run(toy_yaml: Path, tmp_path: Path, precision: str):
     override = f"train.precision={precision}"
     taught = mbkd("teach", toy_yaml, override, "--runs", tmp_path)
     assert taught.returncode == 0, taught.stderr
@@ -70,7 +66,7 @@ def test_a_run_is_measured_as_evaluate_measures_its_model(toy_yaml: Path, tmp_pa
     assert json.loads(evaluated.stdout)["accuracy"]["test"] == result["accuracy"]["test"]
 
 
-def test_the_benchmark_ends_in_its_table():
+def test_the_benchmark_prints_its_table():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--rounds", "1", "--steps", "1", "--out", "/dev/null"],
         env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,

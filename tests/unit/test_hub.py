@@ -42,13 +42,13 @@ def run_against(hub: Hub, folder: Path, code: str = DATASET_REQUESTS, home: str 
 
 
 def dataset_requests(hub: Hub) -> list[str]:
-    return [path for path in hub.asked if "someone/xnli" in path]
+    return [path for path in hub.requests if "someone/xnli" in path]
 
 
 def test_a_process_requests_the_revision_once_and_its_children_do_not(hub: Hub, tmp_path: Path):
     first = run_against(hub, tmp_path)
     assert first.returncode == 0, first.stderr
-    hub.asked.clear()
+    hub.requests.clear()
     second = run_against(hub, tmp_path, home="another machine's")
     assert second.returncode == 0, second.stderr
     assert dataset_requests(hub) == ["GET /api/datasets/someone/xnli"]
@@ -121,9 +121,9 @@ def model_hub(world: Path):
 def test_a_models_revision_is_requested_once_and_shared_with_child_processes(model_hub: Hub, tmp_path: Path):
     first = run_against(model_hub, tmp_path, MODEL_REQUESTS + LOAD)
     assert first.returncode == 0, first.stderr
-    newest = [x for x in model_hub.asked if "someone/model" in x and model_hub.revision not in x]
+    newest = [x for x in model_hub.requests if "someone/model" in x and model_hub.revision not in x]
     assert newest == [f"{how} /someone/model/resolve/main/config.json" for how in ("HEAD", "GET")]
-    fetched = [x for x in model_hub.asked if x.startswith("GET /someone/model/resolve/")]
+    fetched = [x for x in model_hub.requests if x.startswith("GET /someone/model/resolve/")]
     assert len(fetched) == len(set(fetched)) and fetched[-1].endswith(f"{model_hub.revision}/model.safetensors")
     lines = first.stdout.splitlines()
     assert lines[:2] == lines[2:] and lines[0].count(f"someone/model@{model_hub.revision}") == 2
