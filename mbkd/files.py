@@ -134,7 +134,7 @@ class Store:
                 if (size := (self.folder / name).stat().st_size) != file["bytes"]:
                     return f"{name} has {size:,} bytes, not {file['bytes']:,}"
                 if checksums and sha256(self.folder / name) != file["sha256"]:
-                    return f"{name} is not what was written (another checksum)"
+                    return f"{name} differs from the written file (another checksum)"
             return "" if manifest["fingerprint"] == self.fingerprint else f"{MANIFEST} is another store's"
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"

@@ -1,4 +1,4 @@
-"""Precision of models: fp32 weights; matrix products in fp32, or bf16 or fp16 by autocast (decision 31)."""
+"""Precision of models: fp32 weights; matrix products in fp32, bf16 or fp16 (decision 31)."""
 
 import math
 import re

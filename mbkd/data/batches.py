@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """The hash of everything that decides the steps; equal on two ranks if and only if their plans are equal."""
+        """The hash of everything that decides the steps; equal if and only if the plans are equal."""
         arrays = [self._language, *self._lengths, np.array([self.batch_size, self._seed, self._group_by_length])]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
@@ -151,7 +151,7 @@ def compiled_width(longest: int, max_length: int) -> int:
 
 
 def evaluation_batches(lengths: np.ndarray, tokens_per_batch: int, rank: int, world: int) -> list[np.ndarray]:
-    """Return a rank's evaluation batches, longest rows first. The ranks together take every row exactly once.
+    """Return a rank's evaluation batches, longest rows first. All ranks together take each row once.
 
     lengths: (rows,) token length of each row
     A batch has rows * longest <= tokens_per_batch, or one row. The ranks' counts differ by at most one batch.

@@ -1,4 +1,4 @@
-"""Facts of a saved classifier without loading the model: the hash of its weights, its labels, its layers."""
+"""Facts of a saved classifier without loading it: the hash of its weights, its labels and layers."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def fingerprint(path: str, store: Path) -> str:
 
 
 def cached_revision(path: str) -> str | None:
-    """Return the `fingerprint` of a hub id without a request: from earlier answers or the hub's cache, or None."""
+    """Return the `fingerprint` of a hub id from earlier answers or the hub's cache, or None."""
     if Path(path).is_dir():
         return None
     if (known := hub.once(f"model {path}")) is not None:
@@ -46,7 +46,7 @@ def cached_revision(path: str) -> str | None:
 
 
 def layers(path: str) -> int | None:
-    """Return the number of layers in a model's configuration, or None. Raises UserError if the path has no model."""
+    """Return the number of layers in a model's configuration, or None. Raises UserError without a model."""
     values = configuration(path)
     found: int | None = values.get("num_hidden_layers", values.get("n_layers"))  # n_layers in DistilBERT
     return found

@@ -49,7 +49,7 @@ def dialect(lines: Lines, name: str, ending: str, quoted: bool | None = None) ->
 
 
 def records(lines: Iterable[str], form: Dialect) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Yield each record with its first line's number, without empty lines. A csv.Error replaces a malformed record."""
+    """Yield the first line's number and each record, or a csv.Error if malformed. Skips empty lines."""
     if not form.quoted:
         for number, line in enumerate(lines, 1):
             if line := line.rstrip("\r\n"):

@@ -1,4 +1,4 @@
-"""Hub datasets, or local folders in the same layout, opened with `datasets`; revisions of hub datasets and models.
+"""Hub datasets, or local folders in their layout; revisions of hub datasets and models.
 
 A process requests the newest revision of a dataset or model once, and processes that it starts use the same revision.
 Facts of a dataset revision never change, so a store keeps them.
@@ -91,7 +91,7 @@ def revision(path: str) -> str | None:
 
 
 def model_revision(path: str) -> str | None:
-    """Return the revision of a hub model for this process, as `revision` does, but with the hub's cache as the store.
+    """Return the revision of a hub model for this process. As `revision`, with the hub's cache as store.
 
     Returns None for a folder, and if no revision is known. Raises UserError while the hub is too busy.
     """
@@ -111,13 +111,16 @@ def model_revision(path: str) -> str | None:
 
 
 def pinned(path: str) -> dict[str, str]:
-    """Return `model_revision` as a keyword of transformers' `from_pretrained`; {} for a folder. Raises UserError."""
+    """Return `model_revision` as a keyword of `from_pretrained`; {} for a folder. Raises UserError."""
     found = model_revision(path)
     return {} if found is None else {"revision": found}
 
 
 def once(what: str, ask: Callable[[], str | None] | None = None) -> str | None:
-    """Return the result of `ask`, called once by this process or its parents. Without `ask`, return a known result."""
+    """Return the result of `ask`, called once by this process or its parents.
+
+    Without `ask`, return the known result or None.
+    """
     known: dict[str, str | None] = json.loads(os.environ.get(ANSWERS, "{}"))
     if what not in known and ask is not None:
         answer = ask()  # may call `once` too

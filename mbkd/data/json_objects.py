@@ -24,7 +24,7 @@ def parse(line: str) -> dict[str, Any]:
 
 
 def fields(row: dict[str, Any]) -> dict[str, str | list[Any]]:
-    """Return the values of an object as text. Values of inner objects are named `outer.inner`; lists stay lists.
+    """Return the values of an object as text, named `outer.inner` in inner objects. Lists stay lists.
 
     Raises ValueError for a repeated name.
     """
@@ -56,7 +56,7 @@ def _scalar(value: Any) -> str:
 
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object. Raises ValueError for a repeated name, because Python would keep only the last value."""
+    """Build a JSON object. Raises ValueError for a repeated name; Python would keep the last value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

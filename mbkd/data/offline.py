@@ -1,4 +1,4 @@
-"""One check whether the hub is reachable. Its client would retry five times per file, half a minute each."""
+"""A check whether the hub is reachable. Its client would retry each file for minutes."""
 
 import os
 import ssl

@@ -108,7 +108,7 @@ def table(file: Path, header: bool = True, quoted: bool | None = None) -> Rows:
 
 
 def kind(file: Path) -> str:
-    """Return a file's ending: one of ENDINGS without `.gz`. Raises UserError for other endings, with a conversion."""
+    """Return a file's ending, one of ENDINGS without `.gz`. Raises UserError for other endings."""
     name = file.name.lower()
     ending = next((x for x in ENDINGS if name.endswith(x)), "")
     if ending:
@@ -126,7 +126,7 @@ def kind(file: Path) -> str:
 
 
 def _alike(labels: Path, texts: Path) -> bool:
-    """Return whether names differ only by `labels` and `text`, such as train_labels.txt and train_text.txt."""
+    """Return whether names differ only by `labels` and `text`: train_labels.txt and train_text.txt."""
     return re.sub("labels?", "", labels.stem.lower()) == re.sub("texts?", "", texts.stem.lower())
 
 
@@ -325,7 +325,7 @@ def _convert(file: Path, data: bytes) -> str:
 
 
 def from_arrow(source: str, found: pa.Table, names: dict[str, list[str]] | None = None) -> Rows:
-    """Return Arrow columns as strings. Null and NaN become empty; columns of structs are named `outer.inner`.
+    """Return Arrow columns as strings, named `outer.inner` in structs. Null and NaN become empty.
 
     names: column -> the names of its class numbers. Raises UserError for a repeated column name.
     """

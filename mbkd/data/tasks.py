@@ -34,12 +34,12 @@ def label_names(task: Task) -> tuple[str, ...]:
 
 
 def is_ordinal(task: Task) -> bool:
-    """Return whether the classes are ordered steps of a scale, for which a mean absolute error is meaningful."""
+    """Return whether the classes are ordered steps of a scale, and a mean absolute error is meaningful."""
     return task.kind == "marc" or (task.kind == "own" and task.ordinal)
 
 
 def splits(task: Task) -> tuple[str, ...]:
-    """Return the splits of the data: train, dev, test. A file without labels does not count. Raises UserError."""
+    """Return the splits of the data. A file without labels does not count. Raises UserError."""
     if task.kind == "own":
         return tuple(split for split in SPLITS if split in task.files)
     if path := _hub(task):
@@ -153,7 +153,7 @@ def fingerprint(task: Task, split: str, language: str, store: Path | None = None
 
 
 def _read(task: Task, split: str, language: str) -> tuple[Rows, Columns]:
-    """Return the raw rows and the roles of their columns, without a language column if all rows are of `language`."""
+    """Return the raw rows and their columns, without a language column if all rows are of `language`."""
     path = _hub(task)
     if path is not None:
         rows = hub.read(path, language, _hub_split(task, split))
@@ -251,7 +251,7 @@ def label_keys(labels: pa.Array) -> pa.Array:
 
 
 def _labels(task: Task, rows: Rows, column: pa.Array) -> pa.Array:
-    """Return (rows,) class numbers. Labels match exactly, or by a `label_keys` form that only one name has."""
+    """Return (rows,) class numbers. Labels match exactly, or by a unique form of `label_keys`."""
     names = label_names(task)
     spellings = {name: number for number, name in enumerate(names)}
     if task.kind == "xnli":  # XNLI-MT's spelling, and the hub's numbers in copies without the names

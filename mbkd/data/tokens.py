@@ -1,4 +1,4 @@
-"""Token stores: rows tokenised once per (tokenizer, language, split), memory-mapped, keyed by a fingerprint.
+"""Token stores: memory-mapped rows, tokenised once per (tokenizer, language, split).
 
 A store is a folder that is written atomically and named by the hash of all its inputs. Another data file,
 tokenizer or maximum length uses another folder, so a store is never stale.

@@ -74,7 +74,7 @@ def write_all(
     force: bool,
     written: contextlib.ExitStack,
 ) -> int:
-    """Write the files of the splits next to the source files. Return the number of rows left out without text or label.
+    """Write the files of the splits next to the source. Return the number of rows without text or label.
 
     header, force, written: as in `write`.
     """

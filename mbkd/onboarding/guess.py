@@ -87,7 +87,7 @@ def columns(source: RawDataset, language: str | None, given: dict[str, str | Non
 def _refuse_unfit(
     source: RawDataset, found: dict[str, str | None], given: dict[str, str | None], language: str | None
 ) -> None:
-    """Raise UserError for a column with a usual name that is not text, if no other column has a usual name."""
+    """Raise UserError if the only column with a usual name is not text."""
     for what in ("text", "label"):
         usual = NAMES[what].split()
         if given.get(what) is None and stem(found[what] or "", language) not in usual:
@@ -101,7 +101,7 @@ def _is_number(column: pa.Array) -> bool:
 
 
 def _language_column(values: dict[str, pa.Array], distinct: dict[str, int]) -> tuple[str | None, list[str]]:
-    """Return the column of languages and other candidates. Most rows of a column with a usual name have a code."""
+    """Return the column of languages, or None, and all columns that hold only language codes."""
     coded, sure = [], []
     for name, column in values.items():
         if distinct[name] <= MOST_LANGUAGES:
@@ -114,7 +114,7 @@ def _language_column(values: dict[str, pa.Array], distinct: dict[str, int]) -> t
 
 
 def header_is_a_row(rows: Rows, label: str | None) -> bool:
-    """Return whether the first line of a CSV or TSV is a row, with a label of the rows, a long text, or a number."""
+    """Return whether a CSV's first line is a row: it has a label of the rows, a long text, or a number."""
     if rows.dialect is None:
         return False
     names = list(rows.columns)
@@ -143,7 +143,10 @@ class Labels(NamedTuple):
 
 
 def labels(source: RawDataset, column: str, wished: Iterable[str] = ()) -> Labels:
-    """Return the labels. Spellings that differ in case, outer space or `.0` get the wished or most frequent name."""
+    """Return the labels. Spellings that differ in case, outer space or `.0` are one label.
+
+    wished: preferred names. Other labels get their most frequent spelling.
+    """
     counts = Counter({x["values"]: x["counts"] for x in pc.value_counts(source.column(column)).to_pylist()})
     spellings = sorted(counts, key=lambda x: (-counts[x], x))
     keys = dict(zip(spellings, label_keys(pa.array(spellings, pa.large_string())).to_pylist(), strict=True))
@@ -219,7 +222,7 @@ def languages(
 
 
 def split_column(source: RawDataset) -> str | None:
-    """Return the column with the official split of each row; None if no column or several columns have one."""
+    """Return the column with the official split of each row; None unless exactly one column has it."""
     found = []
     for name in source.columns:
         column = source.column(name)
@@ -231,7 +234,7 @@ def split_column(source: RawDataset) -> str | None:
 
 
 def supervised(train: dict[str, Counter[str]]) -> list[str]:
-    """Return the languages with enough training rows, most rows first. Without any, return all with two labels."""
+    """Return the languages with enough training rows, or else all with two labels, most rows first."""
     rows = {x: count.total() - count[""] for x, count in train.items()}
     labels = {name for count in train.values() for name in count if name}
     order = sorted(train, key=lambda x: -rows[x])

@@ -44,7 +44,7 @@ class Options:
 
 
 def write(given: str | None, out: Path | None, options: Options, force: bool, interactive: bool) -> Path:
-    """Write a configuration for rows: a file, names with `{language}`, a folder in the hub's layout, or a hub id.
+    """Write a configuration for the rows of a file, names with `{language}`, a folder, or a hub id.
 
     On request, also writes train, dev and test files next to a single file. A summary goes to standard error. Returns
     the configuration file. Raises UserError without writing a file.

@@ -41,12 +41,12 @@ def looks_like(texts: Iterable[str], language: str) -> dict[str, Any] | None:
 
 
 def base(language: str) -> str:
-    """Return the language of a tag or name, in ISO 639-1 if possible: pt for pt_BR, ar for arb_Arab, de for German."""
+    """Return the language of a tag or name, in ISO 639-1 if possible: pt for pt_BR, de for German."""
     return _tag(language.strip()) or language.strip().lower().replace("_", "-").split("-")[0]
 
 
 def is_code(text: str) -> bool:
-    """Return whether a text is the tag or English name of a language, such as de, pt-BR, eng_Latn or german.
+    """Return whether a text is a language's tag or English name, such as pt-BR, eng_Latn or german.
 
     A code of three letters needs an ISO 639-1 code or a known number of speakers, because most combinations of three
     letters are a code.
@@ -61,7 +61,7 @@ def is_code(text: str) -> bool:
 
 
 def is_sure(code: str) -> bool:
-    """Return whether a code of `is_code` is probably no other word: de, eng, zho_Hans; not bar (Bavarian) or latin."""
+    """Return whether a code of `is_code` is probably no other word: de, zho_Hans; not bar (Bavarian)."""
     code = code.strip()
     return bool(re.search("[-_]", code)) or (len(code) <= 3 and len(_tag(code)) == 2)
 

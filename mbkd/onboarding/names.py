@@ -30,7 +30,10 @@ STEMS = {
 
 
 def in_language(names: list[str], language: str | None) -> list[str]:
-    """Return the columns without those of other languages, among names that differ by a language at their end."""
+    """Return the columns without those whose names end in other languages.
+
+    Columns in other languages stay if no column with the same stem is in `language`.
+    """
     endings = {name: tuple(words_of(name)) for name in names}
     siblings: dict[tuple[str, ...], set[str]] = {}
     for words in endings.values():
@@ -54,7 +57,7 @@ def languages(names: list[str]) -> set[str]:
 
 
 def pairs(names: list[str], one: str | None = None) -> list[tuple[str, str]]:
-    """Return the pairs of columns by their names, in any case and order. Pairs with the shortest names win.
+    """Return the pairs of columns with the shortest names, in any case and order.
 
     one: a known column of the pair. More than one pair means that the names are ambiguous.
     """
@@ -82,7 +85,7 @@ def _thirds(first: list[str], second: list[str]) -> list[tuple[str, ...]]:
 
 
 def words_of(name: str) -> list[str]:
-    """Return the lower-case words of a column's name: sentence, a, ja for sentence_A_Ja; text, b for textb."""
+    """Return the lower-case words of a name: sentence, a, ja for sentence_A_Ja; text, b for textb."""
     words = [x.lower() for x in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+", name)]
     return [part for x in words for part in ((x[:-1], x[-1]) if x[:-1] in STEMS and x[-1] in "ab" else (x,))]
 

@@ -1,4 +1,4 @@
-"""Quality of a task's rows before training: label balance, lengths, unknown tokens, duplicates and languages.
+"""Quality of a task's rows: label balance, lengths, unknown tokens, duplicates and languages.
 
 Counts and comparisons use all rows. Lengths, unknown tokens and languages use SAMPLE evenly spaced rows.
 """
@@ -106,7 +106,7 @@ def _measure(
     tokenizers: dict[str, Any],
     before: dict[str, list[pa.Array]],
 ) -> dict[str, Any]:
-    """Return the facts of one split of one language. Adds the split's keys to `before`, the splits read so far.
+    """Return the facts of one split of one language. Adds keys to `before`, the splits read so far.
 
     empty: rows with an empty text in a pair; duplicates: rows that repeat another row's texts; conflicts: duplicates
     with another label; also_in: {split: rows whose texts are also in that split}; constant: share of the most frequent
@@ -157,7 +157,7 @@ def _key(texts: pa.Array) -> pa.Array:
 
 
 def _tokens(tokenizer: Any, first: list[str], second: list[str | None], max_length: int) -> dict[str, Any]:
-    """Return percentiles of tokens per row, special tokens included, and shares of truncated and unknown tokens.
+    """Return percentiles of tokens per row, and the shares of truncated and unknown tokens.
 
     longer: share of rows longer than max_length; cut: share of truncated tokens; unknown: share of unknown tokens, or
     None for a tokenizer without an unknown token.

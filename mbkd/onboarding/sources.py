@@ -1,4 +1,4 @@
-"""Sources of a new task's rows: a file, files per language, or a hub dataset, and their dev and test splits."""
+"""Sources of a new task's rows: a file, files per language, or a hub dataset, with their splits."""
 
 import re
 from collections import Counter
@@ -47,7 +47,7 @@ class RawDataset(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """The columns that all files have, in the order of the first file. Raises UserError without such a column."""
+        """The columns that all files have, in the first file's order. Raises UserError if no column remains."""
         each = self.tables
         if common := [name for name in each[0].columns if all(name in rows.columns for rows in each)]:
             return common
@@ -63,8 +63,9 @@ class RawDataset(NamedTuple):
 
 
 def find(given: str, header: bool = True, quoted: bool | None = None, whole: bool = False) -> RawDataset:
-    """Read the rows of a file, a name with `{language}`, a folder in the hub's layout, or a hub id. Raises UserError.
+    """Read the rows of a file, a name with `{language}`, a folder, or a hub id. Raises UserError.
 
+    A folder has the official files of XNLI or MARC, or the hub's layout.
     header, quoted: as in `readers.table`, for CSV and TSV files. whole: read a file without a split in its name even
     if files of an earlier split exist.
     """
@@ -118,7 +119,7 @@ def _leave_out_words(rows: dict[str | None, Rows]) -> dict[str, str]:
 
 
 def in_folder(given: str) -> str:
-    """Return the name of the training files in a folder with a subfolder per language; otherwise return `given`."""
+    """Return the training files' name in a folder with a subfolder per language; otherwise `given`."""
     folder = Path(given).expanduser()
     if MARK in given or not folder.is_dir():
         return given
@@ -179,7 +180,7 @@ def _same_columns(one: str, other: str, header: bool, quoted: bool | None) -> bo
 
 
 def language_in_name(file: str) -> str | None:
-    """Return the language in a file's name, or of its folder; None if no part or several parts are a language."""
+    """Return the language in a file's name or of its folder; None unless exactly one is found."""
     found = [language for _, language in _language_parts(file)]
     folder = Path(file).absolute().parent.name
     found += [folder] if not found and is_code(folder) else []
@@ -187,7 +188,7 @@ def language_in_name(file: str) -> str | None:
 
 
 def _language_parts(file: str) -> list[tuple[str, str]]:
-    """Return a pair for each language code in a file's name: the name with `{language}` instead, and the code."""
+    """Return each language code in a file's name, after the name with `{language}` in its place."""
     path, found = Path(file), []
     words, start = list(re.finditer(_part("[A-Za-z]+"), path.stem)), 0
     while start < len(words):
@@ -203,7 +204,7 @@ def _language_parts(file: str) -> list[tuple[str, str]]:
 
 
 def by_column(source: RawDataset, column: str) -> RawDataset:
-    """Divide the rows of a single file by a column of splits. Raises UserError for a value that is not a split."""
+    """Divide the rows of a single file by a column of splits. Raises UserError for other values."""
     values = source.column(column)
     names = {x: split_named(x) for x in pc.unique(values).to_pylist()}
     if unknown := [x for x, split in names.items() if split is None]:
@@ -227,7 +228,7 @@ def split_named(word: str) -> str | None:
 
 
 def _languages(pattern: str) -> list[str | None]:
-    """Return the languages with a file of a pattern; [None] for a file without `{language}`; [] without a file."""
+    """Return the languages with a file of a pattern; [None] without `{language}`; [] without a file."""
     path = Path(pattern).expanduser()
     if MARK not in pattern:
         return [None] if path.is_file() else []

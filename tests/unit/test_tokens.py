@@ -331,7 +331,7 @@ def test_a_store_with_a_flipped_bit_is_named_and_rebuilt(tmp_path, caplog, file)
     (store.folder / file).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     # The first rank of a job verifies the store for the others.
     open_store(tmp_path, task, "train", "en", name, 24, verified=True)
-    assert "not what was written" not in caplog.text
+    assert "differs from the written file" not in caplog.text
     again = open_store(tmp_path, task, "train", "en", name, 24)
-    assert f"{file} is not what was written" in caplog.text
+    assert f"{file} differs from the written file" in caplog.text
     assert (again.folder / file).read_bytes() == whole
