@@ -1,9 +1,10 @@
-"""Is a difference real: a bootstrap over rows, the spread over seeds added; intervals, p-values, Holm's correction.
+"""Bootstrap over rows plus the spread over seeds: intervals, p-values and Holm's correction.
 
-A score x[s, i] (seed s, row i) varies with the seed, with the row, and with both. Rows are resampled, the same ones for
-all systems, with each system's mean over its seeds. What the seeds add on top of that is estimated from the seeds'
-means and drawn from Student's t with R - 1 degrees of freedom: R = 5 values hold no tails to resample. Resampling rows
-and seeds crosswise instead counts their interaction three times (docs/measurements.md has the coverage of both).
+A score x[s, i] (seed s, row i) varies with the seed, with the row, and with both. The bootstrap resamples rows, the
+same rows for all systems, on each system's mean over seeds. The remaining variance of seeds is estimated from the
+seeds' means and drawn from Student's t with R - 1 degrees of freedom, because R = 5 values are too few to resample.
+Resampling rows and seeds crosswise would count their interaction three times. docs/measurements.md reports the
+coverage of both methods.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK = 250  # draws at once
+CHUNK = 250  # draws per matrix product
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a difference, its 95 % interval, and the two-sided p-value of its being `margin`."""
+    """A mean or a difference, its 95 % interval, and the two-sided p-value of the value `margin`."""
 
     value: float
     low: float
@@ -26,9 +27,9 @@ class Estimate:
 
 
 def row_draws(blocks: Sequence[np.ndarray], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(draws, V): for each draw of the rows, how far the means move away from those of the sample.
+    """Deviations (draws, V) of resampled means from the sample's means.
 
-    blocks: (n_b, V) each; the rows of a block are resampled together, the blocks independently, and V sums over blocks.
+    blocks: (n_b, V) each. The rows of a block are resampled together, the blocks independently; V sums over blocks.
     """
     total = np.zeros((draws, blocks[0].shape[1]), dtype=np.float32)
     for block in blocks:
@@ -43,16 +44,16 @@ def row_draws(blocks: Sequence[np.ndarray], draws: int, rng: np.random.Generator
 
 
 def seed_error(blocks: Sequence[np.ndarray]) -> float:
-    """Standard error of the mean over R seeds that the resampling of rows does not see already; 0 for one seed.
+    """Standard error of the mean over R seeds beyond the row bootstrap's; 0 for one seed.
 
-    blocks: (R, n_b) each, as in `row_draws` for one V, by seed. The variance of the seeds' means, less what they vary
-    because each of them is a mean over rows: for independent rows and seeds that part is in the draws of the rows.
+    blocks: (R, n_b) each, as in `row_draws` for one V, by seed. The result is the variance of the seeds' means minus
+    the part that comes from averaging over rows; for independent rows and seeds, `row_draws` contains that part.
     """
     seeds = len(blocks[0])
     if seeds < 2:
         return 0.0
     means = sum(block.mean(axis=1, dtype=np.float64) for block in blocks)  # (R,)
-    interaction = 0.0  # variance of a seed's mean through rows x seeds
+    interaction = 0.0  # variance of a seed's mean from the interaction of rows and seeds
     for block in blocks:
         within = block.var(axis=1, ddof=1, dtype=np.float64).sum()
         shared = block.mean(axis=0, dtype=np.float64).var(ddof=1)
@@ -61,14 +62,14 @@ def seed_error(blocks: Sequence[np.ndarray]) -> float:
 
 
 def seed_draws(error: float, seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray | float:
-    """(draws,) of what the seeds add to a mean; 0 where they add nothing."""
+    """Deviations (draws,) of a mean from the choice of seeds; 0 if `error` is 0."""
     return error * rng.standard_t(seeds - 1, draws) if error > 0 else 0.0
 
 
 def estimate(value: float, moves: np.ndarray, margin: float = 0.0) -> Estimate:
-    """The percentile interval and the p-value from (draws,) movements around a value.
+    """Percentile interval and p-value from deviations (draws,) around a value.
 
-    Without any movement, as between systems that answer every row alike, nothing tells how far it may be off: p is 1.
+    Without any deviation, as between systems with identical answers, p is 1.
     """
     found = value + moves
     low, high = np.quantile(found, [0.025, 0.975])
@@ -78,7 +79,7 @@ def estimate(value: float, moves: np.ndarray, margin: float = 0.0) -> Estimate:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given (Holm 1979)."""
+    """Holm's step-down correction, in the order of the input (Holm 1979)."""
     order = sorted(range(len(p)), key=lambda i: p[i])
     found, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(order):

@@ -1,4 +1,4 @@
-"""Charts of scores: accuracy by language, over the branch depth (Fig 5), and against cost (Table 6)."""
+"""Charts of scores: accuracy by language, over branch depth (Fig 5), and against cost (Table 6)."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -15,24 +15,24 @@ from analysis.tables import ACROSS, Table
 
 
 def is_structure(system: str) -> bool:
-    """Whether a system is one of Table 5's structures, such as `MultiKD + MBLM - detaching`."""
+    """Whether a system is an ablation of Table 5, such as `MultiKD + MBLM - detaching`."""
     return " + MBLM " in system
 
 
 def heldout(groups: Sequence[Group]) -> str:
-    """The split that figures show: test where all have it, else dev."""
+    """Split that figures show: test if all groups have test scores, else dev."""
     return "test" if all(run.scores("test") for group in groups for run in group.runs) else "dev"
 
 
 def systems(context: Context, task: str, backbone: str) -> dict[str, Group]:
-    """The group that speaks for each student and ensemble, the same as in the tables, in the paper's order."""
+    """Group of each student and ensemble, as chosen for the tables, in the paper's order."""
     there = {g.system for g in context.groups if (g.task, g.backbone) == (task, backbone) and g.role != "teacher"}
     found = {system: context.find(task, backbone, system) for system in sorted(there, key=look.order)}
     return {system: group for system, group in found.items() if group is not None}
 
 
 def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.Style]) -> tuple[Figure, str]:
-    """A row per language, a mark per system."""
+    """Accuracy by language: one row per language, one mark per system."""
     found = {name: scores(group, split) for name, group in groups.items()}
     if not any(found.values()):
         raise NoData(f"no accuracy on {split}")
@@ -45,23 +45,23 @@ def languages(groups: Mapping[str, Group], split: str, looks: Mapping[str, look.
     axes = figure.subplots()
     for place, (name, each) in enumerate(found.items()):
         there = [language for language in order if language in each]
-        beside = (place - (len(found) - 1) / 2) * 0.6 / len(found)  # so that equal scores do not hide each other
+        beside = (place - (len(found) - 1) / 2) * 0.6 / len(found)  # offset, so that equal scores do not overlap
         means, rows = [each[x].mean for x in there], [order.index(x) + beside for x in there]
         axes.plot(means, rows, looks[name].marker, color=looks[name].color, label=name, alpha=0.9)
     axes.set_yticks(range(len(order)), order, fontsize=8 if many else None)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=f"accuracy x100, {split}")
     caption = f"{split}; {_mean_over(list(groups.values()))}."
     if many:
-        caption += " The best language of each group stands first."
+        caption += " Each group starts with its best language."
     if zero_shot:
         axes.axhline(len(first.result.supervised) - 0.5, color=look.INK, linewidth=0.8, linestyle=":")
-        caption += " Labelled languages above the dotted line, zero-shot ones below."
+        caption += " Supervised languages are above the dotted line, zero-shot languages below."
     look.legend(figure, *axes.get_legend_handles_labels())
     return figure, caption
 
 
 def depth(groups: Sequence[Group], split: str) -> tuple[Figure, str]:
-    """Fig 5: supervised accuracy on the left axis, zero-shot on the right, over the branch depth K."""
+    """Fig 5: supervised accuracy (left axis) and zero-shot accuracy (right axis) over branch depth K."""
     swept = [group for group in groups if group.experiment == "depth"] or groups
     families: dict[str, dict[int, Group]] = {}
     for group in swept:
@@ -71,7 +71,7 @@ def depth(groups: Sequence[Group], split: str) -> tuple[Figure, str]:
     found = {k: scores(group, split) for k, group in sorted(by_depth.items())}
     found = {k: each for k, each in found.items() if "AVG(S)" in each and "AVG(Z)" in each}
     if len(found) < 3:
-        raise NoData(f"needs a system with three branch depths or more on {split}; `tuning.sweep depth` trains them")
+        raise NoData(f"needs a system with at least three branch depths on {split}; `tuning.sweep depth` trains them")
     figure = look.new(look.WIDTH, 3.3)
     left = figure.subplots()
     right = left.twinx()
@@ -95,7 +95,7 @@ def depth(groups: Sequence[Group], split: str) -> tuple[Figure, str]:
 
 
 def cost(table: Table, block: str) -> tuple[Figure, str]:
-    """Table 6 as a picture: AVG(A) over parameters and over time, each against the single model's."""
+    """Table 6 as a chart: AVG(A) over parameters and over time, relative to the single model."""
     here = [(row.label, dict(zip(table.columns, row.cells, strict=True))) for row in table.rows if row.block == block]
     here = [(label, cells) for label, cells in here if cells["AVG(A)"].value is not None]
     panels = [x for x in ("Params", "Time") if any(cells[x].value is not None for _, cells in here)]
@@ -103,7 +103,7 @@ def cost(table: Table, block: str) -> tuple[Figure, str]:
         raise NoData("needs the averages and the cost of two systems of Table 6")
     figure = look.new(look.WIDTH, 3)
     titles = {"Params": "parameters, ×", "Time": "time, × (as in the table)"}
-    # Table 6 names systems in short; they look as everywhere else.
+    # Table 6 abbreviates system names; the looks belong to the full names.
     names = {x: {"Single": "MultiKD", "Ens2": "Ens2"}.get(x, f"MultiKD + {x}") for x, _ in here}
     its = look.looks(names.values())
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):

@@ -1,4 +1,4 @@
-"""The paper's claims as a checklist: what was measured, with which interval, and whether that decides it."""
+"""The paper's claims as a checklist: measured difference, interval, and verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +10,18 @@ from analysis.items import Resampled
 from analysis.tables import NOTHING, Cell, Row, Table
 
 LEVEL = 0.05
-# "Not worse" is decided against a margin: half a point is the standard error of one language's accuracy on XNLI's test.
+# Margin of "not worse": half a point is the standard error of one language's accuracy on the XNLI test set.
 NOT_WORSE = 0.5
 Verdict = Literal["holds", "contradicted", "not decided", "not measured"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the checklist: `text` says that difference > margin.
+    """One line of the checklist; `text` claims that difference > margin.
 
-    table: its key. difference: left - right in points (x100), of a `ratio` left / right; interval: 95 %, not corrected.
-    p: two-sided, of difference = margin; holm: p after Holm's correction over the table, which decides the verdict.
+    table: key of the table. difference: left - right in points (x100), or left / right for a `ratio`. interval: 95 %,
+    uncorrected. p: two-sided, of difference = margin. holm: p after Holm's correction over the table; it decides the
+    verdict.
     """
 
     table: str
@@ -34,7 +35,7 @@ class Claim:
     margin: float = 0.0
     n: str = ""
     ratio: bool = False
-    few: bool = False  # one seed on a side: rows alone cannot decide what another seed would do
+    few: bool = False  # one side has a single seed, so the verdict stays open: rows do not show the variance of seeds
 
 
 def compare(
@@ -47,7 +48,7 @@ def compare(
     text: str,
     margin: float = 0.0,
 ) -> Claim:
-    """The claim that left is above right by more than `margin` points on AVG(S), AVG(Z) or AVG(A); see `decide`."""
+    """Claim that left exceeds right by more than `margin` points on AVG(S), AVG(Z) or AVG(A); see `decide`."""
     found = resampled.difference(left, right, average, margin) if left and right else None
     if found is None or left is None or right is None:
         return Claim(table, block, text, "not measured", margin=margin)
@@ -57,7 +58,7 @@ def compare(
 
 
 def decide(claims: Sequence[Claim]) -> list[Claim]:
-    """The claims of one table with their verdicts, by Holm's correction over those that have a p-value."""
+    """The claims of one table with verdicts, by Holm's correction over the claims with a p-value."""
     tested = [claim for claim in claims if claim.p is not None]
     corrected = iter(holm([claim.p or 0.0 for claim in tested]))
     return [_decided(claim, next(corrected)) if claim.p is not None else claim for claim in claims]
@@ -70,7 +71,7 @@ def _decided(claim: Claim, p: float) -> Claim:
 
 
 def ratio(table: str, block: str, text: str, found: float | None, n: str) -> Claim:
-    """The claim that a ratio is the paper's within 0.05; text ends in it, such as `MBLM / Single = 1.1`."""
+    """Claim that a ratio is the paper's within 0.05. text ends in that ratio: `MBLM / Single = 1.1`."""
     if found is None:
         return Claim(table, block, text, "not measured", ratio=True)
     verdict: Verdict = "holds" if abs(found - float(text.rpartition(" ")[2])) <= 0.05 else "contradicted"
@@ -96,8 +97,8 @@ def checklist(claims: Sequence[Claim]) -> Table:
         rows.append(Row(claim.text, cells, f"{claim.table}, {claim.block}"))
     notes = [
         f"Holds or contradicted: p after Holm's correction over the claims of a table is below {LEVEL}.",
-        "A system with one seed decides nothing: its interval holds for that model, not for another seed.",
-        f"Not worse: by no more than {NOT_WORSE} points. A ratio holds within 0.05.",
+        "A system with one seed decides no claim: the interval covers that model, not other seeds.",
+        f"Not worse: lower by at most {NOT_WORSE} points. A ratio holds within 0.05.",
     ]
     columns = ["difference", "95 % interval", "p", "p (Holm)", "n", "verdict"]
     return Table("claims", "The paper's claims", columns, rows, notes)

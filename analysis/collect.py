@@ -1,4 +1,4 @@
-"""Read the run directories below a folder: what is finished, and what is wrong with the rest."""
+"""Read the run directories below a folder: the finished runs, and the problems of all others."""
 
 import json
 from collections import Counter
@@ -15,13 +15,13 @@ from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.result import FILE, Metric, Result
 
-# libyaml reads the configurations of a thousand runs in a second, pure Python in fifteen.
+# libyaml parses a thousand configurations fifteen times as fast as the pure-Python loader.
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is missing from the report: where it is (a run, a file), and what is wrong with it."""
+    """An omission from the report: the run or file, and the reason."""
 
     where: str
     what: str
@@ -31,7 +31,7 @@ class Problem:
 class Run:
     """A finished run: its result.json, its config.yaml (empty for an ensemble), and its arrays.
 
-    damaged: (split, language) whose arrays cannot be used; their scores are left out.
+    damaged: (split, language) with unusable arrays; their scores are omitted.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def system(self) -> str:
-        """The system as the paper's tables call it."""
+        """System name as in the paper's tables."""
         return self.result.system
 
     @property
@@ -57,32 +57,32 @@ class Run:
 
     @property
     def backbone(self) -> str:
-        """The hub id or the folder that the model started from."""
+        """Hub id or folder of the backbone."""
         return self.result.backbone
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The run's seed; of an ensemble the seeds of its members."""
+        """The run's seed; for an ensemble, the seeds of its members."""
         return self.result.all_seeds
 
     @property
     def branch_depth(self) -> int:
-        """K; 0 without branches."""
+        """Branch depth K; 0 without branches."""
         depth = self.result.branch_depth
         return int(self.config.get("student", {}).get("branch_depth", 0) if depth is None else depth)
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """All languages of the task, the supervised ones first."""
+        """All languages of the task, supervised languages first."""
         return (*self.result.supervised, *self.result.zero_shot)
 
     def scores(self, split: str, metric: Metric = "accuracy") -> dict[str, float]:
-        """Language -> accuracy (0 to 1) or mae (classes) of a split, without what is damaged."""
+        """Accuracy (0 to 1) or mae (classes) of a split by language, without damaged languages."""
         found = self.result.scores(split, metric)
         return {x: value for x, value in found.items() if (split, x) not in self.damaged}
 
     def logits(self, split: str, language: str) -> np.ndarray:
-        """(rows, C) fp32, memory-mapped. Raises OSError or ValueError where the file is not there or not whole."""
+        """(rows, C) fp32, memory-mapped. Raises OSError or ValueError if the file is missing or truncated."""
         return _array(self.folder / "logits" / f"{split}.{language}.npy", 2)
 
     def labels(self, split: str, language: str) -> np.ndarray:
@@ -90,12 +90,12 @@ class Run:
         return _array(self.folder / "labels" / f"{split}.{language}.npy", 1)
 
     def ids(self, split: str, language: str) -> bytes | None:
-        """The rows' ids as a JSON list; None for a run of the time before they were kept. Raises OSError."""
+        """Ids of the rows as a JSON list; None for runs without stored ids. Raises OSError."""
         file = self.folder / "ids" / f"{split}.{language}.json"
         return file.read_bytes() if file.is_file() else None
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """What metrics.jsonl noted while training, line by line; nothing where there is none."""
+        """Lines of metrics.jsonl as objects; empty without that file."""
         file = self.folder / "metrics.jsonl"
         if file.is_file():
             with file.open(encoding="utf-8") as lines:
@@ -104,7 +104,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a folder of runs holds: finished runs, what is wrong with others, records of sweeps and of efficiency."""
+    """The content of a folder of runs: finished runs, problems, and records of sweeps and of efficiency."""
 
     root: Path
     runs: list[Run] = field(default_factory=list)
@@ -114,14 +114,14 @@ class Collection:
 
 
 def collect(root: Path) -> Collection:
-    """Read every run directory of a folder. Raises UserError if not one of its runs is finished."""
+    """Read every run directory of a folder. Raises UserError if no run is finished."""
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give the one that `mbkd train --runs` wrote to")
+        raise UserError(f"{root}: no such folder; pass the folder of `mbkd train --runs`")
     problems: list[Problem] = []
     runs = [run for path in sorted(root.iterdir()) if (run := _read(path, problems)) is not None]
     if not runs:
         named = "".join(f"\n  {x.where}: {x.what}" for x in problems)
-        raise UserError(f"{root}: there is no finished run here{named}")
+        raise UserError(f"{root}: no finished run in this folder{named}")
     runs = _distinct(runs, problems)
     runs = _of_one_task(runs, problems)
     sweeps = _records(root, "sweeps/*.json", ("experiment", "protocol", "rule", "groups"), problems)
@@ -130,7 +130,7 @@ def collect(root: Path) -> Collection:
 
 
 def _read(path: Path, problems: list[Problem]) -> Run | None:
-    """The finished run in a directory, or None; what is wrong is added to the problems."""
+    """The finished run in a directory, or None. Problems are appended to `problems`."""
     if not (path / FILE).is_file():
         if (path / "config.yaml").is_file():
             problems.append(Problem(path.name, _why_unfinished(path)))
@@ -140,17 +140,17 @@ def _read(path: Path, problems: list[Problem]) -> Run | None:
         config_file = path / "config.yaml"
         config = yaml.load(config_file.read_bytes(), YAML) if config_file.is_file() else {}
         if not result.all_seeds or not isinstance(config, dict):
-            raise ValueError("no seed" if not result.all_seeds else "config.yaml holds no configuration")
+            raise ValueError("no seed" if not result.all_seeds else "config.yaml contains no configuration")
         config = _whole(config)
     except (OSError, ValueError, yaml.YAMLError, UserError) as error:
-        problems.append(Problem(path.name, f"cannot be read, left out ({error})"))
+        problems.append(Problem(path.name, f"cannot be read, omitted ({error})"))
         return None
     run = Run(path, path.name, result, config)
     return Run(path, path.name, result, config, _damaged(run, problems))
 
 
 def _whole(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of fields that are newer than it; as it is, where it is of another version."""
+    """A configuration with defaults for missing fields; unchanged if another version wrote the configuration."""
     try:
         return Config.model_validate(config).model_dump(mode="json") if config else {}
     except ValidationError:
@@ -166,7 +166,7 @@ def _why_unfinished(path: Path) -> str:
 
 
 def _damaged(run: Run, problems: list[Problem]) -> frozenset[tuple[str, str]]:
-    """(split, language) of the run whose arrays are there and cannot be used."""
+    """(split, language) pairs of the run whose arrays exist but are unusable."""
     found = set()
     for split, scores in run.result.accuracy.items():
         for language in scores:
@@ -175,22 +175,22 @@ def _damaged(run: Run, problems: list[Problem]) -> frozenset[tuple[str, str]]:
                 if len(logits) != len(labels):
                     raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
             except FileNotFoundError:
-                continue  # the score in result.json stands; only its interval cannot be computed
+                continue  # without arrays the score in result.json remains valid, only without an interval
             except (OSError, ValueError, EOFError) as error:
-                problems.append(Problem(f"{run.name}, {split} {language}", f"damaged, left out ({error})"))
+                problems.append(Problem(f"{run.name}, {split} {language}", f"damaged, omitted ({error})"))
                 found.add((split, language))
     return frozenset(found)
 
 
 def _array(file: Path, dimensions: int) -> np.ndarray:
-    array: np.ndarray = np.load(str(file), mmap_mode="r")  # of a Path numpy asks the file system for every folder
+    array: np.ndarray = np.load(str(file), mmap_mode="r")  # a Path makes numpy stat every folder
     if array.ndim != dimensions or not array.size:
         raise ValueError(f"{file.name} has the shape {array.shape}")
     return array
 
 
 def _distinct(runs: list[Run], problems: list[Problem]) -> list[Run]:
-    """One run for each configuration, seed and scores: copies count once, repetitions each."""
+    """Runs without copies: one run per configuration, seed and scores. Repetitions each remain."""
     same: dict[str, list[Run]] = {}
     for run in runs:
         same.setdefault(_identity(run), []).append(run)
@@ -205,13 +205,13 @@ def _distinct(runs: list[Run], problems: list[Problem]) -> list[Run]:
 
 
 def _identity(run: Run) -> str:
-    """What makes two runs the same run: the configuration with its seed; of an ensemble its members."""
+    """Identity of a run: configuration and seed; for an ensemble, its members."""
     what = run.config or [run.system, run.task, run.backbone, run.result.members]
     return json.dumps([run.system, what], sort_keys=True, default=str)
 
 
 def _of_one_task(runs: list[Run], problems: list[Problem]) -> list[Run]:
-    """For each kind of task the runs that agree on languages, labels and rows with most others."""
+    """For each kind of task, the largest set of runs that agree on languages, labels and rows."""
     kept = []
     for kind in dict.fromkeys(run.task for run in runs):
         here = [run for run in runs if run.task == kind]
@@ -221,7 +221,7 @@ def _of_one_task(runs: list[Run], problems: list[Problem]) -> list[Run]:
             if not (what := _other_task(run, usual)):
                 kept.append(run)
             else:
-                problems.append(Problem(run.name, f"another {kind} task than that of {counts[usual]} runs: {what}"))
+                problems.append(Problem(run.name, f"its {kind} task differs from that of {counts[usual]} runs: {what}"))
     return kept
 
 
@@ -229,7 +229,7 @@ TaskIdentity = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[tu
 
 
 def _task_of(run: Run) -> TaskIdentity:
-    """What a run says about its task: supervised, zero-shot, labels, and rows of every split and language."""
+    """A run's task: supervised and zero-shot languages, labels, and rows per split and language."""
     result = run.result
     rows = tuple(
         (f"{split} {language}", count)
@@ -241,7 +241,7 @@ def _task_of(run: Run) -> TaskIdentity:
 
 
 def _other_task(run: Run, usual: TaskIdentity) -> str:
-    """How a run's task differs from the usual one, in words; empty where it does not."""
+    """Difference of a run's task from the usual task, in words; empty if there is no difference."""
     supervised, zero_shot, labels, rows = _task_of(run)
     languages = {*usual[0], *usual[1]}
     inside = set(supervised) <= languages if run.role == "teacher" else (supervised, zero_shot) == usual[:2]
@@ -257,14 +257,14 @@ def _other_task(run: Run, usual: TaskIdentity) -> str:
 
 
 def _records(root: Path, pattern: str, needed: tuple[str, ...], problems: list[Problem]) -> list[dict[str, Any]]:
-    """The JSON objects of some files that have the needed keys."""
+    """JSON objects of matching files that have all needed keys."""
     found = []
     for file in sorted(root.glob(pattern)):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(record, dict) or (missing := [key for key in needed if key not in record]):
-                raise ValueError(f"no {', '.join(missing) if isinstance(record, dict) else 'object in it'}")
+                raise ValueError(f"no {', '.join(missing) if isinstance(record, dict) else 'JSON object'}")
             found.append(record)
         except (OSError, ValueError) as error:
-            problems.append(Problem(str(file.relative_to(root)), f"cannot be read, left out ({error})"))
+            problems.append(Problem(str(file.relative_to(root)), f"cannot be read, omitted ({error})"))
     return found

@@ -1,4 +1,4 @@
-"""What is taken for what: confusion matrices, and for ordinal labels how far off the answers are."""
+"""Confusion matrices and, for ordinal labels, distances between answer and label."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from analysis import look
 from analysis.collect import Run
 
-MOST = 20  # labels: a matrix of more is no picture
-NAMES = {"supervised": "labelled languages", "zero_shot": "zero-shot languages"}
+MOST = 20  # largest number of labels that a matrix can show legibly
+NAMES = {"supervised": "supervised languages", "zero_shot": "zero-shot languages"}
 
 
 def counts(runs: Sequence[Run], split: str, languages: Iterable[str]) -> np.ndarray | None:
-    """(C, C) rows of each label (first axis) that got each answer, over runs and languages; None without logits."""
+    """(C, C) numbers of rows by label (first axis) and answer, over runs and languages; None without logits."""
     total: np.ndarray | None = None
     for run in runs:
         for language in languages:
@@ -32,7 +32,7 @@ def counts(runs: Sequence[Run], split: str, languages: Iterable[str]) -> np.ndar
 
 
 def _by_side(systems: Mapping[str, Sequence[Run]], split: str) -> dict[tuple[str, str], np.ndarray]:
-    """(system, supervised or zero_shot) -> its counts, where there are any."""
+    """Counts by (system, supervised or zero_shot); only pairs that have counts."""
     found = {}
     for name, runs in systems.items():
         for side in NAMES:
@@ -40,18 +40,18 @@ def _by_side(systems: Mapping[str, Sequence[Run]], split: str) -> dict[tuple[str
             if total is not None:
                 found[name, side] = total
     if not found:
-        raise look.NoData(f"no logits of {split} are there")
+        raise look.NoData(f"no logits of {split}")
     return found
 
 
 def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, str]:
-    """A row of panels per system; each row of a matrix sums to 100. Raises NoData without logits."""
+    """Confusion matrices, one row of panels per system. Rows of a matrix sum to 100. Raises NoData without logits."""
     found = _by_side(systems, split)
     there = [name for name in systems if any(key[0] == name for key in found)]
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
     labels = next(iter(systems.values()))[0].result.labels
     if len(labels) > MOST:
-        raise look.NoData(f"{len(labels)} labels, a matrix shows {MOST} at most")
+        raise look.NoData(f"{len(labels)} labels; a matrix shows at most {MOST}")
     short = [label if len(label) <= 14 else f"{label[:13]}…" for label in labels]
     turned = any(len(label) > 3 for label in labels)
     height = 0.7 + 0.3 * len(labels) + (0.4 if turned else 0)
@@ -81,11 +81,11 @@ def matrices(systems: Mapping[str, Sequence[Run]], split: str) -> tuple[Figure, 
                 panel.set_ylabel("label")
             if row == len(there) - 1:
                 panel.set_xlabel("answer")
-    return figure, f"{split}; how many of 100 rows with a label got which answer. All runs together."
+    return figure, f"{split}; answers per 100 rows of each label, over all runs."
 
 
 def distances(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Style]) -> tuple[Figure, str]:
-    """Answer minus label in classes, as percent of all rows, a bar per system. Raises NoData without logits."""
+    """Answer minus label in classes, as percent of all rows; one bar per system. Raises NoData without logits."""
     found = _by_side(systems, split)
     sides = [side for side in NAMES if any(key[1] == side for key in found)]
     figure = look.new(look.WIDTH, 2.3 * len(sides) + 0.4)
@@ -98,7 +98,7 @@ def distances(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[s
             total = found[name, side]
             classes = len(total)
             offsets = np.arange(1 - classes, classes)
-            # np.trace's diagonal d holds answer - label = d
+            # Diagonal d of np.trace contains answer - label = d.
             share = np.array([100 * np.trace(total, d) / total.sum() for d in offsets])
             at = offsets + (place - (len(systems) - 1) / 2) * width
             bars = panel.bar(at, share, width, label=name, color=looks[name].color, edgecolor="none")
@@ -107,4 +107,4 @@ def distances(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[s
         panel.grid(axis="x", visible=False)
     panel.set_xlabel("answer minus label, in classes")
     look.legend(figure, list(handles.values()), list(handles))
-    return figure, f"{split}; answer minus label, in percent of all rows. All runs together."
+    return figure, f"{split}; answer minus label, in percent of all rows, over all runs."

@@ -1,4 +1,4 @@
-"""What every table is made from: the groups, what was asked for, and the resampled averages, each computed once."""
+"""Inputs shared by all tables: groups, options, and resampled averages, each computed once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ TASKS = {"xnli": "XNLI", "marc": "MARC", "own": "own task"}
 
 @dataclass
 class Context:
-    """groups of a collection; split: the only one that is shown, None for all; paper: whether to print it beside."""
+    """groups: of a collection. split: the only split to show; None for all. paper: also print the paper's numbers."""
 
     collection: Collection
     groups: list[Group]
@@ -25,27 +25,27 @@ class Context:
 
     @property
     def tasks(self) -> list[str]:
-        """The kinds of task that there are students for, in the paper's order."""
+        """Kinds of task that have students, in the paper's order."""
         there = {group.task for group in self.groups if group.role != "teacher"}
         return [task for task in TASKS if task in there]
 
     def splits(self, task: str) -> list[str]:
-        """The splits of a task that were measured, of those asked for: test first."""
+        """Measured splits of a task, restricted to the requested split; test first."""
         there = {
             split for group in self.groups if group.task == task for run in group.runs for split in run.result.accuracy
         }
         return [split for split in ("test", "dev") if split in there and self.split in (None, split)]
 
     def backbones(self, task: str) -> list[str]:
-        """Of a task's students: mBERT, XLM-R, then others by name."""
+        """Backbones of a task's students: mBERT, XLM-R, then others by name."""
         there = {group.backbone for group in self.groups if group.task == task and group.role != "teacher"}
         order = {"mbert": 0, "xlmr": 1}
         return sorted(there, key=lambda name: (order.get(reference.backbone_key(name), 2), name))
 
     def find(self, task: str, backbone: str, system: str, sweep: str = "") -> Group | None:
-        """The group that speaks for a system: K = 4 of several depths, runs of a grid or of a depth sweep last.
+        """Group of a system, preferring K = 4 over other depths, and grid and depth-sweep runs last.
 
-        sweep: of this one before all others, so that systems which it trained alike are compared.
+        sweep: name of the sweep whose groups take precedence, so that compared systems share their training.
         """
         there = [g for g in self.groups if (g.task, g.backbone, g.system) == (task, backbone, system)]
 
@@ -57,7 +57,7 @@ class Context:
         return min(there, key=rank, default=None)
 
     def resampled(self, task: str, split: str, metric: str, groups: Sequence[Group]) -> Resampled:
-        """The averages of groups with their intervals. Each run's answers are read once, whoever asks."""
+        """Averages of groups with intervals. Each run's answers are read once and cached."""
         answers = self.answers.setdefault((task, split), Answers())
         return Resampled(groups, split, metric, self.draws, self.collection.problems, answers)
 
@@ -68,14 +68,14 @@ def block_name(backbone: str) -> str:
 
 
 def depth_note(group: Group) -> list[str]:
-    """Says K where it is not the paper's."""
+    """Note with K if K differs from the paper's."""
     if group.branch_depth in (0, reference.BRANCH_DEPTH):
         return []
     return [f"{block_name(group.backbone)}, {group.system}: K = {group.branch_depth}"]
 
 
 def systems_table(groups: Sequence[Group]) -> Table:
-    """Which runs speak for each system, and how they were chosen."""
+    """Runs behind each system's scores, and how they were chosen."""
     rows = []
     for group in groups:
         chosen = ", ".join(f"{name}={value}" for name, value in group.values.items()) or "–"
@@ -83,4 +83,4 @@ def systems_table(groups: Sequence[Group]) -> Table:
         texts = [TASKS[group.task], str(group.branch_depth), seeds, str(len(group.runs)), chosen, group.how]
         rows.append(Row(group.system, [Cell(None, text) for text in texts], block_name(group.backbone)))
     columns = ["task", "K", "seeds", "runs", "chosen", "how"]
-    return Table("systems", "Systems, and the runs that their scores are means over", columns, rows)
+    return Table("systems", "Systems and the runs behind their mean scores", columns, rows)

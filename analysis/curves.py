@@ -1,4 +1,4 @@
-"""How a system learned: loss and KL of each language over the epochs, and the dev averages after each."""
+"""Learning curves: loss and KL of each language over epochs, and the dev averages after each epoch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from analysis import look
 from analysis.collect import Run
 
-POINTS = 120  # a line's longest; what is nearer together than that is averaged
+POINTS = 120  # maximum points per line; points that are closer together are averaged
 
 Line = list[tuple[float, float]]  # (epoch, value)
 
 
 def training(runs: Sequence[Run], what: str) -> dict[str, Line]:
-    """Language -> the mean over runs of `loss` or `kl` while training, in at most POINTS windows."""
+    """Mean over runs of the training `loss` or `kl` by language, in at most POINTS windows."""
     found: dict[str, Line] = {}
     for run in runs:
         for entry in run.metrics():
@@ -25,7 +25,7 @@ def training(runs: Sequence[Run], what: str) -> dict[str, Line]:
 
 
 def averages(runs: Sequence[Run], split: str) -> dict[str, Line]:
-    """S, Z -> the mean over runs of the average accuracy x100 of a split after each epoch."""
+    """Mean over runs of the average accuracy x100 of a split after each epoch, by average (S, Z)."""
     found: dict[str, Line] = {}
     for run in runs:
         for entry in run.metrics():
@@ -37,7 +37,7 @@ def averages(runs: Sequence[Run], split: str) -> dict[str, Line]:
 
 
 def same_epoch(points: Iterable[tuple[float, float]]) -> Line:
-    """Values of the same epoch averaged, in the epochs' order."""
+    """Mean of the values of each epoch, in the order of the epochs."""
     at: dict[float, list[float]] = {}
     for epoch, value in points:
         at.setdefault(epoch, []).append(value)
@@ -45,7 +45,7 @@ def same_epoch(points: Iterable[tuple[float, float]]) -> Line:
 
 
 def thin(points: Line) -> Line:
-    """At most POINTS points: what falls into the same window of epochs is averaged."""
+    """At most POINTS points: the mean of each window of epochs."""
     points = same_epoch(points)
     if len(points) <= POINTS:
         return points
@@ -58,9 +58,9 @@ def thin(points: Line) -> Line:
 
 
 def draw(runs: Sequence[Run], its: look.Style) -> tuple[Figure, str]:
-    """Panels for loss, KL (where a teacher taught) and dev accuracy. Raises NoData where nothing was noted.
+    """Panels for loss, KL (only with teachers) and dev accuracy. Raises NoData without records.
 
-    its: the look of the system, for the averages. A language looks the same for every system.
+    its: the look of the system, for the averages. A language has the same look for every system.
     """
     languages = runs[0].languages
     lines = {"loss": training(runs, "loss"), "KL": training(runs, "kl")}
@@ -68,7 +68,7 @@ def draw(runs: Sequence[Run], its: look.Style) -> tuple[Figure, str]:
     wanted = [(name, found) for name, found in lines.items() if found and not (name == "KL" and labels_only)]
     dev = averages(runs, "dev")
     if not wanted and not dev:
-        raise look.NoData("metrics.jsonl is not there or empty")
+        raise look.NoData("metrics.jsonl is missing or empty")
     figure = look.new(2.7 * (len(wanted) + bool(dev)), 2.7)
     panels = figure.subplots(1, len(wanted) + bool(dev), squeeze=False)[0]
     for panel, (name, found) in zip(panels, wanted, strict=False):

@@ -1,4 +1,4 @@
-"""Tables 1 and 2: what the data is, and how good the teachers are in their own languages."""
+"""Tables 1 and 2: the rows of the data, and the teachers' accuracy in their languages."""
 
 import statistics
 from pathlib import Path
@@ -10,7 +10,7 @@ from analysis.groups import Group
 from analysis.scores import Score, score
 from analysis.tables import Cell, Row, Table, empty
 
-# The paper's teachers, by the folder of their checkpoints.
+# The paper's teachers by the folder of their checkpoints.
 TEACHERS = {
     "roberta-large": "RoBERTa",
     "camembert-large": "CamemBERT",
@@ -19,7 +19,7 @@ TEACHERS = {
 
 
 def data_tables(context: Context) -> list[Table]:
-    """Table 1; Table 2 where there are runs of teachers, with the paper's numbers beside it if asked for."""
+    """Table 1, and Table 2 if there are teacher runs, with the paper's numbers on request."""
     tables = [statistics_table(context)]
     if any(group.role == "teacher" for group in context.groups):
         table = teachers_table(context)
@@ -29,7 +29,7 @@ def data_tables(context: Context) -> list[Table]:
 
 
 def statistics_table(context: Context) -> Table:
-    """Table 1: languages, labels, and rows of a language in each split."""
+    """Table 1: languages, labels, and rows per language in each split."""
     rows = []
     for task in context.tasks:
         first = next(g.runs[0] for g in context.groups if g.task == task and g.role == "student")
@@ -44,7 +44,7 @@ def statistics_table(context: Context) -> Table:
 
 
 def _rows(run: Run, split: str) -> Cell:
-    """How many rows a language has; `least to most` where they differ."""
+    """Rows per language; `least to most` if they differ."""
     counts = list(run.result.rows.get(split, {}).values())
     if not counts:
         return empty()
@@ -53,7 +53,7 @@ def _rows(run: Run, split: str) -> Cell:
 
 
 def teachers_table(context: Context) -> Table:
-    """Table 2: each teacher's accuracy in its own language, on test where there is one, and their mean."""
+    """Table 2: each teacher's accuracy in its language, on test if measured, and their mean."""
     groups = [group for group in context.groups if group.role == "teacher"]
     tasks = [task for task in TASKS if any(group.task == task for group in groups)]
     languages = list(dict.fromkeys(x for run in context.collection.runs for x in run.result.supervised))
@@ -80,20 +80,20 @@ def teachers_table(context: Context) -> Table:
 
 
 def _split(context: Context, groups: list[Group]) -> str:
-    """The one that is asked for; else test, where all teachers of a task were measured on it."""
+    """The requested split; else test if all teachers of a task were measured on test, else dev."""
     everywhere = all("test" in run.result.accuracy for group in groups for run in group.runs)
     return context.split or ("test" if everywhere else "dev")
 
 
 def _average(context: Context, found: dict[tuple[int, str], dict[str, Score]], task: str) -> Cell:
-    """The mean over languages of the best teacher; none where a language that students learn from has no teacher."""
+    """Mean over languages of the best teacher; empty if a supervised language has no teacher."""
     best: dict[int, float] = {}
     for (language, _), each in found.items():
         if task in each:
             best[language] = max(best.get(language, 0.0), each[task].mean)
     wanted = {x for g in context.groups if g.task == task and g.role == "student" for x in g.runs[0].result.supervised}
     if len(best) < len(wanted):
-        return empty("a language has no teacher here")
+        return empty("a language has no teacher")
     mean = statistics.fmean(best.values())
     theirs = reference.tables()["table-2"]
     papers = all(label in theirs for (_, label), each in found.items() if task in each)

@@ -1,4 +1,4 @@
-"""The rows on which two systems differ most, language by language, with their texts where the data is still there."""
+"""Rows on which two systems differ most, by language, with texts while the data is available."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from analysis.groups import Group
 from mbkd.config import Task
 from mbkd.errors import UserError
 
-ITEMS = 900  # of all comparisons together: a page stays below a few MB
-NAMED = 20  # languages that a gap names
-CHARACTERS = 500  # of a text; what is longer is cut, visibly
+ITEMS = 900  # total over all comparisons; keeps a page below a few MB
+NAMED = 20  # languages that a message lists, at most
+CHARACTERS = 500  # of a text; longer texts are visibly truncated
 PAIRS = (("MultiKD + MBLM", "MultiKD"), ("MultiKD", "MultiTrain"))
 
 
 @dataclass(frozen=True)
 class Item:
-    """A row: its text (empty where the data is gone), its label, and each system's probabilities (C,).
+    """A row: text (empty without the data), label, and probabilities (C,) of each system.
 
-    difference: probability of the label by the first system minus that by the second.
+    difference: the first system's probability of the label minus the second system's.
     """
 
     language: str
@@ -40,7 +40,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on one split: their names, the classes, and the rows that differ most, the largest first."""
+    """Two systems on one split: their names, the classes, and the rows that differ most, largest first."""
 
     key: str
     title: str
@@ -49,13 +49,13 @@ class Comparison:
     second: str
     labels: tuple[str, ...]
     items: list[Item]
-    rows: int  # that were compared
+    rows: int  # number of rows compared
 
 
 def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
-    """Compare the pairs of systems that are there, with at most ITEMS rows together, as many of each language.
+    """Compare pairs of systems, with at most ITEMS rows in total and equally many per language.
 
-    The split is the one that was asked for; else test where both have it, else dev.
+    The split is the requested split; else test if both systems have test scores, else dev.
     """
     wanted = list(pairs(context))
     found: list[Comparison] = []
@@ -66,13 +66,13 @@ def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
         title = f"{first.system} and {second.system}: {TASKS[first.task]}, {backbone}"
         each = max(1, ITEMS // (len(wanted) * len(first.runs[0].languages)))
         items: list[Item] = []
-        textless: dict[str, str] = {}  # language -> why
+        textless: dict[str, str] = {}  # language -> reason
         rows = 0
         for language in first.runs[0].languages:
             try:
                 some, count = _differing(first, second, split, language, each, textless)
             except (OSError, ValueError, LookupError) as error:
-                gaps.append(Problem(f"comparison of {title}", f"{language} left out: {error}"))
+                gaps.append(Problem(f"comparison of {title}", f"{language} omitted: {error}"))
                 continue
             items += some
             rows += count
@@ -90,7 +90,7 @@ def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
 
 
 def pairs(context: Context) -> Iterator[tuple[Group, Group]]:
-    """MBLM beside MultiKD and MultiKD beside MultiTrain, of each task and backbone; else the last two systems."""
+    """For each task and backbone: MBLM with MultiKD and MultiKD with MultiTrain; else the last two systems."""
     for task in context.tasks:
         for backbone in context.backbones(task):
             found = charts.systems(context, task, backbone)
@@ -101,7 +101,7 @@ def pairs(context: Context) -> Iterator[tuple[Group, Group]]:
 
 
 def probabilities(group: Group, split: str, language: str) -> np.ndarray:
-    """(rows, C) softmax of the logits' mean over the runs. Raises OSError or ValueError without usable arrays."""
+    """(rows, C) softmax of the mean logits over runs. Raises OSError or ValueError without usable arrays."""
     if any((split, language) in run.damaged for run in group.runs):
         raise ValueError("damaged arrays")
     logits = np.mean([run.logits(split, language) for run in group.runs], axis=0, dtype=np.float64)
@@ -113,7 +113,7 @@ def probabilities(group: Group, split: str, language: str) -> np.ndarray:
 def _differing(
     first: Group, second: Group, split: str, language: str, most: int, textless: dict[str, str]
 ) -> tuple[list[Item], int]:
-    """The rows of a language that differ most, and how many there were; why they have no texts goes to `textless`."""
+    """Rows of a language that differ most, and the number of rows. Adds the reason for missing texts to `textless`."""
     one, two = probabilities(first, split, language), probabilities(second, split, language)
     labels = np.asarray(first.runs[0].labels(split, language))
     for run in [*first.runs, *second.runs]:
@@ -138,17 +138,17 @@ def _differing(
 
 
 def _texts(run: Run, split: str, language: str, labels: np.ndarray, rows: np.ndarray) -> list[tuple[str, str, str]]:
-    """(id, text_a, text_b) of some rows. Raises UserError where the data is not there or not the run's any more."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads what is here; it never downloads a data set
+    """(id, text_a, text_b) of some rows. Raises UserError if the data is missing or has changed since the run."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads local data and never downloads a data set
     from mbkd.data import tasks
 
     try:
         data = tasks.load(Task.model_validate(run.config.get("task", {})), split, language)
     except ValidationError:
-        raise UserError("the run's config.yaml has no task that can be read") from None
+        raise UserError("the run's config.yaml has no readable task") from None
     ids = run.ids(split, language)
     if not np.array_equal(data["label"], labels) or (ids is not None and json.loads(ids) != list(data["id"])):
-        raise UserError("the data is not what the runs were measured on any more")
+        raise UserError("the data has changed since the runs were measured")
     some = data.select(rows)
     return [
         (name, _cut(a), _cut(b or "")) for name, a, b in zip(some["id"], some["text_a"], some["text_b"], strict=True)

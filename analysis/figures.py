@@ -1,4 +1,4 @@
-"""Which figures a report has, task by task and backbone by backbone; one without its data is named as a gap."""
+"""Figures of a report by task and backbone; a figure without data is reported as a problem."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from mbkd.evaluate import heat_map
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure; key names it in file names and on the page."""
+    """A drawn figure. key: its name in file names and on the page."""
 
     key: str
     title: str
@@ -31,9 +31,9 @@ class Picture:
 
 
 def draw(context: Context, tables: Sequence[Table]) -> tuple[list[Picture], list[Problem]]:
-    """Draw every figure that has its data; the others are the problems.
+    """Draw every figure that has data; return the figures, and a problem for each of the others.
 
-    The split is the one that was asked for; else test where all runs have it, else dev.
+    The split is the requested split; else test if all runs have test scores, else dev.
     """
     pictures, gaps = [], []
     with matplotlib.rc_context(look.STYLE):
@@ -41,13 +41,13 @@ def draw(context: Context, tables: Sequence[Table]) -> tuple[list[Picture], list
             try:
                 figure, caption = make()
                 pictures.append(Picture(key, title, caption, figure))
-            except (NoData, OSError, ValueError, LookupError) as error:  # a run's files hold what they hold
-                gaps.append(Problem(f"figure “{title}”", f"left out: {error}"))
+            except (NoData, OSError, ValueError, LookupError) as error:  # damaged files of a run may raise any of these
+                gaps.append(Problem(f"figure “{title}”", f"omitted: {error}"))
     return pictures, gaps
 
 
 def _wanted(context: Context, tables: Sequence[Table]) -> Iterator[tuple[str, str, Draw]]:
-    """(key, title, what draws it) of every figure."""
+    """(key, title, drawing function) of every figure."""
     looks = look.looks(group.system for group in context.groups if group.role != "teacher")
     for task, backbone in [(x, y) for x in context.tasks for y in context.backbones(x)]:
         named = charts.systems(context, task, backbone)
@@ -88,7 +88,7 @@ def _mixer_files(group: Group) -> list[Path]:
 
 
 def _mixers(files: Sequence[Path]) -> tuple[Figure, str]:
-    """The heat map of the weights, averaged over the files of the split that most of them have measured."""
+    """Heat map of the weights, averaged over the files of the most frequent split."""
     by_split: dict[str, list[dict[str, Any]]] = {}
     for file in files:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -108,7 +108,10 @@ def _mixers(files: Sequence[Path]) -> tuple[Figure, str]:
 
 
 def _together(rows: list[dict[str, Any]], branches: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
-    """The rows; of more than ACROSS languages with a mean over those without a branch. And a caption's part."""
+    """The rows, and a part of the caption.
+
+    With more than ACROSS languages, the languages without a branch become one mean row.
+    """
     others = dict.fromkeys(row["language"] for row in rows if row["language"] not in branches)
     if len({row["language"] for row in rows}) <= ACROSS or len(others) < 2:
         return rows, ""
@@ -119,7 +122,7 @@ def _together(rows: list[dict[str, Any]], branches: Sequence[str]) -> tuple[list
             means.setdefault((row["mixer"], row["branch"]), []).append(row["mean"])
     mean = [{"language": name, "mixer": x, "branch": y, "mean": float(np.mean(each))} for (x, y), each in means.items()]
     own = [row for row in rows if row["language"] not in others]
-    return [*own, *mean], " Languages without a branch stand together; mixers-*.json in the runs has each."
+    return [*own, *mean], " Languages without a branch share one row; mixers-*.json in the runs lists each language."
 
 
 def _slug(text: str) -> str:

@@ -96,7 +96,7 @@ def test_truncated_logits_remove_only_their_cell(tmp_path: Path):
 def test_logits_and_labels_of_different_length_count_as_damaged(tmp_path: Path):
     folder = run(tmp_path, config())
     np.save(folder / "labels" / "dev.de.npy", np.zeros(7, int))
-    assert "dev de: damaged, left out (40 rows of logits, 7 labels)" in messages(collect(tmp_path))
+    assert "dev de: damaged, omitted (40 rows of logits, 7 labels)" in messages(collect(tmp_path))
 
 
 def test_an_invalid_result_file_is_left_out(tmp_path: Path):
@@ -142,8 +142,8 @@ def test_a_run_of_another_task_is_left_out_and_named(tmp_path: Path):
     run(tmp_path, marc)  # a task with separate tables
     collection = collect(tmp_path)
     assert sorted((x.task, x.seeds) for x in collection.runs) == [("marc", (1,)), ("xnli", (1,)), ("xnli", (2,))]
-    assert f"{small.name}: another xnli task than that of 2 runs: 10 rows in dev en, not 40" in messages(collection)
-    assert f"{less.name}: another xnli task than that of 2 runs: supervised en fr zh, zero-shot de es" in messages(
+    assert f"{small.name}: its xnli task differs from that of 2 runs: 10 rows in dev en, not 40" in messages(collection)
+    assert f"{less.name}: its xnli task differs from that of 2 runs: supervised en fr zh, zero-shot de es" in messages(
         collection
     )
 
@@ -188,7 +188,7 @@ def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):
     (tmp_path / "sweeps" / "notes.json").write_text('{"mine": 1}')
     collection = collect(tmp_path)
     assert [group.experiment for group in choose(collection)] == ["ablations", "depth"]
-    assert "sweeps/notes.json: cannot be read, left out (no experiment, protocol, rule, groups)" in messages(collection)
+    assert "sweeps/notes.json: cannot be read, omitted (no experiment, protocol, rule, groups)" in messages(collection)
 
 
 def test_a_sweep_repeated_with_more_seeds_replaces_its_earlier_record(tmp_path: Path):

@@ -94,7 +94,7 @@ def test_many_languages_are_listed_vertically_and_sorted_within_their_group(tmp_
         *sorted(names[:3], key=lambda x: -shares[x].sum()),
         *sorted(names[3:], key=lambda x: -shares[x].sum()),
     ]
-    assert "The best language of each group stands first" in drawn["languages"].caption
+    assert "Each group starts with its best language" in drawn["languages"].caption
     assert [text.get_text() for text in drawn["mixers"].figure.axes[0].get_yticklabels()] == [*names[:3], "27 others"]
     assert "16" in {text.get_text() for text in drawn["mixers"].figure.axes[0].texts}  # the mean of 3 to 29
     lines = (tmp_path / "report" / "report.md").read_text().splitlines()

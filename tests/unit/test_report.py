@@ -374,7 +374,7 @@ def test_latex_tables_have_as_many_cells_in_every_line_as_columns(made: tuple[di
 def test_an_empty_folder_gives_one_message_and_exit_code_2(tmp_path: Path):
     found = command(sys.executable, "-m", "analysis.report", tmp_path)
     assert found.returncode == 2
-    assert found.stderr.splitlines()[-1] == f"error: {tmp_path}: there is no finished run here"
+    assert found.stderr.splitlines()[-1] == f"error: {tmp_path}: no finished run in this folder"
     assert "Traceback" not in found.stderr and not (tmp_path / "report").exists()
 
 
