@@ -1,4 +1,4 @@
-"""What is missing from a report although other systems have it: systems, seeds, languages."""
+"""Gaps of a report: systems, seeds and languages that other systems have."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from analysis.scores import gaps
 
 
 def missing(context: Context) -> Iterator[Problem]:
-    """The gaps of every task and backbone, each named once."""
+    """Gaps of every task and backbone, each reported once."""
     for task in context.tasks:
         for backbone in context.backbones(task):
             where = f"{TASKS[task]}, {block_name(backbone)}"
@@ -18,7 +18,7 @@ def missing(context: Context) -> Iterator[Problem]:
             if task != "own" and (names := [name for name in SYSTEMS if name not in systems]):
                 yield Problem(where, f"no finished runs of {', '.join(names)}")
             for group in here:
-                # Sweeps may repeat their systems over other seeds, on purpose.
+                # Sweeps may repeat their systems over other seeds, so seeds are compared within an experiment.
                 seeds = {seed for other in here if other.experiment == group.experiment for seed in other.seeds}
                 if names := [str(seed) for seed in sorted(seeds - set(group.seeds))]:
                     yield Problem(where, f"{group.system} has no seed {', '.join(names)}, others have")

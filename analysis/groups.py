@@ -1,4 +1,4 @@
-"""The runs of one system after selection, one per seed: from a sweep's record, or by the same rule without one."""
+"""Runs of a system after selection, one per seed: from a sweep's record, else by the same rule."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,10 @@ Key = tuple[str, str, str, int]  # task, backbone, system, branch depth
 
 @dataclass(frozen=True)
 class Group:
-    """The runs that a system's scores are means over.
+    """The runs behind a system's mean scores.
 
-    values: what was chosen, such as {"train.lr": 2e-5}; empty where there was no choice. how: who chose, in words.
-    experiment: the sweep's, empty without a record. Of an ensemble every pair of seeds is a run.
+    values: chosen values, such as {"train.lr": 2e-5}; empty without a choice. how: the origin of the choice, in words.
+    experiment: the sweep's; empty without a record. For an ensemble, every pair of seeds is a run.
     """
 
     task: str
@@ -37,17 +37,17 @@ class Group:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """All seeds that took part, in order."""
+        """All seeds of the runs, in order."""
         return tuple(sorted({seed for run in self.runs for seed in run.seeds}))
 
     def measured(self, split: str) -> tuple[str, ...]:
-        """The task's languages that there were rows of on a split; a zero-shot language may have none on dev."""
+        """Languages of the task that have rows in a split; zero-shot languages may have none on dev."""
         there = {language for run in self.runs for language in run.result.accuracy.get(split, {})}
         return tuple(language for language in self.runs[0].languages if language in there)
 
 
 def choose(collection: Collection) -> list[Group]:
-    """The groups of a collection. What cannot be chosen, and what a sweep still misses, joins the problems."""
+    """The groups of a collection. Ambiguous choices and missing runs of a sweep are appended to the problems."""
     named = {run.name: run for run in collection.runs}
     groups: list[Group] = []
     seen = set()
@@ -55,16 +55,16 @@ def choose(collection: Collection) -> list[Group]:
         for record in sweep["groups"]:
             group = _recorded(sweep, record, named, collection.problems)
             if group is not None:
-                # Sweeps share runs: MultiKD's are those of Tables 3, 5 and 6.
+                # Sweeps share runs: the same MultiKD runs serve Tables 3, 5 and 6.
                 same = group.experiment == "depth", group.runs[0].name, len(group.runs)
                 if same not in seen:
                     groups.append(group)
                 seen.add(same)
-    # A sweep that was given again with more seeds holds what it had before.
+    # A sweep repeated with more seeds contains the earlier sweep's runs.
     groups = [group for group in groups if not any(_within(group, other) for other in groups)]
     for key, runs in _by_key(run for run in collection.runs if run.role != "ensemble").items():
         there = [group for group in groups if _key(group.runs[0]) == key]
-        # The depth sweep trains with fixed values; its runs do not speak for what a search would choose.
+        # The depth sweep trains with fixed values, so its runs do not replace the choice of a search.
         if any(group.experiment != "depth" for group in there):
             continue
         if {run.name for run in runs} - {run.name for group in there for run in group.runs}:
@@ -73,7 +73,7 @@ def choose(collection: Collection) -> list[Group]:
 
 
 def _within(group: Group, other: Group) -> bool:
-    """Whether another group, of the same experiment, has all of a group's runs and more."""
+    """Whether another group of the same experiment has all runs of this group and more."""
     names, others = ({run.name for run in each.runs} for each in (group, other))
     return group.experiment == other.experiment and names < others
 
@@ -81,11 +81,11 @@ def _within(group: Group, other: Group) -> bool:
 def _recorded(
     sweep: dict[str, Any], record: dict[str, Any], named: dict[str, Run], problems: list[Problem]
 ) -> Group | None:
-    """A group as its sweep chose it."""
+    """A group as recorded by its sweep."""
     known = {problem.where for problem in problems}
     for name in record.get("missing", []):
         if name not in known and name not in named:
-            problems.append(Problem(name, f"not there yet, of the sweep {sweep['experiment']}"))
+            problems.append(Problem(name, f"not finished yet; part of the sweep {sweep['experiment']}"))
     for failed in record.get("failed", []):
         if failed["run"] not in known and failed["run"] not in named:
             problems.append(Problem(failed["run"], f"failed: {failed['reason']}"))
@@ -103,7 +103,7 @@ def _recorded(
 
 
 def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Group]:
-    """The group that the selection's rule takes from the runs of one system."""
+    """The group that the selection rule chooses from the runs of one system."""
     by_values: dict[str, list[Run]] = {}
     for run in runs:
         by_values.setdefault(json.dumps(_without_seed(run), sort_keys=True), []).append(run)
@@ -115,7 +115,7 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
     try:
         found = best(candidates)
     except UserError as error:
-        problems.append(Problem(" ".join(map(str, key)), f"left out: {error}"))
+        problems.append(Problem(" ".join(map(str, key)), f"omitted: {error}"))
         return []
     if left := not_considered(candidates):
         problems.append(Problem(" ".join(map(str, key)), f"not considered: {'; '.join(left)}"))
@@ -125,18 +125,18 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
 
 
 def _ensembles(collection: Collection, groups: Sequence[Group]) -> list[Group]:
-    """Ensembles of runs that were chosen, a group for each group of members; those of other runs are left out."""
+    """Ensembles of chosen runs, one group per group of members; ensembles of other runs are omitted."""
     found, kept = [], set()
     for members in groups:
         names = {run.name for run in members.runs}
         mine = [run for run in collection.runs if run.role == "ensemble" and set(run.result.members) <= names]
         for key, runs in _by_key(mine).items():
-            if runs[0].name not in kept:  # two sweeps may have chosen the same members
-                found.append(Group(*key, _by_seed(runs), {}, f"all that are there of {members.system}'s seeds"))
+            if runs[0].name not in kept:  # two sweeps can choose the same members
+                found.append(Group(*key, _by_seed(runs), {}, f"all ensembles of {members.system}'s seeds"))
                 kept |= {run.name for run in runs}
     for run in collection.runs:
         if run.role == "ensemble" and run.name not in kept:
-            collection.problems.append(Problem(run.name, "its members are not the chosen runs, left out"))
+            collection.problems.append(Problem(run.name, "omitted: its members are not the chosen runs"))
     return found
 
 
@@ -168,7 +168,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differences(configurations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each configuration the values that are not the same in all."""
+    """For each configuration, the values that differ between configurations."""
     keys = dict.fromkeys(key for each in configurations for key in each)
     differing = [key for key in keys if len({json.dumps(each.get(key)) for each in configurations}) > 1]
     return [{key: each.get(key) for key in differing} for each in configurations]

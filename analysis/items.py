@@ -1,4 +1,4 @@
-"""What every run said about every row, read once, and the averages of systems resampled over rows and seeds."""
+"""Answers of every run on every row, read once, and bootstrapped averages of systems."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from analysis.bootstrap import Estimate
 from analysis.collect import Problem, Run
 from analysis.groups import Group
 
-SEED = 20220228  # of the bootstrap's draws: the same report every time
+SEED = 20220228  # of the bootstrap; fixed, so that reports are reproducible
 AVERAGES = ("S", "Z", "A")
 
 
 def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
-    """The languages behind AVG(S), AVG(Z) and AVG(A); an average over none, or one without rows, is none."""
+    """Languages behind AVG(S), AVG(Z) and AVG(A). Averages over no language, or without rows, are omitted."""
     first = group.runs[0]
     measured = set(group.measured(split))
     found = {"S": tuple(first.result.supervised), "Z": tuple(first.result.zero_shot), "A": first.languages}
@@ -26,7 +26,7 @@ def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The classes that a group's runs chose: language -> (runs, rows) uint8; runs that lack a language are not in."""
+    """Classes chosen by a group's runs: language -> (runs, rows) uint8. Runs that lack a language are excluded."""
 
     group: Group
     runs: tuple[Run, ...]
@@ -35,9 +35,9 @@ class Predictions:
 
     @property
     def by_seed(self) -> np.ndarray:
-        """(seeds, runs): runs to seeds. The identity, but for ensembles, whose pairs share seeds.
+        """(seeds, runs) weights from runs to seeds: the identity, except for ensembles, whose pairs share seeds.
 
-        The mean over all pairs is a U-statistic; its jackknife pseudo-values are what each seed contributes.
+        The mean over all pairs is a U-statistic; its jackknife pseudo-values are the contributions of each seed.
         """
         runs = len(self.runs)
         if self.group.role != "ensemble":
@@ -45,21 +45,21 @@ class Predictions:
         seeds = self.seeds
         without = np.array([[seed not in run.seeds for run in self.runs] for seed in seeds], dtype=np.float32)
         counts = without.sum(axis=1, keepdims=True)
-        if (counts == 0).any():  # two seeds make one pair: nothing is known of their spread
+        if (counts == 0).any():  # two seeds form a single pair, so their spread is unknown
             return np.full((1, runs), 1 / runs, dtype=np.float32)
         values: np.ndarray = len(seeds) / runs - (len(seeds) - 1) * without / counts
         return values
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs, in order, as `by_seed` has them."""
+        """Seeds of the runs, in the order of `by_seed`."""
         return tuple(sorted({seed for run in self.runs for seed in run.seeds}))
 
 
 class Resampled:
-    """The averages of groups on one split of one task, with intervals; scores x100.
+    """Averages x100 of groups on one split of one task, with intervals.
 
-    groups that miss a language, or whose arrays are not there, have none. metric: accuracy, or mae.
+    Groups that miss a language or arrays have no averages. metric: accuracy, or mae.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Resampled:
         self.said = {id(group): found for group in groups if (found := said.of(group, split, problems)) is not None}
         self.columns = [(found.group, name) for found in self.said.values() for name in found.averages]
         self.position = {(id(group), name): i for i, (group, name) in enumerate(self.columns)}
-        self.shares: dict[tuple[int, str], list[np.ndarray]] = {}  # of `_scores`: 60 kB a run at 5,010 rows
+        self.shares: dict[tuple[int, str], list[np.ndarray]] = {}  # cache of `_scores`: 60 kB per run at 5,010 rows
 
     @cached_property
     def blocks(self) -> list[tuple[str, ...]]:
-        """Languages whose rows are resampled together: those with the same row ids are translations.
+        """Languages whose rows are resampled together; languages with the same row ids are translations.
 
-        Of runs that kept no ids, those with the same labels row by row; but not in MARC, whose files are sorted.
+        Without stored ids, languages with equal labels row by row form a block, except in MARC, whose files are sorted.
         """
         marc = any(found.group.task == "marc" for found in self.said.values())
         together: dict[object, list[str]] = {}
@@ -87,23 +87,23 @@ class Resampled:
         return [tuple(languages) for languages in together.values()]
 
     def order(self, language: str, block: Sequence[str]) -> np.ndarray | slice:
-        """What brings a language's rows into the one order of its block."""
-        if len({self.ids.get(each) for each in block}) == 1:  # the same order in all, or none known
+        """Index that brings a language's rows into the order of its block."""
+        if len({self.ids.get(each) for each in block}) == 1:  # the same order in all languages, or all unknown
             return slice(None)
         found: np.ndarray = np.argsort(np.array(json.loads(self.ids[language]), dtype=object), kind="stable")
         return found
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Which of S, Z, A there are intervals of."""
+        """The averages among S, Z and A that have intervals."""
         return tuple(name for name in AVERAGES if any(column == name for _, column in self.columns))
 
     def seeds(self, *groups: Group) -> int:
-        """The fewest seeds whose spread is known of any of the groups; 1 for an ensemble of two seeds."""
+        """Fewest seeds with a known spread among the groups; 1 for an ensemble of two seeds."""
         return min(len(self.said[id(group)].by_seed) for group in groups)
 
     def size(self, *groups: Group) -> str:
-        """How many seeds and rows stand behind a comparison of groups, in words."""
+        """Number of seeds and rows of a comparison, in words."""
         seeds = " and ".join(dict.fromkeys(str(len(self.said[id(group)].seeds)) for group in groups))
         lengths = [len(labels) for labels in self.labels.values()]
         rows = f"{min(lengths):,}" + (f" to {max(lengths):,}" if min(lengths) < max(lengths) else "")
@@ -111,31 +111,31 @@ class Resampled:
 
     @property
     def notes(self) -> list[str]:
-        """How the intervals were made, in words."""
+        """Notes on how the intervals are computed."""
         if not self.columns:
-            return ["No intervals: a run has not all the logits that they are made from."]
+            return ["No intervals: a run lacks some of the logits."]
         together = [languages for languages in self.blocks if len(languages) > 1]
         shared = self._shared()
         alone = [each[0] for each in self.blocks if len(each) == 1 and each[0] not in shared]
-        found = [f"Bootstrap over rows, {self.draws:,} draws, the same rows for all systems; spread over seeds added."]
-        found += [f"The same items in {', '.join(each)}: resampled together." for each in together]
+        found = [f"Bootstrap over rows, {self.draws:,} draws, same rows for all systems, plus the spread over seeds."]
+        found += [f"The items of {', '.join(each)} are the same and are resampled together." for each in together]
         if alone and len(self.labels) > 1:
-            found.append(f"Rows of {', '.join(alone)} are not translations of each other: each language by itself.")
+            found.append(f"Rows of {', '.join(alone)} are not translations; each language is resampled separately.")
         if shared:
             found.append(
-                f"Only some row ids are the same in {', '.join(shared)}: each language by itself, so that the "
-                "intervals are too narrow where the shared rows are translations."
+                f"Only some row ids are the same in {', '.join(shared)}; each language is resampled separately. "
+                "Intervals are too narrow if the shared rows are translations."
             )
         if unknown := [x for each in together for x in each if x not in self.ids]:
             found.append(
-                f"No row ids were kept for {', '.join(unknown)}: equal labels row by row count as the same items."
+                f"No row ids of {', '.join(unknown)} are stored; languages with equal labels count as translations."
             )
         if any(len(said.by_seed) == 1 for said in self.said.values()):
-            found.append("A system with one seed: its interval says nothing about another seed.")
+            found.append("The interval of a system with one seed does not cover other seeds.")
         return found
 
     def _shared(self) -> list[str]:
-        """Languages of which some row ids, and not all, are those of another language."""
+        """Languages that share some row ids, but not all, with another language."""
         names = {
             language: frozenset(json.loads(self.ids[language])) for language in self.labels if language in self.ids
         }
@@ -143,13 +143,13 @@ class Resampled:
 
     @cached_property
     def moves(self) -> np.ndarray:
-        """(draws, columns): how each average moves when rows are resampled, the same rows for every group."""
+        """Deviations (draws, columns) of each average when rows are resampled, the same rows for every group."""
         means = [[part.mean(axis=0) for part in self._scores(group, name)] for group, name in self.columns]
         blocks = [np.stack(parts, axis=1) for parts in zip(*means, strict=True)]
         return bootstrap.row_draws(blocks, self.draws, np.random.default_rng(SEED))
 
     def average(self, group: Group, name: str) -> Estimate | None:
-        """AVG(S), AVG(Z) or AVG(A) of a group with its interval; None where rows are missing."""
+        """AVG(S), AVG(Z) or AVG(A) of a group with its interval; None if rows are missing."""
         at = self.position.get((id(group), name))
         if at is None:
             return None
@@ -157,7 +157,7 @@ class Resampled:
         return self._estimate(scores, self.moves[:, at] + self._by_seeds(scores, at))
 
     def difference(self, left: Group, right: Group, name: str, margin: float = 0.0) -> Estimate | None:
-        """left - right of an average, rows paired, and seeds too where both have the same; p of its being `margin`."""
+        """Difference left - right of an average, paired by rows and by common seeds; p for a difference of `margin`."""
         a, b = self.position.get((id(left), name)), self.position.get((id(right), name))
         if a is None or b is None:
             return None
@@ -178,10 +178,10 @@ class Resampled:
     @staticmethod
     def _estimate(scores: list[np.ndarray], moves: np.ndarray, margin: float = 0.0) -> Estimate:
         value = 100 * sum(float(part.mean(dtype=np.float64)) for part in scores)
-        return bootstrap.estimate(round(value, 6) + 0.0, 100 * moves, margin)  # + 0.0: no -0.00 from float32
+        return bootstrap.estimate(round(value, 6) + 0.0, 100 * moves, margin)  # adding 0.0 avoids -0.00
 
     def _scores(self, group: Group, name: str) -> list[np.ndarray]:
-        """For each block (seeds, rows): a seed's share of the average from each row; the blocks' means sum to it."""
+        """For each block (seeds, rows): contributions of rows to the average by seed; the blocks' means sum to it."""
         key = id(group), name
         if key not in self.shares:
             self.shares[key] = self._compute(group, name)
@@ -206,15 +206,15 @@ class Resampled:
 
 
 class Answers:
-    """Reads the classes that runs chose on one split of one task; a run is read once, whatever asks for it."""
+    """Classes chosen by runs on one split of one task; each run is read once."""
 
     def __init__(self) -> None:
-        self.labels: dict[str, np.ndarray] = {}  # language -> (rows,), of the first run that has it
-        self.ids: dict[str, bytes] = {}  # language -> the rows' ids as a JSON list, where a run has kept them
+        self.labels: dict[str, np.ndarray] = {}  # language -> (rows,), of the first run with the language
+        self.ids: dict[str, bytes] = {}  # language -> ids of the rows as a JSON list, if a run has stored them
         self.read: dict[int, Predictions | None] = {}
 
     def of(self, group: Group, split: str, problems: list[Problem]) -> Predictions | None:
-        """What a group's runs said; None, with the reason among the problems, where that is not known of all."""
+        """Predictions of a group; None if any run lacks arrays, with the reason among the problems."""
         if id(group) not in self.read:
             self.read[id(group)] = self._read(group, split, problems)
         return self.read[id(group)]
@@ -223,7 +223,7 @@ class Answers:
         classes: dict[str, list[np.ndarray]] = {}
         behind = averages(group, split)
         languages = [x for x in group.runs[0].languages if any(x in each for each in behind.values())]
-        # Others are in no average; the table names what they lack.
+        # Incomplete runs are in no average; the table reports their gaps.
         complete = tuple(run for run in group.runs if languages and set(languages) <= set(run.scores(split)))
         for run in complete:
             for language in languages:
@@ -238,14 +238,14 @@ class Answers:
         return Predictions(group, complete, {language: np.stack(each) for language, each in classes.items()}, behind)
 
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
-        """(rows,) uint8. Raises ValueError where the arrays contradict result.json, or another run's labels."""
+        """(rows,) uint8. Raises ValueError if the arrays contradict result.json or another run's labels."""
         labels = np.asarray(run.labels(split, language))
         ids = run.ids(split, language)
         if ids is not None and self.ids.setdefault(language, ids) != ids:
-            raise ValueError("other row ids than the first run's: measured on other rows, or in another order")
+            raise ValueError("row ids differ from the first run's: measured on other rows, or in another order")
         known = self.labels.setdefault(language, labels.astype(np.int16))
         if not np.array_equal(known, labels):
-            raise ValueError("other labels than the first run's: measured on other rows")
+            raise ValueError("labels differ from the first run's: measured on other rows")
         chosen = run.logits(split, language).argmax(axis=1).astype(np.uint8)
         if abs(float(np.mean(chosen == labels)) - run.scores(split)[language]) > 1e-6:
             raise ValueError("logits and result.json have different accuracies")

@@ -1,4 +1,4 @@
-"""Tables 3, 4, 7 and 8, and the same for a user's own task: every system in every language."""
+"""Tables 3, 4, 7 and 8, and the same table for a user's task: every system in every language."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -25,7 +25,7 @@ METRICS: dict[Metric, str] = {"accuracy": "accuracy x100", "mae": "mean absolute
 
 
 def main_tables(context: Context) -> tuple[list[Table], list[Claim]]:
-    """Every main table with what stands beside it (intervals; the paper's numbers), and the claims about them."""
+    """Main tables with their intervals and the paper's numbers, and the claims about the tables."""
     tables: list[Table] = []
     claims: list[Claim] = []
     for task in context.tasks:
@@ -44,7 +44,7 @@ def main_tables(context: Context) -> tuple[list[Table], list[Claim]]:
 
 
 def main_table(context: Context, task: str, split: str, metric: Metric, groups: Sequence[Group]) -> Table:
-    """One table in the paper's layout: a row per system, a block per backbone, languages, averages, number of runs."""
+    """A table in the paper's layout: a row per system, a block per backbone, languages, averages, number of runs."""
     key = PAPER.get((task, split, metric), f"{task}-{split}{'-mae' if metric == 'mae' else ''}")
     first = groups[0].runs[0]
     supervised, zero_shot = first.result.supervised, first.result.zero_shot
@@ -69,7 +69,7 @@ def main_table(context: Context, task: str, split: str, metric: Metric, groups: 
 
 
 def intervals(table: Table, groups: Sequence[Group], resampled: Resampled, pairs: bool = True) -> Table:
-    """The 95 % interval of each average, and of each difference of two systems of a block."""
+    """95 % interval of each average, and of each difference between two systems of a block."""
     names = resampled.names or NAMES
     rows = []
     for backbone in dict.fromkeys(group.backbone for group in groups):
@@ -91,7 +91,7 @@ def _interval(found: Estimate | None, sign: str) -> Cell:
 
 
 def _groups(context: Context, task: str) -> Iterator[Group]:
-    """The rows: the paper's systems in its order, then the user's others; ablations have a table of their own."""
+    """Rows of a table: the paper's systems in order, then the user's other systems. Ablations have Table 5."""
     others = sorted({group.system for group in context.groups if group.task == task and group.role == "student"})
     others = [name for name in others if name not in SYSTEMS and not name.startswith("MultiKD + MBLM ")]
     for backbone in context.backbones(task):
@@ -101,7 +101,7 @@ def _groups(context: Context, task: str) -> Iterator[Group]:
 
 
 def _missing(context: Context, task: str, groups: Sequence[Group]) -> list[str]:
-    """The paper's systems, and a user's, that a backbone has no score of."""
+    """The paper's and the user's systems that have no score for a backbone, in words."""
     found = []
     for backbone in context.backbones(task):
         there = {group.system for group in groups if group.backbone == backbone}
@@ -114,7 +114,7 @@ def _missing(context: Context, task: str, groups: Sequence[Group]) -> list[str]:
 
 
 def _claims(context: Context, key: str, task: str, resampled: Resampled) -> list[Claim]:
-    """What the paper says about its main tables, for each backbone."""
+    """The paper's claims about the main tables, for each backbone."""
     found = []
     for backbone in context.backbones(task):
         train, kd, mblm = (context.find(task, backbone, system) for system in SYSTEMS[1:])

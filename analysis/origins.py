@@ -1,4 +1,4 @@
-"""What runs were made from: where those of one task differ in it, and what has changed since."""
+"""Origins of runs: differences between runs of one task, and changes since training."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from mbkd import provenance
 from mbkd.config import Config
 from mbkd.files import digest, fingerprint
 
-NAMED = 3  # runs of a kind in a line
+NAMED = 3  # runs that a line lists, at most
 
 
 def differing(runs: Iterable[Run]) -> Iterator[Problem]:
-    """A line for everything that runs of a task (and of a backbone, for its weights) do not share."""
+    """One problem per origin that runs of a task do not share; weights are compared within a backbone."""
     found: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         for name, value in run.result.made_from.items():
@@ -27,14 +27,14 @@ def differing(runs: Iterable[Run]) -> Iterator[Problem]:
     lines: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (task, _, name), kinds in found.items():
         if len(kinds) > 1:
-            lines[task, " and others than ".join(_names(each) for each in kinds.values())].append(name)
+            lines[task, " versus ".join(_names(each) for each in kinds.values())].append(name)
     for (task, names), what in lines.items():
-        yield Problem(task, f"made from different {', '.join(what)}: {names}; all are in the tables")
+        yield Problem(task, f"the runs have different {', '.join(what)}: {names}. The tables contain all of them")
 
 
 def changed(runs: Sequence[Run], root: Path) -> Iterator[Problem]:
-    """A line for all runs of which something is another one now; what is not there any more is not looked for."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads what is here
+    """One problem per changed origin, with all runs concerned. Missing origins are not checked."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a report reads local data only
     known: dict[str, list[str]] = {}
     lines: dict[str, list[str]] = defaultdict(list)
     for run in runs:
@@ -52,13 +52,13 @@ def changed(runs: Sequence[Run], root: Path) -> Iterator[Problem]:
         if other := [
             name for name in lost if _logits(root / name) not in (None, run.result.made_from[f"member {name}"])
         ]:
-            yield Problem(run.name, f"{', '.join(other)} trained again since: `mbkd ensemble` scores it again")
+            yield Problem(run.name, f"{', '.join(other)} changed since; score the ensemble again with `mbkd ensemble`")
     for what, names in lines.items():
-        yield Problem(_names(names), f"{what}: another one now than when it was made; --fresh trains again")
+        yield Problem(_names(names), f"{what} changed since training; train again with --fresh")
 
 
 def _logits(run: Path) -> str | None:
-    """The hash of a member's logits as an ensemble notes it; None where they are not there."""
+    """Hash of a member's logits, as recorded by an ensemble; None without logits."""
     files = sorted((run / "logits").glob("*.npy"))
     return fingerprint([[file.name, digest(file)] for file in files]) if files else None
 

@@ -1,4 +1,4 @@
-"""The report as one HTML page: gaps, claims, tables, figures and rows, without anything loaded from elsewhere."""
+"""The report as one self-contained HTML page: gaps, claims, tables, figures and rows."""
 
 import base64
 import hashlib
@@ -18,8 +18,8 @@ from analysis.tables import Cell, Row, Table, upright
 from mbkd.files import write_whole
 
 TEMPLATE = Path(__file__).parent / "template"
-FEW = 6  # classes whose probabilities all stand in a row
-# Beside the colour of a verdict, so that it is not told by that alone.
+FEW = 6  # up to this number of classes, a row shows all probabilities
+# A sign in addition to the colour, because colour alone does not reach every reader.
 MARKS = {"holds": "✓", "contradicted": "✗", "not decided": "?", "not measured": "–"}
 
 
@@ -31,9 +31,9 @@ def write(
     out: Path,
     split: str | None = None,
 ) -> list[Path]:
-    """Write OUT/report.html, and each figure as OUT/figures/KEY.png and .svg; returns the files, the page first.
+    """Write OUT/report.html, and each figure as OUT/figures/KEY.png and .svg; return the files, the page first.
 
-    split: the only one that figures and rows show; None for test where it is there, else dev.
+    split: the only split of figures and rows; None for test if measured, else dev.
     """
     context = Context(collection, list(groups), split)
     pictures, without = figures.draw(context, tables)
@@ -47,7 +47,7 @@ def write(
             written.append(out / "figures" / f"{picture.key}.{format}")
             write_whole(written[-1], content)
             if format == "svg":
-                # matplotlib escapes all text in it
+                # matplotlib escapes all text in the SVG
                 svg = Markup(look.themed(content.decode(), picture.key, picture.title))
         width = round(picture.figure.get_figwidth() * 96)  # CSS pixels
         shown.append(
@@ -75,7 +75,7 @@ def write(
 
 
 def _environment() -> Environment:
-    # Texts, labels and names come from data and folders that nobody has checked: everything is escaped.
+    # Texts, labels and names come from untrusted data and folders, so everything is escaped.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -85,7 +85,7 @@ def _environment() -> Environment:
 
 
 def _assets() -> dict[str, Markup]:
-    """Style, script and colours of the page; the hash lets the browser run this script and no other."""
+    """Style, script and colours of the page; the script's hash keeps the browser from running any other script."""
     script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     light, dark = look.css()
@@ -102,13 +102,13 @@ def _summary(collection: Collection, groups: Sequence[Group]) -> str:
 
 
 def blocks(table: Table) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of a table under their headings, in its order."""
+    """Rows of a table grouped by their headings, in the table's order."""
     for block, rows in groupby(table.rows, key=lambda row: row.block):
         yield block, list(rows)
 
 
 def lines(cell: Cell) -> Iterator[str]:
-    """What stands small below a number: its spread, its interval, the paper's number."""
+    """Small print below a number: spread, interval, and the paper's number."""
     if cell.std is not None:
         yield f"± {cell.std:.2f}, n={cell.n}"
     if cell.interval is not None:
@@ -119,7 +119,7 @@ def lines(cell: Cell) -> Iterator[str]:
 
 
 def evidence(claim: Claim) -> str:
-    """What a verdict rests on, in a line: the difference with its interval, p, and n."""
+    """Evidence of a verdict in one line: difference, interval, p, and n."""
     form = "{:.3f}" if claim.ratio else "{:+.2f}"
     parts = []
     if claim.difference is not None:
@@ -132,7 +132,7 @@ def evidence(claim: Claim) -> str:
 
 
 def shares(probabilities: Sequence[float], labels: Sequence[str]) -> str:
-    """The percent of each class, in their order; of more than FEW classes the three largest, by name."""
+    """Percent of each class in order; for more than FEW classes, the three largest with their names."""
     percents = [f"{100 * p:.0f}" for p in probabilities]
     if len(labels) <= FEW:
         return " · ".join(percents)
@@ -141,6 +141,6 @@ def shares(probabilities: Sequence[float], labels: Sequence[str]) -> str:
 
 
 def answer(probabilities: Sequence[float], label: str, labels: Sequence[str]) -> str:
-    """What a system says of a row, such as `✗ neutral`."""
+    """Answer of a system to a row, such as `✗ neutral`."""
     said = labels[max(range(len(labels)), key=probabilities.__getitem__)]
     return f"{'✓' if said == label else '✗'} {said}"

@@ -1,4 +1,4 @@
-"""The paper's printed numbers beside ours, and where its averages do not follow from its own cells."""
+"""The paper's printed numbers, and averages in the paper that contradict their cells."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from analysis.scores import AVERAGES
 from analysis.tables import Cell, Row, Table
 
 BRANCH_DEPTH = 4  # of the paper's MBLM in Tables 3 to 8
-SUPERVISED = 3  # languages; they come first
+SUPERVISED = 3  # number of supervised languages; these come first
 HALF = Decimal("0.005")
 
 
 @dataclass(frozen=True)
 class Slip:
-    """A printed average that its own cells do not give."""
+    """A printed average that contradicts its cells."""
 
     table: str
     backbone: str
@@ -27,12 +27,12 @@ class Slip:
     column: str
     printed: Decimal
     derived: Decimal
-    rounding: bool  # whether the rounding of the cells can explain it
+    rounding: bool  # whether rounding of the cells can explain the slip
 
     def __str__(self) -> str:
-        why = "the rounding of the cells can explain it" if self.rounding else "a slip of the paper"
+        why = "rounding of the cells can explain the difference" if self.rounding else "a slip of the paper"
         where = f"{backbone_name(self.backbone)} {self.system} {self.column}"
-        return f"the paper prints {self.printed:.2f} for {where}, its cells give {self.derived:.2f}: {why}"
+        return f"the paper prints {self.printed:.2f} for {where}, but its cells give {self.derived:.2f}: {why}"
 
 
 @cache
@@ -44,20 +44,20 @@ def tables() -> dict[str, Any]:
 
 
 def backbone_key(backbone: str) -> str:
-    """mbert or xlmr for the paper's backbones, wherever they lie; the folder's name for others."""
+    """mbert or xlmr for the paper's backbones, in any folder; the folder's name for other backbones."""
     name = Path(backbone).name
     return {"bert-base-multilingual-cased": "mbert", "xlm-roberta-base": "xlmr"}.get(name, name)
 
 
 def backbone_name(key: str) -> str:
-    """As the paper writes it."""
+    """Backbone name as in the paper."""
     return {"mbert": "mBERT", "xlmr": "XLM-R base"}.get(key, key)
 
 
 def printed(table: str, run: Run, columns: Sequence[str]) -> dict[str, Decimal]:
-    """What a table of the paper has for a run's system; nothing where task, backbone, K or languages are not its own.
+    """Printed numbers of a run's system; empty unless task, backbone, K and languages are the paper's.
 
-    columns: the languages and averages that are asked for.
+    columns: languages and averages to look up.
     """
     if run.branch_depth not in (0, BRANCH_DEPTH):
         return {}
@@ -68,14 +68,14 @@ def printed(table: str, run: Run, columns: Sequence[str]) -> dict[str, Decimal]:
 
 
 def beside(cell: Cell, number: Decimal | None) -> Cell:
-    """The cell with the paper's number, and how far ours is from it."""
+    """The cell with the paper's number, and the difference of ours from the paper's."""
     if number is None or cell.value is None:
         return cell
     return replace(cell, reference=float(number), difference=cell.value - float(number))
 
 
 def comparison(table: Table, columns: Sequence[str]) -> Table | None:
-    """Ours, the paper's and the difference for some columns of a table; None where the paper has none of them."""
+    """Ours, the paper's and the difference for some columns of a table; None without any number of the paper."""
     at = [table.columns.index(column) for column in columns if column in table.columns]
     rows = []
     for row in table.rows:
@@ -89,17 +89,17 @@ def comparison(table: Table, columns: Sequence[str]) -> Table | None:
         return None
     headings = [heading for i in at for heading in (table.columns[i], "paper", "difference")]
     notes = [str(slip) for slip in slips() if slip.table == table.key]
-    return Table(f"{table.key}-paper", f"{table.title}: beside the paper", headings, rows, notes)
+    return Table(f"{table.key}-paper", f"{table.title}: compared with the paper", headings, rows, notes)
 
 
 def number(value: float | None, form: str) -> Cell:
-    """A bare number as a cell."""
+    """A cell with only a number."""
     return Cell(value, "–" if value is None else form.format(value))
 
 
 @cache
 def slips() -> tuple[Slip, ...]:
-    """Every average in Tables 3 to 8 that cannot come from the cells beside it."""
+    """Every average in Tables 3 to 8 that contradicts its cells."""
     return tuple(_slips())
 
 
@@ -113,10 +113,10 @@ def _slips() -> Iterator[Slip]:
                     derived = sum((cells[x] for x in part), Decimal(0)) / len(part)
                     if (off := abs(cells[column] - derived)) > HALF:
                         yield Slip(table, backbone, system, column, cells[column], derived, off <= 2 * HALF)
-    for table in ("table-5", "table-6"):  # no languages here: XNLI has 3 and 12
+    for table in ("table-5", "table-6"):  # without languages in the table: XNLI has 3 and 12
         for backbone, systems in tables()[table].items():
             for system, cells in systems.items():
                 derived = (3 * cells["AVG(S)"] + 12 * cells["AVG(Z)"]) / 15
-                # Both averages are rounded, and so is the third: only more than that is a slip.
+                # All three averages are rounded, so only a larger difference is a slip.
                 if abs(cells["AVG(A)"] - derived) > 2 * HALF:
                     yield Slip(table, backbone, system, "AVG(A)", cells["AVG(A)"], derived, False)

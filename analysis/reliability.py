@@ -1,4 +1,4 @@
-"""Whether probabilities say how often a system is right: calibration errors, accuracy at coverage, reliability."""
+"""Calibration of a system: calibration errors, accuracy at coverage, reliability diagrams."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ from analysis.tables import Cell, Row, Table, empty
 from mbkd.evaluate import calibration
 
 COLUMNS = ("T", "before (S)", "(Z)", "after (S)", "(Z)", *(f"accuracy at {100 * x:g} %" for x in calibration.COVERAGES))
-LEAST = 10  # rows of a bin that is drawn: fewer say nothing
+LEAST = 10  # fewest rows of a bin that is drawn; smaller bins are noise
 NOTE = (
-    "T divides a model's logits, and was fitted on its dev rows; – where there were none. The expected calibration "
-    f"error is over {calibration.BINS} bins of confidence, the mean over languages and runs. Accuracy at a coverage is "
-    "over that share of each language's rows in which the model is most confident, the mean over all languages."
+    "T, fitted on dev rows (– without dev rows), divides the logits. The expected calibration "
+    f"error uses {calibration.BINS} bins of confidence and is a mean over languages and runs. Accuracy at a coverage "
+    "uses that share of each language's rows with the highest confidence, and is a mean over all languages."
 )
 
 
 def tables(context: Context) -> list[Table]:
-    """A table of each task that has runs with calibration errors: test where there is one, else dev."""
+    """One table per task with calibration errors: on test if measured, else on dev."""
     found = []
     for task in context.tasks:
         for split in context.splits(task)[:1]:
@@ -38,7 +38,7 @@ def tables(context: Context) -> list[Table]:
 
 
 def _noted(group: Group, split: str) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs that noted their calibration on a split, with what they noted."""
+    """Runs that have recorded calibration on a split, with the records."""
     each = [(run, run.result.calibration) for run in group.runs]
     return [(run, noted) for run, noted in each if split in noted.get("error", {})]
 
@@ -70,7 +70,7 @@ def _percent(values: Sequence[float]) -> Cell:
 
 
 def bins(runs: Sequence[Run], split: str, side: str) -> list[tuple[int, float, float]]:
-    """Rows, mean confidence and accuracy by bin of confidence, over runs and languages; empty without logits."""
+    """Rows, mean confidence and accuracy by confidence bin, over runs and languages; empty without logits."""
     confidences, right = [], []
     for run in runs:
         temperature = run.result.calibration.get("temperature")
@@ -90,7 +90,10 @@ def bins(runs: Sequence[Run], split: str, side: str) -> list[tuple[int, float, f
 
 
 def draw(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, look.Style]) -> tuple[Figure, str]:
-    """A panel for labelled and one for zero-shot languages: accuracy over confidence. Raises NoData without logits."""
+    """Accuracy over confidence, one panel for supervised and one for zero-shot languages.
+
+    Raises NoData without logits.
+    """
     found = {side: {name: bins(runs, split, side) for name, runs in systems.items()} for side in NAMES}
     sides = [side for side, each in found.items() if any(each.values())]
     if not sides:
@@ -105,10 +108,10 @@ def draw(systems: Mapping[str, Sequence[Run]], split: str, looks: Mapping[str, l
                 style = {"color": looks[name].color, "marker": looks[name].marker, "markersize": 4}
                 panel.plot(100 * confidence, 100 * right, label=name, linewidth=1.2, **style)
         panel.set(title=NAMES[side], xlabel="confidence, %", xlim=(0, 100), ylim=(0, 100))
-    panels[0].set_ylabel(f"right answers, % ({split})")
+    panels[0].set_ylabel(f"accuracy, % ({split})")
     look.legend(figure, *panels[0].get_legend_handles_labels())
     return figure, (
-        f"{split}; rows of all runs and languages in {calibration.BINS} bins by the confidence after calibration; bins "
-        f"of fewer than {LEAST} rows are left out. On the dotted line probabilities mean what they say; below it the "
-        "system is too sure."
+        f"{split}; rows of all runs and languages in {calibration.BINS} bins of confidence after calibration. Bins "
+        f"with fewer than {LEAST} rows are omitted. On the dotted line the system is calibrated; below the line the "
+        "system is overconfident."
     )

@@ -1,4 +1,4 @@
-"""A table as Markdown, as LaTeX with booktabs, as lines of CSV, as JSON, and on the terminal."""
+"""Rendering of a table: Markdown, LaTeX with booktabs, CSV, JSON, and the terminal."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,12 +20,12 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
     "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--",
 }  # fmt: skip
-OF_WORDS = ("problems", "claims")  # keys of tables whose cells are not all numbers
-WIDE = 12  # columns: more of them are shrunk to the width of the page
+OF_WORDS = ("problems", "claims")  # keys of tables with words in some cells
+WIDE = 12  # number of columns; wider tables shrink to the width of the page
 
 
 def markdown(table: Table) -> str:
-    """A heading, the table with ± standard deviations, and its notes."""
+    """A heading, the table with ± standard deviations, and the notes."""
     lines = [f"### {table.title}", "", _line(["", *table.columns]), _line(["---"] + ["---:"] * len(table.columns))]
     for block, rows in groupby(table.rows, key=lambda row: row.block):
         if block:
@@ -50,7 +50,7 @@ def _interval(cell: Cell) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""A table environment; needs booktabs, and graphicx for \resizebox."""
+    r"""A table environment; requires booktabs, and graphicx for \resizebox."""
     width = len(table.columns) + 1
     body = [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
     if table.spans:
@@ -83,7 +83,7 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _caption(table: Table) -> str:
-    """The title without the number, which LaTeX gives."""
+    """The title without its number, which LaTeX adds."""
     before, colon, after = table.title.partition(": ")
     return after if colon and before.startswith("Table") else table.title
 
@@ -93,12 +93,12 @@ def _sentence(note: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX reads it."""
+    """Escape text for LaTeX."""
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def csv_lines(table: Table) -> Iterator[dict[str, Any]]:
-    """One line for each cell: CSV_COLUMNS."""
+    """One line per cell, with the columns CSV_COLUMNS."""
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             low, high = cell.interval or (None, None)
@@ -109,12 +109,12 @@ def csv_lines(table: Table) -> Iterator[dict[str, Any]]:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """Everything that the table holds."""
+    """The complete content of the table."""
     return asdict(table)
 
 
 def on_terminal(table: Table, console: Console) -> Group:
-    """The numbers as they are printed, without deviations, between the title and the notes, in the console's width."""
+    """Title, printed numbers without deviations, and notes, in the console's width."""
     rows = [
         grid.Row(row.label, [Text(cell.text, "bold" if cell.bold else "") for cell in row.cells], row.block)
         for row in table.rows
@@ -133,7 +133,7 @@ def on_terminal(table: Table, console: Console) -> Group:
 
 
 def _lines(table: Table) -> Iterator[RenderableType]:
-    """A table of words that does not fit: a paragraph for each row."""
+    """A table of words that is too wide, as one paragraph per row."""
     for block, rows in groupby(table.rows, key=lambda row: row.block):
         if block:
             yield Text(block, "italic")
@@ -144,6 +144,6 @@ def _lines(table: Table) -> Iterator[RenderableType]:
 
 
 def problems(found: Sequence[tuple[str, str]]) -> Table:
-    """What is missing from a report, as a table: (where, what)."""
+    """Omissions from a report as a table: (where, what)."""
     rows = [Row(where, [Cell(None, what)]) for where, what in found]
     return Table("problems", "Missing from this report", ["what"], rows)

@@ -1,4 +1,4 @@
-"""Finished runs -> the paper's tables with intervals, and its claims as a checklist; a page with figures.
+"""Report on finished runs: the paper's tables with intervals, its claims as a checklist, and figures.
 
 usage: python -m analysis.report RUNS [--out DIR] [--split dev|test] [--reference paper] [--draws N]
 """
@@ -28,22 +28,22 @@ from mbkd.files import write_whole
 from mbkd.terminal.console import make_console
 from mbkd.terminal.progress import ProgressBar
 
-BESIDE = ("-intervals", "-paper")  # tables that stand behind their own
+BESIDE = ("-intervals", "-paper")  # suffixes of tables that follow their main table
 
 
 def make(
     root: Path, split: str | None = None, paper: bool = False, draws: int = 10_000
 ) -> tuple[Collection, list[Group], list[Table], list[Claim]]:
-    """Everything that a report shows, of the runs below a folder. Raises UserError."""
+    """The content of a report on the runs below a folder. Raises UserError."""
     if draws < 1000:
-        raise UserError(f"--draws {draws}: an interval from fewer than 1000 is noise")
+        raise UserError(f"--draws {draws}: an interval needs at least 1000 draws")
     with ProgressBar("report", 4) as progress:
         collection = collect(root)
         groups = choose(collection)
         progress.advance({"runs": len(collection.runs)})
         context = Context(collection, groups, split, paper, draws)
         if split and not any(context.splits(task) for task in context.tasks):
-            raise UserError(f"--split {split}: no run was measured on it")
+            raise UserError(f"--split {split}: no run has scores of this split")
         collection.problems.extend(missing(context))
         shown = [run for group in groups for run in group.runs]
         collection.problems.extend([*origins.differing(shown), *origins.changed(shown, root)])
@@ -59,7 +59,7 @@ def make(
 
 
 def _place(table: Table) -> tuple[bool, str, int]:
-    """The paper's tables first, in its order, each followed by what stands beside it."""
+    """Sort key: the paper's tables first, in order, each followed by its intervals and comparison."""
     own = table.key
     for i, suffix in enumerate(BESIDE, start=1):
         if own.endswith(suffix):
@@ -70,7 +70,7 @@ def _place(table: Table) -> tuple[bool, str, int]:
 def write(
     collection: Collection, groups: Sequence[Group], tables: Sequence[Table], claims: Sequence[Claim], out: Path
 ) -> list[Path]:
-    """Write report.md, tables.tex, cells.csv and report.json; returns the files."""
+    """Write report.md, tables.tex, cells.csv and report.json; return the files."""
     problems = list(dict.fromkeys(collection.problems))
     systems = systems_table(groups)
     whole = {
@@ -117,17 +117,17 @@ def _page(
     out: Path,
     split: str | None,
 ) -> list[Path]:
-    """The HTML page with its figures; the tables are there without it."""
+    """The HTML page with its figures; without the `report` extra, a message and no page."""
     try:
         from analysis import page
     except ImportError as error:
-        print(f"no page: {error.name} is not installed; pip install 'mbkd[report]'", file=sys.stderr)
+        print(f"no HTML page: {error.name} is not installed; pip install 'mbkd[report]'", file=sys.stderr)
         return []
     return page.write(collection, groups, tables, claims, out, split)
 
 
 def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim]) -> None:
-    """Print what is missing, the tables, and the checklist; intervals are in the files."""
+    """Print the gaps, the tables and the checklist. Intervals are in the files only."""
     console = make_console()
     problems = [(problem.where, problem.what) for problem in dict.fromkeys(collection.problems)]
     shown: list[Table] = [render.problems(problems)] if problems else []
@@ -137,13 +137,13 @@ def show(collection: Collection, tables: Sequence[Table], claims: Sequence[Claim
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Parse the command line, write the report, and print it."""
     parser = argparse.ArgumentParser(prog="analysis.report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", type=Path, help="the folder that `mbkd train --runs` wrote to")
-    parser.add_argument("--out", type=Path, help="where the files go (default: RUNS/report)")
-    parser.add_argument("--split", choices=("dev", "test"), help="only this one (default: what each table asks for)")
-    parser.add_argument("--reference", choices=("paper",), help="print the paper's numbers and the difference beside")
-    parser.add_argument("--draws", type=int, default=10_000, help="of the bootstrap (default: 10000)")
+    parser.add_argument("runs", type=Path, help="the runs folder, as given to `mbkd train --runs`")
+    parser.add_argument("--out", type=Path, help="output folder (default: RUNS/report)")
+    parser.add_argument("--split", choices=("dev", "test"), help="the only split to report (default: per table)")
+    parser.add_argument("--reference", choices=("paper",), help="also print the paper's numbers and the differences")
+    parser.add_argument("--draws", type=int, default=10_000, help="bootstrap draws (default: 10000)")
     asked: Any = parser.parse_args(arguments)
     collection, groups, tables, claims = make(asked.runs, asked.split, asked.reference == "paper", asked.draws)
     out = asked.out or asked.runs / "report"

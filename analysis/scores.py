@@ -1,4 +1,4 @@
-"""A group's scores on a split: mean, standard deviation and number of runs of every language and average."""
+"""Scores of a group on a split: mean, standard deviation and number of runs per language and average."""
 
 import statistics
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ AVERAGES = ("AVG(S)", "AVG(Z)", "AVG(A)")
 
 @dataclass(frozen=True)
 class Score:
-    """x100; std is over n runs, None for one."""
+    """A score x100. std is over n runs; None for one run."""
 
     mean: float
     std: float | None
     n: int
 
     def cell(self) -> Cell:
-        """As it is printed: two decimals."""
+        """The score as a cell with two decimals."""
         return Cell(self.mean, f"{self.mean:.2f}", std=self.std, n=self.n)
 
 
 def scores(group: Group, split: str, metric: Metric = "accuracy") -> dict[str, Score]:
-    """Column (a language, or one of AVERAGES) -> score. What no run measured is not there.
+    """Column (a language, or one of AVERAGES) -> score; only measured columns.
 
     An average is over the runs that measured all its languages.
     """
@@ -42,22 +42,24 @@ def scores(group: Group, split: str, metric: Metric = "accuracy") -> dict[str, S
 
 
 def score(values: list[float]) -> Score:
-    """Of values 0 to 1 (classes for mae)."""
+    """Score of values from 0 to 1 (classes for mae)."""
     std = 100 * statistics.stdev(values) if len(values) > 1 else None
     return Score(100 * statistics.fmean(values), std, len(values))
 
 
 def gaps(group: Group, split: str, metric: Metric = "accuracy") -> list[str]:
-    """In words: what keeps a group's averages from being over all runs and all languages."""
+    """Gaps in the runs and languages of a group's averages, in words."""
     found = []
     measured = group.measured(split)
     absent = [language for language in group.runs[0].languages if language not in measured]
     if absent and measured:
-        found.append(f"no {split} rows of {', '.join(absent)}, so no average over them")
+        found.append(f"no {split} rows of {', '.join(absent)}; averages over them are missing")
     for run in group.runs:
         there = run.scores(split, metric)
         if missing := [x for x in run.languages if x not in there and (x in measured or not measured)]:
             seeds = " and ".join(map(str, run.seeds))
             names = ", ".join(missing) if there else "any language"
-            found.append(f"{group.system}, seed {seeds}: no {split} score for {names}, so in no average over them")
+            found.append(
+                f"{group.system}, seed {seeds}: no {split} score for {names}; its averages over them are missing"
+            )
     return found

@@ -1,4 +1,4 @@
-"""Tables 5 and 6: what each part of MBLM is worth, and what it costs beside one model and an ensemble of two."""
+"""Tables 5 and 6: ablations of MBLM, and its cost relative to one model and an ensemble of two."""
 
 import re
 import statistics
@@ -25,20 +25,20 @@ ABLATIONS = (
     TOP,
     f"{MBLM} + multi-classifier",
 )
-# Parameters of MBLM over the plain model (K = 4, three branches): 32 and 20 % more. Time is printed for mBERT only.
+# Parameters of MBLM over the plain model (K = 4, three branches): 32 and 20 % more. The paper has time for mBERT only.
 PARAMETERS = {"mbert": "1.3", "xlmr": "1.2"}
 TIME = {"mbert": "1.1"}
 
 
 def structure_tables(context: Context) -> tuple[list[Table], list[Claim]]:
-    """Table 5 and Table 6 of every task that has the systems for them, on dev where there is one, with the claims."""
+    """Tables 5 and 6 and their claims, for every task with the systems; on dev if measured."""
     tables: list[Table] = []
     claims: list[Claim] = []
     for task in context.tasks:
         splits = context.splits(task)
         if not splits:
             continue
-        split = splits[-1]  # dev, the paper's; test where it is all there is
+        split = splits[-1]  # dev as in the paper; test if it is the only split
         for make in (_ablations, _efficiency):
             found, said = make(context, task, split)
             tables += found
@@ -87,7 +87,7 @@ def _averages(
     blocks: dict[str, dict[str, Group]],
     label: Callable[[str, str], str],
 ) -> list[Table]:
-    """A table of the averages of some systems, its intervals, and the paper's numbers beside it."""
+    """A table of the averages of some systems, its intervals, and the comparison with the paper."""
     rows, notes = [], []
     for backbone, here in blocks.items():
         for name, group in here.items():
@@ -107,9 +107,9 @@ def _averages(
 
 @dataclass(frozen=True)
 class Cost:
-    """How many times Single's parameters and step time a system has; where the numbers are from, and n.
+    """Parameters and step time of a system relative to Single, their source, and n.
 
-    online: whether teachers ran while the time was taken, as the paper's did; without them the ratio is another.
+    online: whether teachers ran during the timing, as in the paper. The ratio without teachers differs.
     """
 
     parameters: float
@@ -158,7 +158,7 @@ def _efficiency(context: Context, task: str, split: str) -> tuple[list[Table], l
 
 
 def _ensemble(context: Context, single: Group) -> Group | None:
-    """The pairs of Single's runs."""
+    """The group of the pairs of Single's runs."""
     members = {run.name for run in single.runs}
     for group in context.groups:
         if group.system == ENSEMBLE and set(group.runs[0].result.members) <= members:
@@ -167,9 +167,9 @@ def _ensemble(context: Context, single: Group) -> Group | None:
 
 
 def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) -> Cost:
-    """From the record of `tuning.efficiency` for this backbone; without one from what the runs noted themselves."""
+    """Cost from the record of `tuning.efficiency` for this backbone, else from the runs' own records."""
     if name.endswith(", folded"):
-        source = "folded: Time is that of an answer, the same model's as Single; it is trained as MBLM is"
+        source = "folded: Time is the inference time, equal to that of Single; training costs as much as MBLM"
         mine, single = (statistics.median(run.result.parameters for run in here[x].runs) for x in (name, SINGLE))
         return Cost(mine / single, 1.0, False, source, f"{len(here[name].runs)} runs")
     label, task = _short(name), here[SINGLE].task
@@ -178,7 +178,7 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
             single, mine = record["systems"]["Single"], record["systems"][label]
             seconds = [each["step_seconds"]["online"]["median"] for each in (mine, single)]
             time = seconds[0] / seconds[1]
-            if name not in (SINGLE, ENSEMBLE):  # of each round, then the median: what slows the machine slows both
+            if name not in (SINGLE, ENSEMBLE):  # median of per-round ratios: load on the machine cancels
                 time = record["ratios"]["measured"]["online"]
             source = (
                 f"Params and Time measured in turn, teachers online, {record['rounds']} rounds ({record['machine']})"
@@ -195,7 +195,7 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
 
 
 def _short(system: str) -> str:
-    """A system's name in Table 6 and in the record of `tuning.efficiency`."""
+    """System name in Table 6 and in the record of `tuning.efficiency`."""
     return "Single" if system == SINGLE else system.removeprefix(f"{SINGLE} + ")
 
 
@@ -206,7 +206,7 @@ def _times(value: float | None) -> Cell:
 def _claims(
     key: str, backbone: str, here: dict[str, Group], costs: dict[str, Cost], resampled: Resampled
 ) -> list[Claim]:
-    """What the paper says about its Table 6."""
+    """The paper's claims about Table 6."""
     block, which = block_name(backbone), reference.backbone_key(backbone)
     pairs, mblm = here.get(ENSEMBLE), here.get(MBLM)
     found = [compare(key, block, resampled, pairs, mblm, "S", "Ens2 > MBLM on AVG(S)")]

@@ -1,4 +1,4 @@
-"""What a table of the report is, whoever renders it: rows of cells, each a number and what stands beside it."""
+"""A table of the report, independent of its rendering: rows of cells with numbers and annotations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,16 +6,16 @@ from decimal import Decimal
 from itertools import groupby
 
 NOTHING = "–"
-ACROSS = 20  # languages: more of them stand below each other
-WITHIN = Decimal("0.05")  # of the best, inclusive: the caption of Table 3
+ACROSS = 20  # number of languages above which languages become rows
+WITHIN = Decimal("0.05")  # distance from the best that is bold, inclusive: the caption of Table 3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as it is printed.
+    """One printed number.
 
-    value is in printed units (x100 for scores), None where there is none; text is what is shown for it. std is over
-    n runs. interval is the 95 % one. reference is the paper's number, difference is value - reference.
+    value: in printed units (x100 for scores), or None. text: the printed form. std: over n runs. interval: 95 %.
+    reference: the paper's number. difference: value - reference.
     """
 
     value: float | None
@@ -31,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A system; block is the heading that it stands under, such as `mBERT-based model`."""
+    """A row for a system. block: its heading, such as `mBERT-based model`."""
 
     label: str
     cells: list[Cell]
@@ -42,8 +42,8 @@ class Row:
 class Table:
     """A table in the paper's layout.
 
-    key names it in file names (table-3); columns are the headings of the cells, without the one of the labels; spans
-    are (heading, how many columns) above them, from the left.
+    key: its name in file names (table-3). columns: headings of the cells, without the label column. spans: (heading,
+    number of columns) above the columns, from the left.
     """
 
     key: str
@@ -62,7 +62,7 @@ def empty(note: str = "") -> Cell:
 def embolden(rows: Sequence[Row], lowest: bool = False) -> list[Row]:
     """Bold every number within 0.05 of its block's best in its column, decided on the printed decimals.
 
-    lowest: the best is the smallest (MAE). A number that stands alone is not bold.
+    lowest: the smallest number is the best (MAE). A number without competitors is not bold.
     """
     found = list(rows)
     for block in dict.fromkeys(row.block for row in rows):
@@ -81,7 +81,7 @@ def embolden(rows: Sequence[Row], lowest: bool = False) -> list[Row]:
 
 
 def upright(table: Table) -> Table:
-    """The table; one of more than ACROSS languages with its columns as rows, averages first."""
+    """The table, transposed with averages first if it has more than ACROSS languages."""
     languages = sum(count for _, count in table.spans)
     if languages <= ACROSS:
         return table

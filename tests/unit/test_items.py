@@ -65,7 +65,7 @@ def test_languages_that_share_some_ids_are_separate_with_a_note(tmp_path: Path):
     found = resampled(tmp_path, ids)
     assert found.blocks == [("en",), ("fr",)]
     (note,) = [note for note in found.notes if "Only some row ids" in note]
-    assert note.startswith("Only some row ids are the same in en, fr: each language by itself")
+    assert note.startswith("Only some row ids are the same in en, fr; each language is resampled separately")
     assert not any("not translations" in note for note in found.notes)
     assert not any("Only some" in note for note in resampled(tmp_path / "same", {"en": names, "fr": names}).notes)
 
@@ -73,7 +73,7 @@ def test_languages_that_share_some_ids_are_separate_with_a_note(tmp_path: Path):
 def test_older_runs_without_ids_are_paired_by_labels_with_a_note(tmp_path: Path):
     found = resampled(tmp_path, {})
     assert found.blocks == [("en", "fr")]
-    assert any("No row ids were kept for en, fr" in note for note in found.notes)
+    assert any("No row ids of en, fr are stored" in note for note in found.notes)
 
 
 def test_a_run_of_other_rows_with_equal_labels_is_named(tmp_path: Path):

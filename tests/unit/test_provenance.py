@@ -281,11 +281,11 @@ def test_a_report_names_differing_and_changed_inputs_of_its_runs(config: Config,
     swap_labels(tmp_path)
     (now,) = origins.changed(shown, tmp_path)
     assert now.where == f"{first.name}, {second.name}"
-    assert now.what.startswith("train rows of fr: another one now")
+    assert now.what == "train rows of fr changed since training; train again with --fresh"
     shown[1].result.made_from["train rows of fr"] = "another"
     (line,) = origins.differing(shown)
     assert line.what == (
-        f"made from different train rows of fr: {first.name} and others than {second.name}; all are in the tables"
+        f"the runs have different train rows of fr: {first.name} versus {second.name}. The tables contain all of them"
     )
 
 
@@ -309,4 +309,4 @@ def test_a_report_names_an_ensemble_with_a_retrained_member(tmp_path: Path):
     assert not list(origins.changed([ensemble], tmp_path))
     file.write_bytes(b"others")
     (problem,) = origins.changed([ensemble], tmp_path)
-    assert (problem.where, problem.what[:27]) == ("ens2", "member trained again since:")
+    assert (problem.where, problem.what[:21]) == ("ens2", "member changed since;")

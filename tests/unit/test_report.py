@@ -166,7 +166,7 @@ def test_table_2_shows_each_teacher_in_its_language(made: tuple[dict[str, Table]
 def test_only_translated_rows_are_resampled_together(made: tuple[dict[str, Table], list[Claim], Path]):
     tables = made[0]
     assert any("resampled together" in note for note in tables["table-3-intervals"].notes)
-    assert any("each language by itself" in note for note in tables["table-4-intervals"].notes)
+    assert any("each language is resampled separately" in note for note in tables["table-4-intervals"].notes)
 
     def width(name: str) -> float:
         low, high = row(tables[name], "MonoKD")["AVG(A)"].interval or (0, 0)
@@ -258,7 +258,7 @@ def test_an_average_needs_the_scores_of_all_its_languages(tmp_path: Path):
     cells = row(table, "MultiTrain")
     assert cells["AVG(S)"].value is not None
     assert cells["AVG(Z)"].text == cells["AVG(A)"].text == cells["de"].text == "–"
-    assert "MultiKD, seed 2: no test score for ur, so in no average over them" in table.notes
+    assert "MultiKD, seed 2: no test score for ur; its averages over them are missing" in table.notes
     assert "mBERT-based model: not measured: MonoKD, MultiKD + MBLM" in table.notes
     assert any("test ur" in problem.where for problem in collection.problems)
     assert {claim.verdict for claim in claims} == {"not measured"}
@@ -277,7 +277,7 @@ def test_a_zero_shot_language_without_dev_rows_gives_one_note_and_no_averages(tm
     collection, _, found, claims = report.make(tmp_path, draws=1000)
     tables = {table.key: table for table in found}
     assert [note for note in tables["table-7"].notes if "dev" in note] == [
-        "no dev rows of de, es, so no average over them"
+        "no dev rows of de, es; averages over them are missing"
     ]
     assert len({problem for problem in collection.problems if "dev rows" in problem.what}) == 1
     assert tables["table-7-intervals"].columns == ["AVG(S)"]
