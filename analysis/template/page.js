@@ -1,5 +1,5 @@
 "use strict";
-// Sorting and filtering of the tables of rows. Without JavaScript they stand there whole, the largest difference first.
+// Sorting and filtering of the tables of rows. Without JavaScript the page shows all rows, largest difference first.
 for (const block of document.querySelectorAll(".items")) {
   const body = block.querySelector("tbody");
   const rows = [...body.rows];
@@ -29,7 +29,7 @@ for (const block of document.querySelectorAll(".items")) {
   function sort(heading) {
     const column = heading.cellIndex;
     const numbers = heading.classList.contains("number");
-    // Numbers begin with the largest, names with a.
+    // Numbers start in descending order, names in ascending order.
     const before = heading.getAttribute("aria-sort");
     const ascending = before ? before === "descending" : !numbers;
     for (const other of heading.parentNode.cells) other.removeAttribute("aria-sort");

@@ -1,8 +1,8 @@
-"""Teacher logits of a whole training split, computed once and shared by every run on the machine.
+"""Cache of teacher logits for a training split, computed once and shared by all runs on the machine.
 
-A cache is a folder <runs>/store/logits/<language>-<hash>/ with logits.npy, (rows, C) fp32 of the engine's output in
-the teacher's own order of classes, and a manifest. The hash is over what made them: the teacher's weights, its tokens
-(data, tokenizer, length), precision and versions. It is built in chunks that outlive a kill, and appears whole.
+A cache is a folder <runs>/store/logits/<language>-<hash>/ with a manifest and logits.npy: (rows, C) fp32 output of the
+engine, in the teacher's order of classes. The hash covers the teacher's weights, its tokens (data, tokenizer, length),
+the precision and the versions. The cache is built in chunks that survive a kill, and appears atomically.
 """
 
 import io
@@ -26,18 +26,18 @@ from mbkd.files import Store, refuse_full, write_whole
 from mbkd.inputs import TeacherInput
 from mbkd.terminal.progress import ProgressBar
 
-FORMAT = 2  # raise it when the files of a cache change their meaning
+FORMAT = 2  # increment when the files of a cache change their meaning
 BATCHES_PER_CHUNK = 8
-PATIENCE = 2.0  # seconds between two looks at another builder's lock
+PATIENCE = 2.0  # seconds between two attempts to take another builder's lock
 
 
 class Cache:
-    """The logits of one teacher on one language's training rows; read-only.
+    """Logits of one teacher on one language's training rows; read-only.
 
-    logits    (rows, C) fp32, memory-mapped, classes in the teacher's own order
-    labels    the classes' names
+    logits    (rows, C) fp32, memory-mapped, in the teacher's order of classes
+    labels    names of the classes
     sha256    of logits.npy
-    checked   what the teacher showed before it was asked (see mbkd.distill.checks)
+    checked   results of the teacher's checks (see mbkd.distill.checks)
     """
 
     def __init__(self, folder: Path):
@@ -57,9 +57,10 @@ def open_cache(
     ranks: distributed.Ranks,
     allow_chance: bool = False,
 ) -> Cache:
-    """The cache of a teacher, built first by all ranks together if it is not there or not whole. A collective call.
+    """Open the cache of a teacher. All ranks build the cache first if it is missing or damaged.
 
-    make: loads the teacher; called only to build. Raises UserError for a teacher that is refused.
+    make: loads the teacher; called only to build. Raises UserError for a refused teacher.
+    Collective: all ranks must call.
     """
     made_from = {
         "teacher": given.fingerprint,
@@ -74,7 +75,7 @@ def open_cache(
         with refuse_full(found.folder):
             found.folder.parent.mkdir(parents=True, exist_ok=True)
     waited = False
-    # The first rank looks and locks; the others hear of it often, so that no collective call waits for long.
+    # Only the first rank takes the lock. It reports every PATIENCE seconds, so no collective call times out.
     while (state := distributed.all_gather_object(_look(found) if ranks.first else "")[0]) == "busy":
         if ranks.first and not waited:
             print(f"waiting for another process that builds {found.folder}", file=sys.stderr, flush=True)
@@ -95,7 +96,7 @@ def open_cache(
 
 
 def _look(found: Store) -> str:
-    """Whether the cache is `whole`, `ours` to build with the lock in hand, or another process is `busy` with it."""
+    """State of the cache: `whole`; `ours`, with the lock taken; or `busy`, if another process builds the cache."""
     if not found.problem():
         return "whole"  # opened without the lock
     try:
@@ -103,25 +104,25 @@ def _look(found: Store) -> str:
     except Timeout:
         return "busy"
     problem = found.problem()
-    if not problem:  # another process built it meanwhile
+    if not problem:  # another process has finished the cache in the meantime
         found.lock.release()
         return "whole"
     if found.folder.exists():
-        print(f"warning: {found.folder}: {problem}; it is built again", file=sys.stderr, flush=True)
+        print(f"warning: {found.folder}: {problem}; rebuilding the cache", file=sys.stderr, flush=True)
     return "ours"
 
 
 def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks: distributed.Ranks) -> None:
-    """Compute the chunks that are not there yet, each by one rank. Collective: all ranks must call.
+    """Compute the missing chunks, each on one rank. Collective: all ranks must call.
 
-    The batches are the same for any number of ranks.
+    The batches do not depend on the number of ranks.
     """
     parts = _parts(folder)
     if ranks.first:
         parts.mkdir(exist_ok=True)
     distributed.wait_for_all()
     chunks = _plan(tokens)
-    with ProgressBar(f"asking the teacher of {language}", len(chunks), ranks.first) as progress:
+    with ProgressBar(f"logits of the teacher of {language}", len(chunks), ranks.first) as progress:
         for start in range(0, len(chunks), ranks.world):
             number = start + ranks.rank
             if number < len(chunks) and _part(parts, number, sum(map(len, chunks[number]))) is None:
@@ -129,23 +130,23 @@ def _chunks(teacher: Teacher, language: str, tokens: Tokens, folder: Path, ranks
                 buffer = io.BytesIO()
                 np.save(buffer, np.concatenate(answers))
                 write_whole(parts / f"{number}.npy", buffer.getvalue())
-            distributed.wait_for_all()  # a rank that finds its chunks done does not wait long for the others
+            distributed.wait_for_all()  # ranks without work keep pace, so no collective call times out
             progress.advance(steps=min(ranks.world, len(chunks) - start))
 
 
 def _assemble(found: Store, header: dict[str, Any], tokens: Tokens) -> str:
-    """Put the chunks together in the rows' order. Returns what is wrong; the store is then not there."""
+    """Write the logits of all chunks in the order of the rows. Returns a problem, or an empty string on success."""
     parts = _parts(found.folder)
     logits = np.zeros((len(tokens), len(header["labels"])), np.float32)
     for number, chunk in enumerate(_plan(tokens)):
         rows = np.concatenate(chunk)
         part = _part(parts, number, len(rows))
         if part is None:
-            return f"{parts}/{number}.npy was there and is not readable now"
+            return f"{parts}/{number}.npy has become unreadable"
         logits[rows] = part
     if not (finite := np.isfinite(logits).all(axis=1)).all():
         row = int((~finite).argmax())
-        return f"its logits are not finite for {int((~finite).sum())} rows, the first is {tokens.row_ids[row]}"
+        return f"its logits are not finite for {int((~finite).sum())} rows; the first is {tokens.row_ids[row]}"
 
     def write(folder: Path) -> dict[str, Any]:
         np.save(folder / "logits.npy", logits)
@@ -160,7 +161,7 @@ def _assemble(found: Store, header: dict[str, Any], tokens: Tokens) -> str:
 
 
 def _plan(tokens: Tokens) -> list[list[np.ndarray]]:
-    """The pass over the rows: chunks of batches, the longest rows first, each batch within a budget of tokens."""
+    """Chunks of batches: longest rows first, each batch within a budget of tokens."""
     batches = evaluation_batches(tokens.lengths, TOKENS_PER_BATCH, 0, 1)
     return [batches[i : i + BATCHES_PER_CHUNK] for i in range(0, len(batches), BATCHES_PER_CHUNK)]
 
@@ -170,7 +171,7 @@ def _parts(folder: Path) -> Path:
 
 
 def _part(parts: Path, number: int, rows: int) -> np.ndarray | None:
-    """A chunk's logits (rows, C), or None if they are not there or not readable."""
+    """Logits (rows, C) of a chunk; None if the file is missing or unreadable."""
     try:
         found: np.ndarray = np.load(parts / f"{number}.npy")
     except (OSError, ValueError, EOFError):

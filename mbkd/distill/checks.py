@@ -1,8 +1,8 @@
-"""What a teacher must show before it is used: that its engine computes what the model does, and that it knows its task.
+"""Checks of a teacher before use: parity of its inference engine, and its accuracy on dev rows.
 
-Parity: on a sample of its language's training rows the engine against the plain fp32 model, and padded batches against
-unpadded ones. Knowledge: its accuracy on its own language's dev rows, above what a guess gives. Both are measured once
-for a teacher, its tokens and the device, and kept in the store.
+Parity compares, on a sample of the language's training rows, the engine with the plain fp32 model, and padded batches
+with unpadded batches. Accuracy on the language's dev rows must exceed chance. Results are measured once per teacher,
+tokens and device, and kept in the store.
 """
 
 import hashlib
@@ -29,19 +29,18 @@ from mbkd.inputs import TeacherInput
 from mbkd.terminal.console import make_console
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 
-SAMPLE = 1024  # rows of the parity check; one that disagrees is 0.1 %
-PADDED_EVERY = 4  # of them, the padded ones: wide batches cost the most, and a wrong mask shows in every row
+SAMPLE = 1024  # rows of the parity check; one row is 0.1 %
+PADDED_EVERY = 4  # share of these rows that is also padded; wide batches are slow, and a wrong mask shows in every row
 AGREEMENT = 0.999
-TIE = 1e-2  # two best logits that are nearer than this are a tie: whichever wins, a student learns the same
+TIE = 1e-2  # best two logits closer than this are a tie; either label teaches a student the same
 ROWS_PER_BATCH = 64
 
 
 def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -> dict[str, Any]:
-    """What a teacher shows on a language, measured over all ranks or read from the store.
+    """Results of a teacher's checks on a language, measured over all ranks or read from the store.
 
-    A teacher whose logits are not finite in half precision, as mDeBERTa's in fp16, computes in fp32 from here on.
-    Collective: all ranks must call.
-    Raises UserError for tokens that are not the teacher's. What is too little is refused by `refuse`.
+    A teacher with non-finite logits in half precision (mDeBERTa in fp16) is switched to fp32. `refuse` judges the rest.
+    Raises UserError for tokens of another tokenizer. Collective: all ranks must call.
     """
     tokens = [x for x in (given.train, given.dev) if x is not None]
     for each in tokens:
@@ -52,13 +51,13 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
     if found is not None:
         teacher.compute_in(getattr(torch, found["precision"]))
         return found
-    title = f"checking the teacher of {language}: its engine, its accuracy"
+    title = f"checking the teacher of {language}: engine and accuracy"
     with ProgressBar(title, 2, teacher.ranks.first, patience=PATIENCE) as progress:
         compared = parity(teacher, given.train)
         if compared["engine"]["difference"] is None and teacher.precision != torch.float32:
             if teacher.ranks.first:
                 half = str(teacher.precision).removeprefix("torch.")
-                what = f"its logits are not finite in {half}, so it computes in float32"
+                what = f"logits are not finite in {half}; using float32"
                 print(f"teacher of {language} ({given.path}): {what}", file=sys.stderr, flush=True)
             teacher.compute_in(torch.float32)
             compared = parity(teacher, given.train)
@@ -73,7 +72,7 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
 
 
 def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
-    """Largest logit difference and agreement of engine and fp32 model, and of padded and unpadded batches.
+    """Largest logit difference and agreement: engine and fp32 model, padded and unpadded batches.
 
     Collective: all ranks must call.
     """
@@ -81,7 +80,7 @@ def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
     rows = np.unique(np.linspace(0, len(tokens) - 1, SAMPLE).astype(np.int64))
     mine = rows[ranks.rank :: ranks.world]
     plain = load(teacher.path).to(ranks.device)
-    # (rows, largest difference, rows that agree) of each comparison
+    # (rows, largest difference, agreeing rows) of each comparison
     seen = {"engine": [0, 0.0, 0], "padding": [0, 0.0, 0]}
     for same in _of_one_length(tokens, mine):
         batch = tokens.batch(same)
@@ -98,25 +97,25 @@ def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
         count = sum(x[0] for x in every)
         result[name] = {
             "rows": count,
-            "difference": difference if math.isfinite(difference) else None,  # JSON has no other numbers
+            "difference": difference if math.isfinite(difference) else None,  # JSON has finite numbers only
             "agreement": sum(x[2] for x in every) / count,
         }
     return result
 
 
 def knowledge(teacher: Teacher, dev: Tokens | None) -> dict[str, Any]:
-    """Accuracy on the language's dev rows, and the rate that guessing reaches; nothing without dev rows."""
+    """Accuracy on the language's dev rows, and the accuracy of guessing; empty without dev rows."""
     if dev is None:
         return {"dev": 0, "accuracy": None}
     found = measure.logits(teacher.engine.module, dev, teacher.ranks)[:, teacher.order]
     labels = np.asarray(dev.labels)
-    rate = max(np.bincount(labels).max() / len(labels), 1 / found.shape[1])  # the largest class always, or at random
+    rate = max(np.bincount(labels).max() / len(labels), 1 / found.shape[1])  # largest class, or uniform guesses
     bound = rate + 2 * math.sqrt(rate * (1 - rate) / len(labels))
     return {"dev": len(labels), "accuracy": metrics.accuracy(found, labels), "chance": rate, "bound": bound}
 
 
 def refuse(language: str, found: dict[str, Any], allow_chance: bool) -> None:
-    """Raise UserError for a teacher whose engine is wrong, or that knows no more than chance."""
+    """Raise UserError for a teacher whose engine is wrong, or whose accuracy is not above chance."""
     for name, what in (("engine", f"{found['precision']} engine and fp32 model"), ("padding", "padded and unpadded")):
         agreement, difference = found[name]["agreement"], found[name]["difference"]
         if agreement < AGREEMENT:
@@ -128,14 +127,14 @@ def refuse(language: str, found: dict[str, Any], allow_chance: bool) -> None:
             )
     if not allow_chance and found["accuracy"] is not None and found["accuracy"] <= found["bound"]:
         raise UserError(
-            f"teacher of {language} ({found['teacher']}): {found['accuracy']:.2%} right on {found['dev']} dev rows is "
-            f"no better than chance ({found['chance']:.2%}, two standard errors above it {found['bound']:.2%}); "
+            f"teacher of {language} ({found['teacher']}): {found['accuracy']:.2%} correct on {found['dev']} dev rows "
+            f"is no better than chance ({found['chance']:.2%}, two standard errors above it {found['bound']:.2%}); "
             "fine-tune it longer (teaching.*), or set distill.allow_chance_teachers=true"
         )
 
 
 def show(found: list[tuple[str, dict[str, Any]]]) -> None:
-    """Print what the teachers showed, one line each, on standard error."""
+    """Print the results of the checks on standard error, one line per teacher."""
     table = Table("teacher", "own dev accuracy", "chance", "engine against fp32", "padded against not", box=None)
     for language, each in found:
         accuracy, chance = (
@@ -153,12 +152,12 @@ def show(found: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide a teacher's logits."""
+    """Versions that affect a teacher's logits."""
     return {name: version(name) for name in ("torch", "deepspeed", "transformers")}
 
 
 def _compare(seen: list[Any], a: Tensor, b: Tensor) -> None:
-    """Add what two sets of logits (B, C) of the same rows show: rows, largest difference, rows that agree."""
+    """Update rows, largest difference and agreeing rows with two sets of logits (B, C) of the same rows."""
     best = a.topk(2).values  # (B, 2)
     agree = (a.argmax(dim=1) == b.argmax(dim=1)) | (best[:, 0] - best[:, 1] < TIE)
     agree &= b.isfinite().all(dim=1)
@@ -169,7 +168,7 @@ def _compare(seen: list[Any], a: Tensor, b: Tensor) -> None:
 
 
 def _of_one_length(tokens: Tokens, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows in batches of equal length, which need no padding."""
+    """Batches of rows of equal length, which need no padding."""
     lengths = tokens.lengths[rows]
     for length in np.unique(lengths):
         same = rows[lengths == length]

@@ -1,7 +1,7 @@
-"""Hidden-state matching: chosen layers of the student follow layers of the teacher through learned projections.
+"""Hidden-state matching: student layers are trained towards teacher layers through learned projections.
 
-Teacher and student cut text into different tokens, so only the first position of both is compared: it stands for the
-whole text, and the head reads it. The projections learn with the student and are left behind when it is saved.
+Teacher and student tokenize text differently, so only the states of the first position are compared. The head reads
+this position. The projections are trained with the student and are not saved with it.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ from mbkd.errors import UserError
 
 
 class Matching(nn.Module):
-    """The projections of every language, teacher and pair of layers.
+    """Projections of every language, teacher and pair of layers.
 
-    student: an MBLM. weights: of each teacher, by language. Raises UserError for a layer that student or teacher does
-    not have.
+    student: an MBLM. weights: of each teacher, by language. Raises UserError for a layer that the student or a teacher
+    does not have.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class Matching(nn.Module):
         layers, width = student.config.backbone_config.num_hidden_layers, student.encoder.config.hidden_size
         if (deepest := max(pair.student for pair in self.pairs)) > layers:
             raise UserError(f"distill.hidden: the student has {layers} layers, not {deepest}")
-        self.projections = nn.ModuleList()  # of the languages' teachers, one after the other
-        self._teachers: dict[str, list[int]] = {}  # language -> its teachers' places in `projections`
+        self.projections = nn.ModuleList()  # of all teachers, language by language
+        self._teachers: dict[str, list[int]] = {}  # language -> indices of its teachers in `projections`
         for language, several in teachers.items():
             self._teachers[language] = []
             for teacher in several:
@@ -44,7 +44,7 @@ class Matching(nn.Module):
                 self.projections.append(nn.ModuleList(nn.Linear(width, config.hidden_size) for _ in self.pairs))
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for the optimizer: those of a language stay still in the others' steps, as branches do."""
+        """Optimizer groups. A language's projections do not change in steps of other languages, as with branches."""
         found = []
         for language, places in self._teachers.items():
             mine = [p for place in places for p in self.projections[place].parameters()]
@@ -56,7 +56,7 @@ class Matching(nn.Module):
         return found
 
     def forward(self, language: str, student: tuple[Tensor, ...], teachers: tuple[tuple[Tensor, ...], ...]) -> Tensor:
-        """Mean squared distance of a batch's states, over pairs, and over the language's teachers by their weights.
+        """Mean squared error of a batch's states over pairs of layers, weighted over the language's teachers.
 
         student: (B, n, d) by layer from 0, a model's `hidden_states`; teachers: `TeacherSignal.states`.
         """

@@ -1,4 +1,4 @@
-"""The losses of multilingual distillation (Eq. 1-4), as pure functions of logits."""
+"""Losses of multilingual distillation (Eq. 1-4), as pure functions of logits."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,9 +16,10 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def teacher_entropy(teacher: Tensor, temperature: float) -> Tensor:
-    """Mean entropy of the softened teacher (B, C): the floor of `distillation_loss`, so KL = loss - this.
+    """Mean entropy of the softened teacher (B, C): the minimum of `distillation_loss`; KL is the difference.
 
-    At tau = 8 with three classes the cross-entropy starts at 1.099 and its floor is about 0.99: alone it looks stuck.
+    At tau = 8 with three classes, the cross-entropy starts at 1.099 and its minimum is about 0.99. Progress is
+    therefore visible only in the KL.
     """
     log_p = (teacher.float() / temperature).log_softmax(dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1).mean()
@@ -32,11 +33,11 @@ def step_loss(
     tau_squared: bool = False,
     hard_label_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of one batch, and its KL to the teacher for the display (equal to the loss without a teacher).
+    """Loss of a batch, and its KL to the teacher for display (equal to the loss without a teacher).
 
     student: (B, C) logits; labels: (B,); teacher: (B, C) logits, or None for MultiTrain's hard labels.
-    tau_squared multiplies the soft term by tau^2 (decision 10); hard_label_weight w gives
-    (1 - w) * soft + w * hard (decision 11).
+    tau_squared: multiply the soft term by tau^2 (decision 10). hard_label_weight: w in (1 - w) * soft + w * hard
+    (decision 11).
     """
     if teacher is None:
         loss = F.cross_entropy(student.float(), labels)

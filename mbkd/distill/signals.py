@@ -1,4 +1,4 @@
-"""Where teacher logits come from. The loop asks a signal and does not know the answer's source."""
+"""Sources of teacher logits. The training loop calls a signal and does not know its source."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,19 +18,19 @@ from mbkd.distributed import Ranks, to_device
 from mbkd.inputs import Inputs
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 
-# (language, rows of its training split) -> what its teachers say, classes in the student's order; None for hard labels
+# (language, rows of its training split) -> logits of its teachers, classes in the student's order; None: hard labels
 Signal = Callable[[str, np.ndarray], TeacherSignal | None]
-# the same for one teacher of one language
+# the same for one teacher and one language
 Ask = Callable[[np.ndarray], TeacherSignal]
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A signal, and the record of what is behind it.
+    """A signal, and the record of its teachers.
 
-    teachers      those that are loaded, by language; none with a cache
-    fingerprints  by language, numbered where it has several teachers: hashes of teachers and of caches
-    accuracy      of each teacher on its own language's dev rows, in the configuration's order; None without dev rows
+    teachers      loaded teachers, by language; empty with a cache
+    fingerprints  hashes of teachers and caches, by language, numbered for several teachers per language
+    accuracy      of each teacher on its language's dev rows, in the configuration's order; None without dev rows
     """
 
     signal: Signal
@@ -41,13 +41,14 @@ class TeacherSource:
 
 
 def hard_labels(language: str, rows: np.ndarray) -> None:
-    """MultiTrain: there is no teacher."""
+    """Signal of MultiTrain: no teacher."""
 
 
 def averaged(teachers: dict[str, list[tuple[float, Ask]]]) -> Signal:
-    """MultiKD: each language asks its own teachers (Eq. 4); several teachers' logits are averaged by their weights.
+    """Signal of MultiKD: each language has its own teachers (Eq. 4).
 
-    teachers: language -> (weight, what asks it) of each teacher
+    teachers: language -> (weight, function that returns the logits) of each teacher. The logits of several teachers are
+    averaged by weight.
     """
 
     def signal(language: str, rows: np.ndarray) -> TeacherSignal:
@@ -63,18 +64,19 @@ def averaged(teachers: dict[str, list[tuple[float, Ask]]]) -> Signal:
 
 
 def cached(cache: Cache, labels: tuple[str, ...], device: torch.device) -> Ask:
-    """A teacher whose logits are read, classes brought to the student's order by name. Raises UserError."""
+    """A teacher whose logits come from a cache, classes in the student's order by name. Raises UserError."""
     order = label_order(cache.labels, labels, str(cache.folder))
     return lambda rows: TeacherSignal(to_device(cache.logits[rows][:, order], device))
 
 
 def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> TeacherSource:
-    """What a configuration learns from, checked. Raises UserError for a teacher that is refused.
+    """Open and check the source of a configuration's logits. Raises UserError for a refused teacher.
 
-    Collective: all ranks must call."""
+    Collective: all ranks must call.
+    """
     if not inputs.teachers:
         return TeacherSource(hard_labels)
-    loaded: dict[str, Teacher] = {}  # by folder or hub id: a multilingual teacher is loaded once
+    loaded: dict[str, Teacher] = {}  # by folder or hub id: a teacher of several languages is loaded once
 
     def load(path: str) -> Teacher:
         if path not in loaded:

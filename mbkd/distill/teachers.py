@@ -1,4 +1,4 @@
-"""Teachers: fine-tuned classifiers, held in inference engines and asked for logits."""
+"""Teachers: fine-tuned classifiers in inference engines."""
 
 from typing import Any, NamedTuple
 
@@ -19,10 +19,10 @@ import deepspeed  # isort: skip - mbkd.distributed keeps its import quiet
 
 
 class TeacherSignal(NamedTuple):
-    """What teachers say of a batch: their logits, and the states of the layers that a student follows.
+    """Output of teachers for a batch: logits, and the states of the layers that a student matches.
 
     logits  (B, C) fp32
-    states  by teacher and layer: the first position's state (B, teacher's width) in fp32; None if none was asked for
+    states  by teacher and layer: state of the first position (B, teacher's width) in fp32; None if not requested
     """
 
     logits: Tensor
@@ -30,31 +30,31 @@ class TeacherSignal(NamedTuple):
 
 
 def load(path: str) -> Any:
-    """The classifier at a folder or hub id, in fp32 on the CPU. Raises UserError if it is not one."""
+    """Load the classifier at a folder or hub id, in fp32 on the CPU. Raises UserError for any other model."""
     with saved.refusing(f"teacher {path}: not a sequence classifier"):
         model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, **hub.pinned(path))
-        saved.calibrate(model, None)  # the students' temperature is for raw logits
+        saved.calibrate(model, None)  # the temperature of distillation applies to raw logits
         return model.eval()
 
 
 def dtype() -> torch.dtype:
-    """What teachers compute in on this device (decision 31)."""
+    """Precision of teachers on this device (decision 31)."""
     return torch.float16 if distributed.half_supported() else torch.float32
 
 
 def inference_engine(model: nn.Module, dtype: torch.dtype) -> Any:
     """A teacher in DeepSpeed's inference engine, on this rank's device.
 
-    Kernel injection stays off: it knows two of the architectures, and gives wrong outputs on padded batches
+    Kernel injection is off: it supports two of the architectures, and returns wrong outputs for padded batches
     (DeepSpeed #1466, #2309, #3960).
     """
     return deepspeed.init_inference(model, dtype=dtype, replace_with_kernel_inject=False)
 
 
 class Teacher:
-    """A classifier in its engine, for one language or several, its classes brought to the student's order.
+    """A classifier in its engine, for one or several languages, with classes mapped to the student's order.
 
-    Raises UserError for a folder that is no classifier, or one with other labels.
+    Raises UserError for a folder without a classifier, or for other labels.
     """
 
     def __init__(self, path: str, labels: tuple[str, ...], ranks: distributed.Ranks):
@@ -67,7 +67,7 @@ class Teacher:
         self.engine: Any = inference_engine(model, self.precision)
 
     def compute_in(self, precision: torch.dtype) -> None:
-        """Load the weights again where the engine has rounded them to another precision."""
+        """Switch to a precision; reload the weights if the engine has rounded them."""
         if precision != self.precision:
             model = load(self.path)
             narrow_classifier(model)
@@ -78,22 +78,22 @@ class Teacher:
         """Raise UserError for token ids of another tokenizer."""
         if tokens.manifest["made_from"]["tokenizer"] != tokenizer_fingerprint(self.path):
             raise UserError(
-                f"teacher {self.path}: the tokens in {tokens.folder} are not by its own tokenizer but by "
-                f"{tokens.manifest['tokenizer']}; a teacher reads text through its own tokenizer only"
+                f"teacher {self.path}: the tokens in {tokens.folder} come from the tokenizer "
+                f"{tokens.manifest['tokenizer']}; a teacher needs the tokens of its own tokenizer"
             )
 
     def answer(self, batch: dict[str, np.ndarray], layers: tuple[int, ...] = ()) -> TeacherSignal:
-        """What the engine says of a batch of its own tokens, its classes in its own order.
+        """Output of the engine for a batch of the teacher's tokens, in the teacher's order of classes.
 
-        layers: whose states are asked for, counted from 1.
+        layers: layers whose states are returned, counted from 1.
         """
         with torch.inference_mode():
             out = self.engine(**distributed.tensors(batch, self.ranks.device), output_hidden_states=bool(layers))
-        # Clones outside of inference mode's bookkeeping, so that autograd may save them.
+        # Clones outside inference mode, so that autograd can save the tensors.
         states = tuple(out.hidden_states[layer][:, 0].float().clone() for layer in layers)
         return TeacherSignal(out.logits.float().clone(), (states,) if layers else None)
 
     def signal(self, tokens: Tokens, rows: np.ndarray, layers: tuple[int, ...] = ()) -> TeacherSignal:
-        """The same for rows of its own tokens, classes in the student's order."""
+        """Output for rows of the teacher's tokens, in the student's order of classes."""
         answer = self.answer(tokens.batch(rows), layers)
         return answer._replace(logits=answer.logits[:, self.order])

@@ -85,7 +85,7 @@ def logits_file(runs: Path) -> Path:
 
 def test_the_cache_shows_the_teachers_and_is_built_once(toy_yaml: Path, runs: Path, built):
     for language in ("en", "fr", "zh"):
-        assert built.stderr.count(f"asking the teacher of {language}  0/") == 1
+        assert built.stderr.count(f"logits of the teacher of {language}  0/") == 1
     assert "own dev accuracy" in built.stderr
     again = mbkd("cache", toy_yaml, "--runs", runs)
     assert again.returncode == 0, again.stderr
@@ -96,7 +96,7 @@ def test_the_cache_shows_the_teachers_and_is_built_once(toy_yaml: Path, runs: Pa
 def test_a_cached_run_matches_the_online_run(toy_yaml: Path, runs: Path, built, online: Path):
     done = mbkd("train", toy_yaml, "train.epochs=2", "distill.signal=cache", "--runs", runs, "--ranks", "1")
     cached = directory(done)
-    assert "asking the teacher" not in done.stderr
+    assert "logits of the teacher" not in done.stderr
     same = []
     for file in sorted(online.glob("logits/*.npy")):
         a, b = np.load(file), np.load(cached / "logits" / file.name)
@@ -132,7 +132,7 @@ def test_hidden_states_are_matched_and_the_projections_are_not_saved(toy_yaml: P
 def test_a_killed_build_resumes_to_the_same_bytes_and_two_builders_build_once(fine_tuned: Path, tmp_path: Path):
     two = [job(fine_tuned, tmp_path / "whole") for _ in range(2)]
     said = [finish(process) for process in two]
-    assert sum("asking the teacher" in errors for errors in said) == 1
+    assert sum("logits of the teacher" in errors for errors in said) == 1
     process = job(fine_tuned, tmp_path / "killed")
     while process.poll() is None and len(list(tmp_path.glob("killed/store/logits/*.parts/*.npy"))) < 5:
         time.sleep(0.001)

@@ -80,7 +80,7 @@ ROWS = np.arange(20)
 def test_token_ids_of_the_student_are_refused(world: Path, folder: Path, ranks, tmp_path: Path):
     teacher = Teacher(str(folder), LABELS, ranks)
     teacher.refuse_other_tokens(tokens(world, folder, tmp_path))
-    with pytest.raises(UserError, match="not by its own tokenizer"):
+    with pytest.raises(UserError, match="needs the tokens of its own tokenizer"):
         teacher.refuse_other_tokens(tokens(world, world / "models" / "student", tmp_path))
 
 
