@@ -1,7 +1,7 @@
-"""What MBLM needs of a pre-trained encoder: embeddings, a list of layers, how a layer is called, a final norm.
+"""Families of pre-trained encoders: embeddings, layers, the call of a layer, and the final norm.
 
-One small class per family. A new family is a new class here and one line in `FAMILIES`. Attention goes through SDPA
-where transformers has it for a family: that is its default.
+Each family is one small class and one line in `FAMILIES`. Attention uses SDPA where transformers supports SDPA for the
+family, which is the default there.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class BertLike:
     dropout = "hidden_dropout_prob"
     narrowed: Callable[..., Any] = staticmethod(
         first_position.bert
-    )  # how its last layer is computed for the first position alone
+    )  # function that computes its last layer for the first position only
 
     @staticmethod
     def layers(encoder: Any) -> nn.ModuleList:
@@ -34,34 +34,34 @@ class BertLike:
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
-        """The same, which it does not keep; nor does it keep a pooler."""
+        """Remove the layers, and a pooler if any, from the encoder; return the layers."""
         layers, encoder.encoder.layer, encoder.pooler = encoder.encoder.layer, nn.ModuleList(), None
         return layers
 
     @staticmethod
     def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
-        """H_0 of Eq. 5, (B, n, d); segment ids are the feature f."""
+        """Embeddings H_0 of Eq. 5, (B, n, d). Segment ids are the feature f."""
         return encoder.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
 
     @staticmethod
     def layer(encoder: Any, hidden: Tensor, mask: Tensor | None) -> Layer:
-        """How to run one layer on states like `hidden` (B, n, d), masked by `mask` (B, n); None: nothing is padded."""
+        """A function that runs one layer on states like `hidden` (B, n, d). mask: (B, n); None without padding."""
         attention_mask = _attention_mask(create_bidirectional_mask, encoder, hidden, mask)
         return lambda block, states: block(states, attention_mask)
 
     @classmethod
     def narrow(cls, last: Any) -> None:
-        """Let the last layer give its first position alone, (B, 1, d): heads read no other."""
+        """Make the last layer return its first position only, (B, 1, d): heads read no other position."""
         last.forward = partial(cls.narrowed, last)
 
     @staticmethod
     def finish(encoder: Any, hidden: Tensor) -> Tensor:
-        """What the encoder does after its last layer."""
+        """Operations of the encoder after its last layer."""
         return hidden
 
 
 class Electra(BertLike):
-    """ELECTRA: BERT's layers; its word vectors may be narrower than they."""
+    """ELECTRA: BERT's layers; word vectors may be narrower than the layers."""
 
     @staticmethod
     def embed(encoder: Any, input_ids: Tensor, token_type_ids: Tensor | None, mask: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Electra(BertLike):
 
 
 class RemBert(BertLike):
-    """RemBERT: narrow word vectors that one map widens."""
+    """RemBERT: narrow word vectors, widened by one linear map."""
 
     narrowed = staticmethod(first_position.rembert)
 
@@ -96,7 +96,7 @@ class XLMRobertaXL(BertLike):
 
 
 class MPNet(BertLike):
-    """MPNet: BERT's layers with a bias of the relative position that all of them share; no segment ids."""
+    """MPNet: BERT's layers with a bias of relative positions shared by all layers; no segment ids."""
 
     narrowed = staticmethod(first_position.mpnet)
 
@@ -112,14 +112,14 @@ class MPNet(BertLike):
 
 
 class DebertaV2(BertLike):
-    """DeBERTa-v2 and v3, mDeBERTa: attention to content and to relative positions, whose vectors all layers share."""
+    """DeBERTa-v2, v3 and mDeBERTa: attention to content and relative positions; layers share position vectors."""
 
     narrowed = staticmethod(first_position.deberta)
 
     @staticmethod
     def take_layers(encoder: Any) -> nn.ModuleList:
         layers = BertLike.take_layers(encoder)
-        # Where there is a convolution it belongs to the first layer: branches then have one each.
+        # A convolution, if any, belongs to the first layer, so each branch has its copy.
         layers[0].conv, encoder.encoder.conv = encoder.encoder.conv, None
         return layers
 
@@ -129,7 +129,7 @@ class DebertaV2(BertLike):
 
     @classmethod
     def narrow(cls, last: Any) -> None:
-        if getattr(last, "conv", None) is None:  # a convolution, of a model of one layer, reads all positions
+        if getattr(last, "conv", None) is None:  # with one layer, the convolution reads all positions
             super().narrow(last)
 
     @staticmethod
@@ -143,14 +143,14 @@ class DebertaV2(BertLike):
 
         def run(block: Any, states: Tensor) -> Tensor:
             found = block(states, **shared)[0]
-            conv = getattr(getattr(block, "base", block), "conv", None)  # a low-rank branch has its base's
+            conv = getattr(getattr(block, "base", block), "conv", None)  # low-rank branches share the base's
             return found if conv is None else conv(states, found, mask)
 
         return run
 
 
 class DistilBert(BertLike):
-    """DistilBERT: no segment ids, its layers under `transformer`."""
+    """DistilBERT: no segment ids; layers under `transformer`."""
 
     dropout = "dropout"
     narrowed = staticmethod(first_position.distilbert)
@@ -208,7 +208,7 @@ class ModernBert(BertLike):
 
 
 class EuroBert(ModernBert):
-    """EuroBERT: rotary positions, pre-norm layers with a final norm; no dropout but of attention."""
+    """EuroBERT: rotary positions, pre-norm layers with a final norm; dropout in attention only."""
 
     dropout = "attention_dropout"
     narrowed = staticmethod(first_position.eurobert)
@@ -229,16 +229,16 @@ class EuroBert(ModernBert):
 
 
 def _attention_mask(create: Callable[..., Any], encoder: Any, hidden: Tensor, mask: Tensor | None) -> Any:
-    """What an encoder's attention takes for a mask (B, n), made by a function of transformers.
+    """Attention mask of an encoder for a mask (B, n), created by a function of transformers.
 
-    A mask is there because something is padded: without the skip transformers does not ask the device whether it is.
+    Callers pass a mask only with padding, so transformers' check for padding, which reads the device, is skipped.
     """
     skip = mask is None
     return create(encoder.config, inputs_embeds=hidden, attention_mask=mask, allow_is_bidirectional_skip=skip)
 
 
 def _positions(hidden: Tensor) -> Tensor:
-    """0, 1, ... (1, n) of states (B, n, d)."""
+    """Positions 0, 1, ... (1, n) of states (B, n, d)."""
     return hidden.new_ones(hidden.shape[1]).long().cumsum(0).sub(1).unsqueeze(0)
 
 
@@ -259,46 +259,46 @@ FAMILIES: dict[str, type[BertLike]] = {
 
 
 def family(config: PreTrainedConfig) -> type[BertLike]:
-    """The family of an encoder's configuration. Raises UserError for one that does not fit."""
+    """Family of an encoder's configuration. Raises UserError for unsupported encoders."""
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"a backbone of type {config.model_type!r} cannot carry branches; those that can: {', '.join(FAMILIES)}"
+            f"a backbone of type {config.model_type!r} cannot have branches; supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.model_type]
 
 
 def reads_first(config: PreTrainedConfig) -> bool:
-    """Whether the head of such a classifier of transformers reads the first position only."""
+    """Whether the head of a transformers classifier with this configuration reads the first position only."""
     pooling = getattr(config, "classifier_pooling", None)  # of ModernBERT ("cls") and EuroBERT ("bos")
-    conv = config.num_hidden_layers == 1 and getattr(config, "conv_kernel_size", 0)  # DeBERTa's stands after its layer
+    conv = config.num_hidden_layers == 1 and getattr(config, "conv_kernel_size", 0)  # DeBERTa's follows its first layer
     return config.model_type in FAMILIES and pooling in (None, "cls", "bos") and not conv
 
 
 def narrow_classifier(model: Any) -> None:
-    """`narrow` the last layer of a whole classifier, where its own head is known to read the first position only."""
+    """Narrow the last layer of a whole classifier, if its head reads the first position only."""
     if reads_first(model.config):
         kind = FAMILIES[model.config.model_type]
         kind.narrow(kind.layers(model.base_model)[-1])
 
 
 def empty(config: PreTrainedConfig) -> PreTrainedModel:
-    """The encoder with random weights, in the precision of the model that it becomes a part of."""
+    """An encoder with random weights, in the precision of the surrounding model."""
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 def configuration(path: str, where: dict[str, Any]) -> PreTrainedConfig:
-    """The configuration at a hub id or folder; `where`: revision, token, ... Raises UserError if there is none."""
+    """Configuration at a hub id or folder. where: revision, token, ... Raises UserError without a configuration."""
     with saved.refusing(no_encoder(path)):
         return AutoConfig.from_pretrained(path, **where)
 
 
 def load(path: str, where: dict[str, Any]) -> PreTrainedModel:
-    """The pre-trained encoder at a hub id or folder, in fp32; `where` as above. Raises UserError if it is not one."""
+    """Pre-trained encoder at a hub id or folder, in fp32; `where` as above. Raises UserError for other models."""
     family(configuration(path, where))
     with saved.refusing(no_encoder(path)):
         return AutoModel.from_pretrained(path, dtype=torch.float32, **where)
 
 
 def no_encoder(path: str) -> str:
-    """What is said of a hub id or folder from which no encoder comes, before the reason."""
-    return f"{path}: no pre-trained encoder could be loaded from here"
+    """Start of the message for a hub id or folder without an encoder."""
+    return f"{path}: no pre-trained encoder could be loaded"

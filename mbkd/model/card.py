@@ -1,4 +1,4 @@
-"""The model card: a README.md beside the model that says what it is, what it was made from, and what it scores."""
+"""The model card: a README.md with the model's use, origin and scores."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from mbkd.errors import UserError
 from mbkd.files import write_whole
 from mbkd.result import Result
 
-LICENCE = "unknown"  # whoever publishes decides: backbone, teachers and data have a say in it
+LICENCE = "unknown"  # the publisher decides: backbone, teachers and data restrict the licence
 
 
 def write(folder: Path, config: Config, result: Result) -> None:
-    """Write README.md into a model's folder, from the run's configuration and what goes into its result.json.
+    """Write README.md into a model's folder, from the run's configuration and the content of its result.json.
 
     Raises UserError for a full disk.
     """
@@ -22,7 +22,7 @@ def write(folder: Path, config: Config, result: Result) -> None:
 
 
 def text(config: Config, result: Result) -> str:
-    """The card in Markdown, with the metadata that the hub reads on top."""
+    """The card in Markdown, with the hub's metadata on top."""
     scores = [("accuracy x100", result.accuracy, result.averages)]
     if result.mae:
         scores.append(("mean absolute error x100", result.mae, result.mae_averages))
@@ -32,9 +32,9 @@ def text(config: Config, result: Result) -> str:
         f"A text classifier with the labels {', '.join(result.labels)}, made with mbkd. It needs no language id.",
         "## Use",
         _usage(config, result),
-        "## What it was made from",
+        "## Origin",
         _origin(config, result),
-        "## What it scores",
+        "## Scores",
         *(_table(title, each, means) for title, each, means in scores),
         "## Configuration",
         f"```yaml\n{yaml.safe_dump(_public(config.model_dump(mode='json')), sort_keys=False, allow_unicode=True)}```",
@@ -43,17 +43,17 @@ def text(config: Config, result: Result) -> str:
 
 
 def with_licence(card: str, licence: str) -> str:
-    """The card with this licence in its metadata. Raises UserError for one without metadata."""
+    """The card with this licence in its metadata. Raises UserError for a card without metadata."""
     try:
         before, metadata, rest = card.split("---\n", 2)
         values = yaml.safe_load(metadata) | {"license": licence}
     except (ValueError, TypeError, yaml.YAMLError):
-        raise UserError("README.md: no metadata between two lines of --- on top that could take a licence") from None
+        raise UserError("README.md: the licence needs metadata between two lines of --- at the top") from None
     return f"{before}---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n{rest}"
 
 
 def _metadata(config: Config) -> dict[str, Any]:
-    """What the hub reads: https://huggingface.co/docs/hub/model-cards#model-card-metadata."""
+    """Metadata of the hub: https://huggingface.co/docs/hub/model-cards#model-card-metadata."""
     values: dict[str, Any] = {
         "license": LICENCE,
         "language": list(config.task.languages),
@@ -69,7 +69,7 @@ def _metadata(config: Config) -> dict[str, Any]:
 
 
 def _name(config: Config, result: Result) -> str:
-    """The system, and of an ensemble its members'."""
+    """Name of the system; of an ensemble also the members' system and seeds."""
     if result.role != "ensemble":
         return result.system
     return f"{result.system} of {config.system}, seeds {', '.join(map(str, result.seeds))}"
@@ -86,7 +86,7 @@ def _usage(config: Config, result: Result) -> str:
 
 def _origin(config: Config, result: Result) -> str:
     student, distill = config.student, config.distill
-    # A grown model has learned all its supervised languages, the last of them in this run.
+    # A grown model has labels in all its supervised languages; this run trained the last one.
     labelled = config.task.supervised if student.grow else config.languages
     branches = result.branches
     teachers = [f"{_public(t.model)} ({x})" for x in config.languages for t in config.teachers.get(x, ())]
@@ -107,14 +107,14 @@ def _origin(config: Config, result: Result) -> str:
 
 
 def _calibrated(found: dict[str, Any]) -> str:
-    """Whether a probability says how often the model is right."""
+    """Calibration of the model, in words."""
     if found.get("temperature") is None:
-        return "not calibrated: a probability does not say how often the label is right"
+        return "not calibrated: probabilities do not tell how often the label is correct"
     return f"calibrated on dev rows of {', '.join(found['fitted_on'])} (temperature {found['temperature']:.3g})"
 
 
 def _table(title: str, each: dict[str, Any], means: dict[str, Any]) -> str:
-    """Scores by split, languages as columns, the averages behind."""
+    """Scores by split, with languages and then averages as columns."""
     languages = list(next(iter(each.values()), {}))
     lines = [
         " | ".join(["", title, *languages, *(f"AVG({x})" for x in "SZA"), ""]).strip(),
@@ -128,7 +128,7 @@ def _table(title: str, each: dict[str, Any], means: dict[str, Any]) -> str:
 
 
 def _public(value: Any) -> Any:
-    """The value without the folders of the machine: of an absolute path the last name is left."""
+    """The value without local folders: an absolute path becomes its last name."""
     if isinstance(value, dict):
         return {name: _public(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The structure of a student, and what an ensemble consists of, as transformers configurations.
+"""Structure of a student, and members of an ensemble, as transformers configurations.
 
-Making one imports its model, which registers itself then: see mbkd/registration.py.
+Creating a configuration imports and registers its model; see mbkd/registration.py.
 """
 
 from importlib import import_module
@@ -13,23 +13,23 @@ from mbkd.errors import UserError
 
 
 class MBLMConfig(PreTrainedConfig):
-    """The structure of a student; every structure of the paper is a value of these fields.
+    """Structure of a student. Every structure of the paper is a setting of these fields.
 
-    backbone          the encoder's own configuration as a dict (its `model_type` names the family)
+    backbone          the encoder's configuration as a dict (`model_type` names the family)
     branch_languages  the N languages that have a branch, in the order of the branches
     branch_depth      K, 0 (the plain encoder) to L
     mixer_length      entries of each mixer vector
-    branch_rank       r > 0: a branch is the shared layers and a difference of rank r in each linear map; 0: copies
+    branch_rank       r > 0: each linear map of a branch is the shared map plus a difference of rank r; 0: copies
     branch_position   "bottom" (Fig 2) or "top" (Fig 4c, 4d)
     mixers            "all"; "outer" is `- inner-mixers` (Fig 4a); "none" is `- all mixers` (Fig 4b)
-    heads             "shared", or "per_language" for the multi-classifier (Fig 4d): no outer mixer then
-    inference         without mixers: "all" averages the branches, "single" lets a supervised
-                      language use its own branch alone
+    heads             "shared", or "per_language" for the multi-classifier (Fig 4d), which has no outer mixer
+    inference         without mixers: "all" averages the branches, "single" uses only the own branch of a
+                      supervised language
     detach            Eq. 8; False is `- detaching`
-    idle_dropout      whether dropout is on in the branches that do not learn (decision 9)
+    idle_dropout      whether dropout is on in the branches that are not trained on a batch (decision 9)
     calibration_temperature
-                      what the logits are divided by outside of training, so that their softmax says how often the
-                      model is right (mbkd/evaluate/calibration.py); None: nothing, the model is not calibrated
+                      divisor of the logits outside training, which calibrates their softmax
+                      (mbkd/evaluate/calibration.py); None: not calibrated
     """
 
     model_type = "mblm"
@@ -66,20 +66,20 @@ class MBLMConfig(PreTrainedConfig):
         if branch_depth and not self.branch_languages:
             raise UserError(f"branch_depth = {branch_depth} needs branch_languages")
         if len(set(self.branch_languages)) < len(self.branch_languages):
-            raise UserError(f"branch_languages names one twice: {', '.join(self.branch_languages)}")
+            raise UserError(f"branch_languages contains a language twice: {', '.join(self.branch_languages)}")
         super().__init__(**kwargs)
         import_module("mbkd.model.mblm")
 
     @property
     def backbone_config(self) -> PreTrainedConfig:
-        """The encoder's configuration as transformers' own object."""
+        """The encoder's configuration as a transformers object."""
         return AutoConfig.for_model(**self.backbone)
 
 
 class EnsembleConfig(PreTrainedConfig):
-    """Classifiers of the same labels that answer together; `members` are their own configurations as dicts.
+    """An ensemble of classifiers with the same labels. members: their configurations as dicts.
 
-    calibration_temperature: as in MBLMConfig; the members' raw logits are averaged, and the mean is divided.
+    calibration_temperature: as in MBLMConfig; divides the mean of the members' raw logits.
     """
 
     model_type = "mbkd-ensemble"
@@ -97,7 +97,7 @@ class EnsembleConfig(PreTrainedConfig):
 
     @property
     def member_configs(self) -> list[PreTrainedConfig]:
-        """The members' configurations as transformers' own objects."""
+        """The members' configurations as transformers objects."""
         return [AutoConfig.for_model(**member) for member in self.members]
 
 

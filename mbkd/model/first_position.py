@@ -1,7 +1,8 @@
-"""The first position (B, 1, d) of what an encoder's last layer gives for states (B, n, d): heads read no other.
+"""First position (B, 1, d) of the output of an encoder's last layer for states (B, n, d).
 
-One query and one feed-forward row instead of n, so a sixth of the work; keys and values need all rows. The same numbers
-up to the order of sums. One function for each way that transformers writes a layer; each takes that layer's arguments.
+Heads read no other position. One query and one feed-forward row instead of n take a sixth of the work; keys and values
+still need all rows. Results are equal up to the order of sums. Each layer type of transformers has one function with
+the arguments of that layer.
 """
 
 import math
@@ -17,13 +18,13 @@ from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, size: int, mask: Tensor | None, dropout: float, rotary: Any = None
 ) -> Tensor:
-    """The attention's answer (B, 1, heads x size) of a query (B, 1, heads x size) to keys and values of all tokens.
+    """Attention output (B, 1, heads x size) of a query (B, 1, heads x size) to keys and values of all tokens.
 
-    mask: (B or 1, heads or 1, n, n), what is added to the scores, or whether a key may be seen; rotary: cos and sin.
+    mask: (B or 1, heads or 1, n, n), additive or boolean (True: visible). rotary: cos and sin.
     """
     q, k, v = (rows.unflatten(-1, (-1, size)).transpose(1, 2) for rows in (query, key, value))  # (B, heads, n, size)
     if rotary is not None:
-        _, k = apply_rotary_pos_emb(k, k, *rotary)  # position 0 turns by no angle, so the query stays
+        _, k = apply_rotary_pos_emb(k, k, *rotary)  # position 0 has rotation angle 0, so the query does not change
     mask = None if mask is None else mask[:, :, :1]
     found = F.scaled_dot_product_attention(q, k, v, mask, dropout, enable_gqa=k.shape[1] < q.shape[1])
     return found.transpose(1, 2).flatten(2)
@@ -31,11 +32,11 @@ def _attend(
 
 def _rows(states: Tensor) -> Tensor:
     """The first position, (B, 1, d)."""
-    return states[:, :1].contiguous()  # a view's bits would depend on its strides
+    return states[:, :1].contiguous()  # results on a view would depend on its strides
 
 
 def bert(layer: Any, states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-    """Of BERT, RoBERTa, XLM-R, CamemBERT and ELECTRA."""
+    """The layer of BERT, RoBERTa, XLM-R, CamemBERT and ELECTRA."""
     attention, first = layer.attention.self, _rows(states)
     mixed = _attend(
         attention.query(first),
@@ -50,12 +51,12 @@ def bert(layer: Any, states: Tensor, attention_mask: Tensor | None = None, *_: A
 
 
 def rembert(*args: Any, **kwargs: Any) -> tuple[Tensor]:
-    """Of RemBERT, whose layers answer with a tuple."""
+    """The layer of RemBERT, which returns a tuple."""
     return (bert(*args, **kwargs),)
 
 
 def xlm_roberta_xl(layer: Any, states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-    """Of XLM-R XL and XXL."""
+    """The layer of XLM-R XL and XXL."""
     attention, normed = layer.attention.self, layer.attention.self_attn_layer_norm(states)
     mixed = _attend(
         attention.query(_rows(normed)),
@@ -71,7 +72,7 @@ def xlm_roberta_xl(layer: Any, states: Tensor, attention_mask: Tensor | None = N
 def mpnet(
     layer: Any, states: Tensor, attention_mask: Tensor | None = None, position_bias: Any = None, *_: Any, **__: Any
 ) -> tuple[Tensor]:
-    """Of MPNet."""
+    """The layer of MPNet."""
     attention, first = layer.attention.attn, _rows(states)
     added = [x for x in (attention_mask, position_bias) if x is not None]
     mixed = _attend(
@@ -87,7 +88,7 @@ def mpnet(
 
 
 def distilbert(layer: Any, states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-    """Of DistilBERT."""
+    """The layer of DistilBERT."""
     attention, first = layer.attention, _rows(states)
     mixed = _attend(
         attention.q_lin(first),
@@ -104,7 +105,7 @@ def distilbert(layer: Any, states: Tensor, attention_mask: Tensor | None = None,
 def modernbert(
     layer: Any, states: Tensor, attention_mask: Tensor | None = None, position_embeddings: Any = None, **_: Any
 ) -> Tensor:
-    """Of ModernBERT and mmBERT."""
+    """The layer of ModernBERT and mmBERT."""
     attention, normed = layer.attn, layer.attn_norm(states)
     width = attention.Wqkv.out_features // 3
     weights, bias = attention.Wqkv.weight, attention.Wqkv.bias
@@ -126,7 +127,7 @@ def modernbert(
 def eurobert(
     layer: Any, states: Tensor, attention_mask: Tensor | None = None, position_embeddings: Any = None, **_: Any
 ) -> Tensor:
-    """Of EuroBERT."""
+    """The layer of EuroBERT."""
     attention, normed = layer.self_attn, layer.input_layernorm(states)
     mixed = _attend(
         attention.q_proj(_rows(normed)),
@@ -150,7 +151,7 @@ def deberta(
     rel_embeddings: Any = None,
     **__: Any,
 ) -> tuple[Tensor, None]:
-    """Of DeBERTa-v2 and v3: what the position vectors add to the scores of one query goes in with the mask."""
+    """The layer of DeBERTa-v2 and v3. Position scores of the query are added through the mask."""
     attention, first = layer.attention.self, _rows(states)
     size, parts = attention.attention_head_size, 1 + len({"c2p", "p2c"} & set(attention.pos_att_type))
     query, key, value = attention.query_proj(first), attention.key_proj(states), attention.value_proj(states)
@@ -167,7 +168,7 @@ def deberta(
             return rows.unflatten(-1, (-1, size)).transpose(-2, -3)  # (.., heads, n, size)
 
         def among(steps: Tensor) -> Tensor:
-            return vectors[(steps + span).clamp(0, 2 * span - 1)]  # (n, d): of each token, seen from the first
+            return vectors[(steps + span).clamp(0, 2 * span - 1)]  # (n, d): relative to the first token
 
         own, shared = 1 / math.sqrt(size * parts), attention.share_att_key
         if "c2p" in attention.pos_att_type:
@@ -178,7 +179,7 @@ def deberta(
             project = attention.query_proj if shared else attention.pos_query_proj
             scores = (heads(key) * heads(project(among(-relative_pos[0, :, 0])))).sum(-1).unsqueeze(2)
             added = added + own * scores
-    query = query / math.sqrt(parts)  # SDPA divides by the root of a head's size alone
+    query = query / math.sqrt(parts)  # SDPA divides by the square root of the head size only
     mixed = _attend(query, key, value, size, added, attention.dropout.p if layer.training else 0.0)
     first = layer.attention.output(mixed, first)
     return layer.output(layer.intermediate(first), first), None

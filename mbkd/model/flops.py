@@ -1,7 +1,7 @@
-"""FLOPs of a student's step and of a classifier's answer, counted from their shapes.
+"""FLOPs of a student's training step and of a classifier's forward pass, counted from shapes.
 
-They are those of matrix products, as torch's FlopCounterMode counts them: a multiplication and an addition are two, a
-backward pass is two forward passes.
+Only matrix products count, as in torch's FlopCounterMode: a multiply-add is two FLOPs, and a backward pass is twice
+the forward pass.
 
 Letters: B rows, n tokens, d width, N languages with a branch, K branch depth, L layers, C classes.
 """
@@ -20,22 +20,22 @@ from mbkd.model.mblm import MBLMForSequenceClassification, encoder_layers
 
 @dataclass(frozen=True)
 class Size:
-    """What the cost of a classifier depends on.
+    """Quantities that determine the cost of a classifier.
 
-    parameters, embeddings   all of them, and those in tables that are looked up
-    layers, width, heads     L, d, and the attention's heads
-    layer_weights            in the linear maps of one layer, through which every token goes
-    key_value_weights        those of them that give keys and values
-    head_weights             in the linear maps outside of the layers, through which one position goes
-    token_weights            in those outside of the layers through which every token goes, as of narrow word vectors
-    narrow                   whether its last layer computes only the first position where a head reads no other
-    attention                width of all heads together, mostly d
+    parameters, embeddings   all parameters, and the parameters of lookup tables
+    layers, width, heads     L, d, and the number of attention heads
+    layer_weights            weights of the linear maps of one layer, applied to every token
+    key_value_weights        the part of layer_weights that computes keys and values
+    head_weights             weights of linear maps outside the layers, applied to one position
+    token_weights            weights of linear maps outside the layers, applied to every token (narrow word vectors)
+    narrow                   whether the last layer computes only the first position if the head reads no other
+    attention                width of all heads together, usually d
     positions                DeBERTa's vectors of relative positions
-    position_maps            (weights of one, how many) linear maps through which they go in a layer
-    position_products        of queries or keys with all of them, in a layer: "c2p", "p2c"
-    convolution              weights of the convolution over tokens behind the first layer, DeBERTa's
-    difference               FLOPs that add its low-rank difference to the weights of one branch's layer
-    branches                 N of a student whose K is not 0
+    position_maps            (weights of one map, number of maps) applied to these vectors in a layer
+    position_products        products of queries or keys with all of them, in a layer: "c2p", "p2c"
+    convolution              weights of DeBERTa's convolution over tokens after the first layer
+    difference               FLOPs to add the low-rank difference to the weights of one branch's layer
+    branches                 N of a student with K > 0
     """
 
     parameters: int
@@ -57,33 +57,33 @@ class Size:
     branches: int = 0
 
     def layer(self, rows: float, tokens: float) -> float:
-        """FLOPs of one layer's forward pass over (B, n): its linear maps, the attention's products, DeBERTa's more."""
+        """FLOPs of one layer's forward pass over (B, n): linear maps, attention, DeBERTa's position products."""
         each = 2 * self.layer_weights + 4 * tokens * self.attention
         each += 2 * len(self.position_products) * self.positions * self.attention
         return rows * tokens * each + 2 * self.positions * math.prod(self.position_maps)
 
     def last_layer(self, rows: float, tokens: float, whole: bool = False) -> float:
-        """The same for a last layer whose first position alone is read; whole: it is computed for all tokens."""
+        """FLOPs of a last layer. Only the first position is read; whole: all tokens are computed."""
         if whole or not self.narrow:
             return self.layer(rows, tokens)
-        key_value = self.key_value_weights  # keys and values are of all tokens
+        key_value = self.key_value_weights  # keys and values cover all tokens
         found = rows * (2 * tokens * key_value + 2 * (self.layer_weights - key_value) + 4 * tokens * self.attention)
-        # One query looks at n positions; what keys say of them is no matrix product.
+        # One query scores n positions; the scores by keys (p2c) are not a matrix product.
         products = 2 * rows * tokens * self.attention if "c2p" in self.position_products else 0
         return found + products + 2 * tokens * self.position_maps[0] * len(self.position_products)
 
     def outside(self, rows: float, tokens: float) -> float:
-        """FLOPs of what is no layer: narrow word vectors made wide, a convolution, the head."""
+        """FLOPs outside the layers: widening of word vectors, convolution, head."""
         return 2 * rows * (tokens * (self.token_weights + self.convolution) + self.head_weights)
 
     def forward(self, rows: float, tokens: float, whole: bool = False) -> float:
-        """FLOPs of a plain classifier's answer for (B, n), such as a teacher's."""
+        """FLOPs of a plain classifier's forward pass for (B, n), such as a teacher's."""
         layers = (self.layers - 1) * self.layer(rows, tokens) + self.last_layer(rows, tokens, whole)
         return layers + self.outside(rows, tokens)
 
 
 def size(model: Any) -> Size | None:
-    """The size of a student or teacher; None for an architecture whose layers are not found, or run more than once."""
+    """Size of a student or teacher; None if the layers are not found, or run more than once."""
     if isinstance(model, MBLMForSequenceClassification):
         return student_size(model)
     try:
@@ -94,13 +94,13 @@ def size(model: Any) -> Size | None:
 
 
 def student_size(model: Any) -> Size:
-    """The size of a student: an MBLM, or a classifier with its backbone's own head."""
+    """Size of a student: an MBLM, or a classifier with its backbone's head."""
     if not isinstance(model, MBLMForSequenceClassification):
         return classifier_size(model)
     branches, rank = len(model.branches), model.config.branch_rank
-    copies = 1 if rank else branches  # of the branched layers' own linear maps
+    copies = 1 if rank else branches  # number of linear maps of the branched layers
     own = model.base if rank else next(iter(model.branches), [])
-    path = [*own, *model.shared]  # the layers that a token goes through
+    path = [*own, *model.shared]  # the layers that a token passes through
     found = _size(model, model.encoder.config, path, copies * model.config.branch_depth + len(model.shared))
     maps = found.position_maps if not getattr(model.encoder.config, "share_att_key", False) else (0, 0)
     difference = 2 * rank * (found.layer_weights + math.prod(maps))
@@ -110,17 +110,17 @@ def student_size(model: Any) -> Size:
 def of_step(size: Size, student: Student, rows: float, tokens: float, whole: bool = False) -> float:
     """FLOPs of one optimizer step of the student, forward and backward, on a batch of B rows padded to n tokens.
 
-    whole: the last layer is computed for all tokens, as the paper's models do.
+    whole: compute the last layer for all tokens, as the paper's models do.
     """
     N, K = size.branches, student.branch_depth
     mixed, own_heads = K > 0 and student.mixers != "none", K > 0 and student.heads == "per_language"
-    others = N - 1 if mixed else 0  # without mixers a batch in training goes through its own branch alone
+    others = N - 1 if mixed else 0  # without mixers, a training batch passes through its own branch only
     mixer = _mixer(size, N, rows, tokens)
     own = (size.layers - 1) * size.layer(rows, tokens) + last_layer(student, size, rows, tokens, whole)
     layer = size.layer(rows, tokens) + size.difference
-    # A branch that does not learn on the batch (Eq. 8) is run forward only, and so is its mixer.
+    # An idle branch (Eq. 8) and its mixer run forward only.
     idle = 1 if student.detach else 3
-    # The last layer of another language's branch, and the mixer before it, lead to no head of this batch.
+    # With a head per language, the last layer of other branches, and the mixer before it, are not read.
     inner = K - 1 if mixed and student.mixers == "all" else 0
     unread, unread_mixer = (1, min(inner, 1)) if own_heads else (0, 0)
     other = (idle * (K - unread) + unread) * layer + (idle * (inner - unread_mixer) + unread_mixer) * mixer
@@ -133,7 +133,7 @@ def of_step(size: Size, student: Student, rows: float, tokens: float, whole: boo
 
 
 def of_answer(size: Size, student: Student, rows: float, tokens: float) -> float:
-    """FLOPs of the student's answer for (B, n) where no branch is chosen: all run, and are mixed."""
+    """FLOPs of the student's forward pass for (B, n) through all branches and mixers."""
     N, K = size.branches, student.branch_depth
     layers = (size.layers - 1 + (N - 1) * K if K else size.layers - 1) * size.layer(rows, tokens)
     inner = (K - 1) * N if K and student.mixers == "all" else 0
@@ -144,7 +144,7 @@ def of_answer(size: Size, student: Student, rows: float, tokens: float) -> float
 
 
 def classifier_size(model: Any) -> Size:
-    """The size of a classifier of any architecture of transformers."""
+    """Size of a classifier of any transformers architecture."""
     layers = encoder_layers(model)
     size = _size(model, model.config, layers, len(layers))
     if getattr(model.config, "classifier_pooling", None) == "late":  # EuroBERT's head reads every token
@@ -153,7 +153,7 @@ def classifier_size(model: Any) -> Size:
 
 
 def _size(model: Any, config: PreTrainedConfig, path: list[nn.Module], layers: int) -> Size:
-    """Count a model whose tokens go through the layers of `path`, out of `layers` that are all alike."""
+    """Count a model whose tokens pass through the layers of `path`, out of `layers` equal layers."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     each, maps, products = _linear(path[0]), (0, 0), ()
     attention, positions, shared = head * config.num_attention_heads, 0, False
@@ -163,7 +163,7 @@ def _size(model: Any, config: PreTrainedConfig, path: list[nn.Module], layers: i
         positions = 2 * next((span for span in spans if span > 0), config.max_position_embeddings)
         shared = getattr(config, "share_att_key", False)
         maps = (config.hidden_size * attention, 2 if shared else len(products))
-    own = 0 if not positions or shared else math.prod(maps)  # maps of positions are none of tokens
+    own = 0 if not positions or shared else math.prod(maps)  # maps of positions are not applied to tokens
     tokens = sum(m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear) and "embed" in name)
     convolved = [m for m in model.modules() if isinstance(m, nn.Conv1d)]
     return Size(
@@ -197,14 +197,14 @@ def _mixer(size: Size, branches: int, rows: float, tokens: float) -> float:
 
 
 def _convolution(student: Student, size: Size, rows: float, tokens: float) -> float:
-    """The forward pass of the first layer's convolution in one branch, where that layer branches."""
+    """FLOPs of the first layer's convolution in one branch, forward, if that layer is branched."""
     depth = student.branch_depth
     branched = depth > 0 and (student.branch_position == "bottom" or depth == size.layers)
     return 2 * rows * tokens * size.convolution if branched else 0.0
 
 
 def last_layer(student: Student, size: Size, rows: float, tokens: float, whole: bool = False) -> float:
-    """The forward pass of the last layer that a batch goes through; one that branches has a mixer after it."""
+    """FLOPs of the last layer for a batch, forward; a branched last layer has a mixer after it."""
     depth, bottom = student.branch_depth, student.branch_position == "bottom"
     shared = depth == 0 or (bottom and depth < size.layers)
     return size.last_layer(rows, tokens, whole or not shared)

@@ -1,7 +1,7 @@
-"""A student's branches averaged into one plain encoder, which costs at inference what its backbone costs.
+"""Average a student's branches into one plain encoder with the inference cost of the backbone.
 
-Branches start as copies and stay near each other, so the mean of their weights is an encoder again. That it answers as
-well is no claim of the paper; docs/measurements.md has scores.
+Branches start as copies and stay close to each other, so the mean of their weights is a usable encoder. The paper does
+not evaluate folding; docs/measurements.md has scores.
 """
 
 import copy
@@ -19,10 +19,10 @@ from mbkd.model.mblm import MBLMForSequenceClassification
 def fold(
     model: MBLMForSequenceClassification, weights: Sequence[Sequence[float]] | None = None
 ) -> MBLMForSequenceClassification:
-    """A new model without branches and mixers (branch depth 0), on the CPU, not calibrated.
+    """Return a new model without branches and mixers (branch depth 0), on the CPU, not calibrated.
 
-    weights: (K, N), the share of each branch at each depth, which sums to 1 over N; None is the plain mean. Heads of
-    the branches' own are averaged plainly. Raises UserError for a model without branches.
+    weights: (K, N), the weight of each branch at each depth, summing to 1 over N; None is the plain mean. Heads per
+    language are averaged with equal weights. Raises UserError for a model without branches.
     """
     config = copy.deepcopy(model.config)
     K, N = config.branch_depth, len(config.branch_languages)
@@ -46,7 +46,7 @@ def fold(
 
 
 def _mean(modules: Sequence[nn.Module] | nn.ModuleList, shares: Tensor) -> dict[str, Tensor]:
-    """The weighted mean of each of the modules' tensors, summed in double so that equal ones stay what they are."""
+    """Weighted mean of each of the modules' tensors, summed in double so that equal tensors do not change."""
     states = [module.whole() if isinstance(module, LowRankLayer) else module.state_dict() for module in modules]
     return {
         name: sum(share * state[name].cpu().double() for share, state in zip(shares, states, strict=True)).to(value)

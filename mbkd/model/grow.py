@@ -1,14 +1,13 @@
-"""A branch for one more language in a trained model: where it starts, what it may change, what is saved.
+"""A branch for one more language in a trained model: its start, its training, and the saved model.
 
-The new branch starts as the mean of the others. A low-rank branch starts as its base: a mean of low-rank differences
-has a higher rank. The branch comes in slowly: `opening` is its part in every mixer, 0 before the first step and 1 from
-the end of the warm-up on; then the model is an ordinary MBLM again. The new branch, its inner mixer vectors and its own
-head are all that learns.
+The new branch starts as the mean of the other branches. A low-rank branch starts as its base, because a mean of
+low-rank differences has a higher rank. `opening` scales the new branch in every mixer: 0 before the first step, 1
+from the end of the warm-up on, when the model equals an ordinary MBLM. Only the new branch, its inner mixer vectors
+and its own head are trained.
 
-Why the opening is a schedule and no parameter: a learned gate in the mixers of the other branches would get no gradient
-(Eq. 8 runs them without a graph), nor would any gate without mixers or with a head per language, where a training batch
-does not pass through it; and where the branch is still equal to the mix of the others, a gate at 0 gives neither itself
-nor the branch a gradient.
+The opening is a schedule, not a parameter. A learned gate in the mixers of other branches gets no gradient, because
+Eq. 8 runs these mixers without a graph. Without mixers or with a head per language, training batches do not pass
+through any gate. While the branch equals the mix of the others, a gate at 0 passes no gradient to itself or the branch.
 """
 
 import copy
@@ -21,13 +20,13 @@ from mbkd.model.mblm import MBLMForSequenceClassification
 
 
 class GrowingMBLM(MBLMForSequenceClassification):
-    """A trained MBLM whose last branch is new, and takes part by `opening`: 0 is the model without it."""
+    """A trained MBLM with a new last branch, scaled by `opening`. At 0 it equals the model without the branch."""
 
     opening = 0.0
 
     @torch.no_grad()
     def grow(self, language: str) -> None:
-        """Add a closed branch for a language, which alone requires gradients."""
+        """Add a branch for a language at opening 0. Only the new branch requires gradients."""
         self.requires_grad_(False)
         if self.config.branch_rank:
             self.branches.append(self._branch(self.base))
@@ -37,14 +36,14 @@ class GrowingMBLM(MBLMForSequenceClassification):
         self.config.branch_languages = [*self.config.branch_languages, language]
 
     def whole(self) -> MBLMForSequenceClassification:
-        """The ordinary model with the same weights that this one is with its new branch open."""
+        """The ordinary model with the same weights, equal to this model at opening 1."""
         plain = MBLMForSequenceClassification(self.config)
         plain.load_state_dict(self.state_dict())
         return plain.train(self.training)
 
     @property
     def answering(self) -> list[str]:
-        # While its branch is closed, the last language is a zero-shot one still.
+        # At opening 0 the last language is still zero-shot.
         languages: list[str] = self.config.branch_languages
         return languages if self.opening or self.training else languages[:-1]
 
@@ -61,17 +60,17 @@ class GrowingMBLM(MBLMForSequenceClassification):
 
 
 def mix_opening(states: Tensor, v: Tensor, mask: Tensor, opening: float) -> Tensor:
-    """As `mixer.mix`, but the last branch counts for a part `opening` of its weight: 0 mixes the others, 1 is `mix`.
+    """Mix as `mixer.mix`, with the last branch's weight scaled by `opening`: 0 mixes the others, 1 is `mix`.
 
-    Eq. 11 and 12 are m + w (h - m), with h and w the last branch's state and weight, m the mix of the others. Here w is
-    scaled. m is computed as a model without the last branch computes it, so at 0 not a bit differs.
+    Eq. 11 and 12 equal m + w (h - m), with the last branch's state h and weight w, and the mix m of the others. w is
+    scaled here. m is computed as in a model without the last branch, so the result at 0 is bitwise equal.
     """
     share = opening * mixer.weights(states, v, mask)[-1].unsqueeze(1)  # (B, 1, d)
     return torch.lerp(mixer.mix(states[:-1], v, mask), states[-1].to(share.dtype), share)
 
 
 def opening(step: int, steps: int, warmup: float) -> float:
-    """How far the new branch is open after a number of steps: from 0 to 1 over the warm-up, as the learning rate."""
+    """Opening of the new branch after a number of steps: linear from 0 to 1 over the warm-up."""
     return min(1.0, step / max(1, int(steps * warmup)))
 
 

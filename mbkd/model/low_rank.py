@@ -1,4 +1,4 @@
-"""A branch's layer as the shared layer plus a low-rank difference in its linear maps, as in LoRA (Hu et al., 2021).
+"""A branch's layer as the shared layer plus a low-rank difference, as in LoRA (Hu et al., 2021).
 
 Letters: r rank, i and o inputs and outputs of a linear map.
 """
@@ -14,10 +14,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class LowRankLayer(GradientCheckpointingLayer):
-    """A layer whose linear maps have the weights W + U D: W (o, i) of `base`, U (o, r) and D (r, i) its own.
+    """A layer whose linear maps have weights W + U D: W (o, i) of `base`; U (o, r) and D (r, i) of this layer.
 
-    U starts at zero, so the layer starts as its base. All else of the base (biases, norms) is shared. `base` is no part
-    of this module: all branches share it, and it belongs to the model.
+    U starts at zero, so the layer starts equal to its base. Biases and norms are shared with the base. All branches
+    share `base`, so `base` is registered in the model and not in this module.
     """
 
     def __init__(self, base: nn.Module, rank: int):
@@ -31,24 +31,24 @@ class LowRankLayer(GradientCheckpointingLayer):
 
     @torch.no_grad()
     def start(self) -> None:
-        """Set U to zero, and D to what a linear map of torch's starts with."""
+        """Set U to zero, and D to torch's initial values of a linear map."""
         for down, up in zip(self.down, self.up, strict=True):
             init.kaiming_uniform_(down, a=math.sqrt(5))
             init.zeros_(up)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights (o, i) of the linear maps by their names in the base."""
+        """Weights (o, i) of the linear maps, by their names in the base."""
         parts = zip(self.linear, self.up, self.down, strict=True)
         return {f"{name}.weight": self.base.get_parameter(f"{name}.weight") + up @ down for name, up, down in parts}
 
     def whole(self) -> dict[str, Tensor]:
-        """The state of the ordinary layer that computes the same."""
+        """State of the equivalent ordinary layer."""
         return self.base.state_dict() | self.weights()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the shared layer computes with this branch's weights: arguments and result are that layer's."""
+        """Run the shared layer with this branch's weights. Arguments and result are those of the layer."""
         checkpointing = getattr(self.base, "gradient_checkpointing", False)
-        if checkpointing:  # of this layer: the base alone would be run again without the difference
+        if checkpointing:  # checkpoint this layer; the base alone would be recomputed without the difference
             self.base.gradient_checkpointing = False
         found = functional_call(self.base, self.weights(), args, kwargs)
         if checkpointing:
@@ -56,12 +56,12 @@ class LowRankLayer(GradientCheckpointingLayer):
         return found
 
     def train(self, mode: bool = True) -> "LowRankLayer":
-        """As torch's; dropout is the base's, which branches use one after the other."""
+        """As torch's `train`. Dropout belongs to the base, which the branches use in turn."""
         self.base.train(mode)
         return super().train(mode)
 
     @property
     def attention_type(self) -> str:
-        """Which attention a layer of ModernBERT computes."""
+        """Attention type of a ModernBERT layer."""
         kind: str = self.base.attention_type
         return kind

@@ -22,15 +22,15 @@ from mbkd.model.configuration import MBLMConfig
 from mbkd.model.low_rank import LowRankLayer
 from mbkd.precision import without_autocast
 
-# What transformers' from_pretrained takes to find files, not to build a model.
+# Arguments of transformers' from_pretrained that locate files.
 WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class MBLMForSequenceClassification(PreTrainedModel):
-    """The classifier.
+    """MBLM classifier.
 
-    Parameters of branch l are named `branches.l.*`, `inner.l.*` and `heads.l.*`; all others are shared. So is `base`,
-    the layers from which low-rank branches differ; every language learns in it, through its own branch.
+    Parameters of branch l are named `branches.l.*`, `inner.l.*` and `heads.l.*`; all others are shared. `base` holds
+    the shared layers of low-rank branches; every language trains `base` through its branch.
     """
 
     config_class = MBLMConfig
@@ -38,12 +38,12 @@ class MBLMForSequenceClassification(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ("MBLMForSequenceClassification",)  # its branches are mixed on one device
+    _no_split_modules = ("MBLMForSequenceClassification",)  # branches are mixed on one device
 
     def __init__(self, config: MBLMConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        # Embeddings, rotary positions and final norm stay in the encoder, whose own class knows how to
-        # initialise their buffers; its layers become the branches and the shared layers.
+        # Embeddings, rotary positions and final norm stay in the encoder, whose class initialises their buffers.
+        # The encoder's layers become the branches and the shared layers.
         self.encoder = encoder if encoder is not None else backbones.empty(config.backbone_config)
         self.family = backbones.family(self.encoder.config)
         layers = self.family.take_layers(self.encoder)
@@ -53,13 +53,13 @@ class MBLMForSequenceClassification(PreTrainedModel):
         first = 0 if config.branch_position == "bottom" else L - K
         branched = layers[first : first + K]
 
-        # Plain lists, not ModuleDicts: a language code may be a name that a module already has ("to", "half").
-        self.base = branched if config.branch_rank and K else nn.ModuleList()  # what low-rank branches differ from
+        # ModuleList, not ModuleDict: a language code can be an attribute of a module ("to", "half").
+        self.base = branched if config.branch_rank and K else nn.ModuleList()  # shared layers of low-rank branches
         self.branches = nn.ModuleList(self._branch(branched) for _ in range(N if K else 0))
         self.shared = nn.ModuleList(layer for i, layer in enumerate(layers) if not first <= i < first + K)
-        if first + K < L or K == 0:  # the last layer is shared: no mixer follows it
+        if first + K < L or K == 0:  # the last layer is shared, so no mixer follows
             self.family.narrow(self.shared[-1])
-        # Every vector is a Parameter of its own, never one stacked tensor: only the batch's language may learn.
+        # A Parameter per vector, not one stacked tensor: only the batch's language is trained.
         inner = K - 1 if K and config.mixers == "all" else 0
         self.inner = nn.ModuleList(nn.ParameterList(self._vector() for _ in range(inner)) for _ in range(N if K else 0))
         outer = K > 0 and config.mixers != "none" and config.heads == "shared"
@@ -68,18 +68,18 @@ class MBLMForSequenceClassification(PreTrainedModel):
         own_heads = N if K and config.heads == "per_language" else 0
         self.heads = nn.ModuleList(self._linear() for _ in range(own_heads))
         self.head = None if own_heads else self._linear()
-        # Whoever looks at the mixers is told a mixer's name and its weights (N, B, d), whenever it runs.
+        # Callback with the name and the weights (N, B, d) of every mixer that runs.
         self.watch: Callable[[str, Tensor], None] | None = None
         self.post_init()
 
     def _branch(self, layers: nn.ModuleList) -> nn.ModuleList:
-        """The layers (K of them) as those of one branch: copies, or low-rank differences from them."""
+        """The K layers of one branch: copies, or low-rank differences."""
         if not self.config.branch_rank:
             return copy.deepcopy(layers)
         return nn.ModuleList(LowRankLayer(layer, self.config.branch_rank) for layer in layers)
 
     def _vector(self) -> nn.Parameter:
-        """A mixer vector. Zero means uniform weights, so step 0 equals the base model exactly (decision 2)."""
+        """A mixer vector. Zero gives uniform weights, so step 0 equals the base model exactly (decision 2)."""
         return nn.Parameter(torch.zeros(self.config.mixer_length))
 
     def _linear(self) -> nn.Linear:
@@ -91,17 +91,17 @@ class MBLMForSequenceClassification(PreTrainedModel):
         if isinstance(module, LowRankLayer):
             module.start()
         elif isinstance(module, nn.ParameterList) and module and module[0].ndim > 1:
-            return  # a low-rank layer's, set above
+            return  # parameters of a low-rank layer, set above
         vectors = [self.outer] if module is self and self.outer is not None else []
         for v in [*vectors, *(module if isinstance(module, nn.ParameterList) else [])]:
             init.zeros_(v)
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """A saved student; or one built from a pre-trained encoder's hub id or folder, its head alone new, in fp32.
+        """Load a saved student, or build one from a pre-trained encoder's hub id or folder, with a new head, in fp32.
 
-        kwargs: transformers' own; for an encoder where it lies (`revision`, `token`, ...) and the fields of MBLMConfig,
-        with `branch_languages` and `branch_depth` above all. Raises UserError for an encoder that does not fit.
+        kwargs: transformers' arguments; for an encoder, arguments that locate it (`revision`, `token`, ...) and fields
+        of MBLMConfig, usually `branch_languages` and `branch_depth`. Raises UserError for an unsupported encoder.
         """
         where = {name: kwargs[name] for name in WHERE if name in kwargs}
         if "config" in kwargs or backbones.configuration(path, where).model_type == MBLMConfig.model_type:
@@ -111,15 +111,15 @@ class MBLMForSequenceClassification(PreTrainedModel):
         return cls(MBLMConfig(encoder.config.to_dict(), **fields), encoder)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word vectors, as transformers calls them."""
+        """Return the word vectors."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Other word vectors."""
+        """Replace the word vectors."""
         self.encoder.set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """As transformers has it; the backbone's configuration follows, so that the model can be loaded again."""
+        """As in transformers. The backbone's configuration follows, so that the saved model can be loaded."""
         found = super().resize_token_embeddings(*args, **kwargs)
         self.encoder.config.vocab_size = self.config.backbone["vocab_size"] = found.num_embeddings
         return found
@@ -137,12 +137,12 @@ class MBLMForSequenceClassification(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Logits (B, C) of a batch of token ids (B, n).
 
-        attention_mask: (B, n), 1 at tokens and 0 at padding. Without it nothing is padded, and attention needs no mask.
-        language: the batch's language. It decides which branch learns (Eq. 8), and where the structure asks for it
-        which branch or head answers; None, or a language without a branch, is the zero-shot path.
-        Raises ValueError where hidden states or attentions are asked for: a branched layer has several.
-        return_states: give the states after the embeddings and after each of the L layers, too, in branches
-        those of the batch's own: (B, n, d), or (B, 1, d) of a last layer that computes one position only.
+        attention_mask: (B, n), 1 at tokens and 0 at padding. None: no padding, and attention runs without a mask.
+        language: of the batch. Selects the branch that is trained (Eq. 8) and, in some structures, the branch or head
+        that computes the logits. None, or a language without a branch, is zero-shot.
+        return_states: also return the states after the embeddings and each of the L layers, in branches those of the
+        own branch: (B, n, d), or (B, 1, d) of a last layer that computes only the first position.
+        Raises ValueError for requests of hidden states or attentions: a branched layer has several.
         """
         refuse_unanswered(self.config, others)
         if self.branches and input_ids.shape[1] > self.config.mixer_length:
@@ -155,7 +155,7 @@ class MBLMForSequenceClassification(PreTrainedModel):
         names, kept = self.answering, [hidden]
         own = names.index(language) if language in names and self.branches else None
         if return_states and self.branches and own is None:
-            raise ValueError("return_states needs the language of a branch: in branches the states are its own")
+            raise ValueError("return_states needs a language with a branch: states are those of the own branch")
 
         if not self.branches or self.config.branch_position == "top":
             hidden = self._through_shared(hidden, run, kept)
@@ -170,13 +170,13 @@ class MBLMForSequenceClassification(PreTrainedModel):
         if not self.heads:
             logits = self._logits(self.head, hidden)
         if self.config.calibration_temperature is not None and not self.training:
-            logits = logits.float() / self.config.calibration_temperature  # in 16 bit two labels could become equal
+            logits = logits.float() / self.config.calibration_temperature  # in 16 bit, two labels could become equal
         loss = label_loss(self, logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=tuple(kept) if return_states else None)
 
     @property
     def answering(self) -> list[str]:
-        """The languages whose own branch answers for them."""
+        """Languages for which the own branch computes the logits."""
         return self.config.branch_languages
 
     def _through_shared(self, hidden: Tensor, run: backbones.Layer, kept: list[Tensor]) -> Tensor:
@@ -188,13 +188,13 @@ class MBLMForSequenceClassification(PreTrainedModel):
     def _branches(
         self, hidden: Tensor, mask: Tensor, own: int | None, run: backbones.Layer, kept: list[Tensor]
     ) -> dict[int, Tensor]:
-        """The branches' outputs at their last layer, H~_K (Eq. 7-9), by the branches that were needed."""
+        """Outputs H~_K of the branches at their last layer (Eq. 7-9), by branch, for the branches that are needed."""
         wanted = self._wanted(own)
         states = dict.fromkeys(wanted, hidden)
         for depth in range(self.config.branch_depth):
             outputs = {}
             for i in wanted:
-                with self._grad(i, own):  # Eq. 8: no graph is built, which gives the gradients of a detach
+                with self._grad(i, own):  # Eq. 8: without a graph, which gives the gradients of a detach
                     layer = self.branches[i][depth]
                     if not self.config.idle_dropout:
                         layer.train(self.training and own in (None, i))
@@ -212,27 +212,27 @@ class MBLMForSequenceClassification(PreTrainedModel):
         return states
 
     def _wanted(self, own: int | None) -> list[int]:
-        """The branches that take part: all, but without mixers a batch in training goes through its own alone."""
+        """Branches that run: all; without mixers, a training batch passes through its own branch only."""
         alone = self.config.mixers == "none" and (self.training or self.config.inference == "single")
         return [own] if alone and own is not None else list(range(len(self.branches)))
 
     def _grad(self, i: int, own: int | None) -> Any:
-        """No graph for a branch that does not learn on this batch (Eq. 8)."""
+        """Disable the graph for a branch that is not trained on this batch (Eq. 8)."""
         idle = self.config.detach and own is not None and i != own
         return torch.no_grad() if idle else nullcontext()
 
     def _combine(self, states: dict[int, Tensor], mask: Tensor, own: int | None) -> Tensor:
-        """One state (B, n, d) for the layers that follow: the outer mixer, or the branches' mean without it."""
+        """One state (B, n, d) for the following layers: the outer mixer, or else the mean of the branches."""
         if self.outer is not None:
             return self._mix("outer", torch.stack(list(states.values())), self.outer, mask)
         return self._mean(list(states.values()))
 
     def _mean(self, values: list[Tensor]) -> Tensor:
-        """The mean over the branches that took part."""
+        """The mean over the branches that ran."""
         return torch.stack(values).mean(dim=0)
 
     def _mix(self, name: str, states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """The branches' states (N, B, n, d) mixed into one (B, n, d)."""
+        """Mix the branches' states (N, B, n, d) into one (B, n, d)."""
         if self.watch is not None:
             self.watch(name, mixer.weights(states, v, mask))
         return mixer.mix(states, v, mask)
@@ -245,12 +245,12 @@ class MBLMForSequenceClassification(PreTrainedModel):
 
     def _logits(self, head: Any, hidden: Tensor) -> Tensor:
         first = self.dropout(self.family.finish(self.encoder, hidden)[:, 0])  # (B, d): first position of H_L
-        with without_autocast(first.device):  # one row of each text: logits in full precision cost nothing
+        with without_autocast(first.device):  # one position per text: full precision is cheap
             return head(first.to(head.weight.dtype))
 
 
 def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a student, those of all branches included; of another classifier its longest list of modules."""
+    """Layers of a student, including all branches; of any other classifier, its longest list of modules."""
     if isinstance(model, MBLMForSequenceClassification):
         return [*chain.from_iterable(model.branches), *model.shared]
     lists = [list(each) for each in model.modules() if isinstance(each, nn.ModuleList)]
@@ -258,16 +258,16 @@ def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def label_loss(model: PreTrainedModel, logits: Tensor, labels: Tensor | None) -> Tensor | None:
-    """transformers' loss of labels: cross-entropy, or what the configuration's problem_type says."""
+    """Loss of labels as in transformers: cross-entropy, or the loss for the configuration's problem_type."""
     return None if labels is None else model.loss_function(labels, logits.float(), model.config)
 
 
 def refuse_unanswered(config: PreTrainedConfig, asked: dict[str, Any]) -> None:
-    """Raise ValueError for what transformers' classifiers may be asked for and ours do not give."""
+    """Raise ValueError for outputs of transformers' classifiers that our models do not return."""
     for name in ("output_hidden_states", "output_attentions"):
         wanted = asked.get(name)
         if getattr(config, name) if wanted is None else wanted:
-            raise ValueError(f"{name}: branches or members have one each, and this model gives none; set False")
+            raise ValueError(f"{name}: not available, because each branch or member has its own; set False")
 
 
 AutoModelForSequenceClassification.register(MBLMConfig, MBLMForSequenceClassification, exist_ok=True)

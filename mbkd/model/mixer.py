@@ -10,12 +10,12 @@ from mbkd.precision import without_autocast
 
 
 def weights(states: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """How much each branch counts for each feature of each example.
+    """Weight of each branch for each feature of each example.
 
     states: (N, B, n, d)  the branches' outputs
     v:      (n_max,)      trainable; position i scores token i; n <= n_max
-    mask:   (B, n)        1 at tokens, 0 at padding, so that a wider batch gives the same weights (decision 1)
-    returns (N, B, d) in v's precision, which sums to 1 over N
+    mask:   (B, n)        1 at tokens, 0 at padding, so the weights do not depend on padding (decision 1)
+    returns (N, B, d) in v's precision; sums to 1 over N
     """
     with without_autocast(v.device):  # in bf16 three equal weights sum to 1.002
         scores = torch.einsum("bn,Nbnd->Nbd", v[: states.shape[2]] * mask.to(v.dtype), states.to(v.dtype))  # Eq. 10

@@ -176,7 +176,7 @@ def test_a_sweeps_record_decides_and_names_the_missing_runs(tmp_path: Path):
     (group,) = choose(collection)
     assert {x.name for x in group.runs} == set(chosen) and group.values == {"train.lr": 3e-5}
     assert group.how == "sweep main (confirm, rule supervised), not finished"
-    assert "xnli-multikd-s3-0: not there yet" in messages(collection)
+    assert "xnli-multikd-s3-0: not finished yet" in messages(collection)
 
 
 def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):

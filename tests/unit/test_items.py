@@ -83,5 +83,5 @@ def test_a_run_of_other_rows_with_equal_labels_is_named(tmp_path: Path):
     collection = collect(tmp_path)
     found = Resampled(choose(collection), "test", "accuracy", 1000, collection.problems, Answers())
     assert not found.columns
-    assert any("other row ids" in problem.what for problem in collection.problems)
+    assert any("row ids differ from the first run's" in problem.what for problem in collection.problems)
     assert pytest.approx(0.75) == collection.runs[0].scores("test")["en"]

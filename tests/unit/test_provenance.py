@@ -225,7 +225,7 @@ def test_a_sweep_and_a_report_name_the_same_changes_as_a_run(
     found = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]
     shown = [Run(x, x.name, Result.read(x), yaml.safe_load((x / "config.yaml").read_text())) for x in found]
     change(tmp_path)
-    reported = [problem.what.partition(":")[0] for problem in origins.changed(shown, tmp_path)]
+    reported = [problem.what.partition(" changed since training;")[0] for problem in origins.changed(shown, tmp_path)]
     assert reported == expected
     if not expected:
         sweep_of(config, tmp_path).settle()
@@ -247,7 +247,7 @@ def test_an_ensemble_needs_runs_with_the_same_inputs(
     if not expected:
         assert [member.run for member in ensemble.read(members)] == members
         return
-    with pytest.raises(UserError, match=rf"{expected[0]} than {members[0]}"):
+    with pytest.raises(UserError, match=rf"differs from {members[0]} in its inputs \({expected[0]}\)"):
         ensemble.read(members)
 
 
