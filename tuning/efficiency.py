@@ -1,12 +1,12 @@
-"""Params and Time of Table 6: Single, Ens2 and MBLM measured in turn, step by step, beside what their FLOPs predict.
+"""Params and Time of Table 6: Single, Ens2 and MBLM measured in turn, with predictions from FLOPs.
 
-MBLM is the configuration's own structure, and is named as reports name that: `MBLM, rank 8`, `MBLM - detaching`.
+MBLM is the configuration's structure, named as in reports: `MBLM, rank 8`, `MBLM - detaching`.
 
 usage: python -m tuning.efficiency CONFIG [KEY=VALUE..] [--rounds N] [--runs RUNS]
 
-Models have random weights of the real shapes and rows are made up, of real lengths where the data is at hand: time and
-memory do not depend on the numbers. All systems take the same batches on the same device in the same precision, one
-after another in every round, so that a noisy machine does not decide.
+Models have random weights of the real shapes. Rows are random, with real lengths if the data is local. Time and memory
+do not depend on the values. In every round, all systems take the same batch on the same device in the same precision,
+one after another, so that load on the machine affects all systems.
 """
 
 import argparse
@@ -35,9 +35,9 @@ SIGNALS = ("online", "cache")
 
 
 def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
-    """What efficiency-<hash>.json holds (docs/run-directory.md). Raises UserError."""
+    """The content of efficiency-<hash>.json (docs/run-directory.md). Raises UserError."""
     if not config.student.branch_depth or config.distill.signal == "labels":
-        raise UserError("student.branch_depth and teachers are needed: Table 6 compares MultiKD with and without MBLM")
+        raise UserError("set student.branch_depth and teachers: Table 6 compares MultiKD with and without MBLM")
     distributed.quiet()
     ranks = distributed.start()
     read = plan.text(config, root)
@@ -95,7 +95,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
             }
             for s, group in systems.items()
         },
-        # Of each round, then the median: what slows the machine for a while slows both.
+        # Median of per-round ratios: load on the machine cancels.
         "ratios": {
             "measured": {x: statistics.median(e[mblm][x] / e["Single"][x] for e in seconds) for x in SIGNALS},
             "predicted": {x: flops[mblm][x] / flops["Single"][x] for x in SIGNALS},
@@ -114,9 +114,9 @@ def _step(trainer: Trainer, source: Any, step: int) -> float:
 
 
 def _answer(trainer: Trainer, step: int) -> float:
-    """Seconds of the model's logits for the batch of a step, no language told."""
+    """Seconds of the model's forward pass for the batch of a step, without a language."""
     answer = _answering(trainer, step)
-    answer()  # warm: it follows other models' steps
+    answer()  # warm-up after the steps of other models
     distributed.synchronize()
     began = time.perf_counter()
     answer()
@@ -138,7 +138,7 @@ def _answering(trainer: Trainer, step: int) -> Callable[[], None]:
 
 
 def _peak_bytes(trainer: Trainer, step: int) -> int:
-    """The most that an answer holds at once, its model's weights left out."""
+    """Peak memory of a forward pass in bytes, without the model's weights."""
     answer = _answering(trainer, step)
     if trainer.ranks.device.type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -160,7 +160,7 @@ def _weights(trainer: Trainer) -> int:
 
 
 def _flops(configs: list[Config], signal: str, rows: int, tokens: int) -> float:
-    """Of one step of every member, each with a teacher of its own where it runs."""
+    """FLOPs of one step of every member, each with its own teacher if teachers run."""
     return sum(
         cost.student_flops(each, rows, tokens) + (cost.teacher_flops(each, rows, tokens) if signal == "online" else 0)
         for each in configs
@@ -168,7 +168,7 @@ def _flops(configs: list[Config], signal: str, rows: int, tokens: int) -> float:
 
 
 def _at_the_papers_sizes() -> dict[str, float]:
-    """Predicted at 32 rows of 128 tokens, mBERT and teachers of 24 layers x 1024, every layer computed whole."""
+    """Ratios predicted for 32 rows of 128 tokens, mBERT, teachers of 24 layers x 1024, and whole last layers."""
     full = paper.recipes()["xnli-mbert-mblm"]
     attached = changed(full, {"student": {"detach": False}})
     return {
@@ -179,7 +179,7 @@ def _at_the_papers_sizes() -> dict[str, float]:
 
 
 def _refuse_too_large(configs: list[Config], read: plan.Text, ranks: distributed.Ranks) -> None:
-    """All systems are held at once; say so before the machine swaps."""
+    """Raise UserError if the systems do not fit into memory together."""
     widest = max(int(each.max()) for each in read.lengths.values())
     kinds = precision.choose(configs[0].train.precision, ranks.device), distributed.half_supported()
     parts = [cost.memory(each, *kinds, 1, widest) for each in configs]
@@ -187,8 +187,8 @@ def _refuse_too_large(configs: list[Config], read: plan.Text, ranks: distributed
     needed += max(x["teachers"] + x["activations"] for x in parts)
     if needed > (free := machine.free_bytes(ranks.device)):
         raise UserError(
-            f"the systems need about {needed / 1e9:.1f} GB together, and {free / 1e9:.1f} are free; "
-            "measure on a larger machine, or with a smaller train.batch_size"
+            f"the systems need about {needed / 1e9:.1f} GB together, but only {free / 1e9:.1f} GB are free; "
+            "use a larger machine or a smaller train.batch_size"
         )
 
 
@@ -199,7 +199,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the systems, and the ratios measured, predicted and at the paper's sizes."""
+    """Print the systems, and the measured and predicted ratios, also at the paper's sizes."""
     console = make_console()
     title = (
         f"{found['task']}, {found['backbone']}, {found['batch_size']} rows of {statistics.mean(found['widths']):.0f} "
@@ -237,10 +237,10 @@ def main() -> None:
     parser.add_argument("config", help="MultiKD + MBLM: a YAML file, or a name from `mbkd recipes`")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.batch_size=8")
     parser.add_argument("--rounds", type=int, default=20, help="steps of every system (default: 20)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the result goes (default: runs)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the result (default: runs)")
     asked = parser.parse_intermixed_args()
     config = paper.find(asked.config, asked.overrides)
-    asked.runs.mkdir(parents=True, exist_ok=True)  # refused before minutes of measuring, not after
+    asked.runs.mkdir(parents=True, exist_ok=True)  # fails before minutes of measuring, not after
     found = measure(config, asked.runs, asked.rounds)
     show(found)
     out = asked.runs / f"efficiency-{config.hash}.json"
@@ -251,6 +251,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (UserError, OSError) as error:  # a file that cannot be read or written names itself
+    except (UserError, OSError) as error:  # the message of OSError names the file
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,6 @@
-"""What a system costs, counted from its configuration: parameters, FLOPs of a step, memory of a rank, disk of a run.
+"""Cost of a system from its configuration: parameters, FLOPs of a step, memory per rank, disk of a run.
 
-No weights are made: shapes are read off models on torch's meta device. FLOPs are counted by mbkd.model.flops.
+No weights are created: shapes come from models on torch's meta device. mbkd.model.flops counts FLOPs.
 
 Letters: B rows, n tokens, N languages with a branch, K branch depth.
 """
@@ -21,35 +21,35 @@ from mbkd.model.configuration import MBLMConfig
 from mbkd.model.flops import Size
 from mbkd.model.mblm import MBLMForSequenceClassification
 
-# Bytes of a number that autograd keeps: by autocast some are in 16 bit, residual streams and norms are not (measured).
+# Mean bytes of a number kept by autograd (measured). Under autocast, residual streams and norms remain in 32 bit.
 KEPT_BYTES = {"fp32": 4.0, "bf16": 3.2, "fp16": 3.2}
-CHECKPOINTS = 3  # two are kept, and a third one is being written
+CHECKPOINTS = 3  # two are kept while a third is written
 
 
 def shape(path: str) -> PreTrainedConfig:
-    """An encoder's configuration: of the paper's models without asking the hub. Raises UserError if there is none."""
+    """Configuration of an encoder; of the paper's models without the hub. Raises UserError if there is none."""
     if path in paper.SHAPES and not Path(path).exists():
         return AutoConfig.for_model(**paper.SHAPES[path])
     return backbones.configuration(path, hub.pinned(path))
 
 
 def empty_student(config: Config) -> Any:
-    """The model that learns, on the current device and with random weights. Raises UserError."""
+    """The student of a configuration on the current device, with random weights. Raises UserError."""
     return _empty(config.student, config.languages, config.train.max_length, len(label_names(config.task)))
 
 
 def empty_teacher(config: Config, path: str) -> Any:
-    """A classifier of a teacher's shape, likewise."""
+    """A classifier with a teacher's shape, on the current device, with random weights."""
     return _classifier(path, len(label_names(config.task)))
 
 
 def student_size(config: Config) -> Size:
-    """The size of the model that learns. Raises UserError for a backbone that is not there."""
+    """Size of a configuration's student. Raises UserError for a missing backbone."""
     return _student_size(config.student, config.languages, config.train.max_length, len(label_names(config.task)))
 
 
 def teacher_sizes(config: Config) -> dict[str, list[Size]]:
-    """The sizes of the teachers that are asked, by language; none for hard labels."""
+    """Sizes of the teachers in use, by language; empty for hard labels."""
     if config.distill.signal == "labels":
         return {}
     classes = len(label_names(config.task))
@@ -59,26 +59,26 @@ def teacher_sizes(config: Config) -> dict[str, list[Size]]:
 def student_flops(config: Config, rows: float, tokens: float, whole: bool = False) -> float:
     """FLOPs of one optimizer step of the student, forward and backward, on a batch of B rows padded to n tokens.
 
-    whole: the last layer is computed for all tokens, as the paper's models do.
+    whole: compute the last layer for all tokens, as the paper's models do.
     """
     return flops.of_step(student_size(config), config.student, rows, tokens, whole)
 
 
 def answer_flops(config: Config, rows: float, tokens: float) -> float:
-    """FLOPs of the student's answer for (B, n) where no branch is chosen: all run, and are mixed."""
+    """FLOPs of the student's forward pass for (B, n) through all branches and mixers."""
     return flops.of_answer(student_size(config), config.student, rows, tokens)
 
 
 def teacher_flops(config: Config, rows: float, tokens: float, whole: bool = False) -> float:
-    """FLOPs of the teachers' answers for a batch, the mean over languages; 0 for hard labels."""
+    """FLOPs of the teachers' forward passes for a batch, as a mean over languages; 0 for hard labels."""
     each = [sum(size.forward(rows, tokens, whole) for size in sizes) for sizes in teacher_sizes(config).values()]
     return sum(each) / len(each) if each else 0.0
 
 
 def time_ratio(config: Config, rows: float, tokens: float, teacher: bool, whole: bool = False) -> float:
-    """Predicted time of a step / that of the same backbone without branches, at equal FLOPs per second.
+    """Predicted step time relative to the same backbone without branches, at equal FLOPs per second.
 
-    teacher: whether it runs in every step, as with distill.signal = online, or its logits are read.
+    teacher: whether the teacher runs in every step (distill.signal = online).
     """
     plain = changed(config, {"student": structures.PLAIN})
     asked = teacher_flops(config, rows, tokens, whole) if teacher else 0.0
@@ -87,20 +87,20 @@ def time_ratio(config: Config, rows: float, tokens: float, teacher: bool, whole:
 
 
 def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float) -> dict[str, int]:
-    """Bytes that one rank needs while it trains, by what they hold; the activations are an estimate.
+    """Memory of one rank during training in bytes, by content. Activations are an estimate.
 
-    precision: what the student computes in; its weights, gradients and moments are fp32. half: whether teachers compute
-    in fp16; tokens: n of the widest batch.
+    precision: of the student's computation; weights, gradients and moments are fp32. half: whether teachers compute in
+    fp16. tokens: n of the widest batch.
     """
     student, size, train = config.student, student_size(config), config.train
     parts = ranks if train.zero_stage else 1
     gradients = 4 * size.parameters // (ranks if train.zero_stage == 2 else 1)
     if not train.zero_stage and train.idle_branches == "still" and (student.detach or student.mixers == "none"):
-        # None are made for the linear maps of idle branches; over ZeRO's shards DeepSpeed fills zeros in.
+        # Linear maps of idle branches have no gradients; with ZeRO shards, DeepSpeed fills in zeros.
         idle = 0 if student.branch_rank or student.grow else max(len(config.languages) - 1, 0) * student.branch_depth
         gradients -= 4 * idle * size.layer_weights
-    casts = 0 if precision == "fp32" else 2 * (size.parameters - size.embeddings)  # weights in 16 bit, for a step
-    if student.branch_rank:  # the sums of base and difference of the branches that learn
+    casts = 0 if precision == "fp32" else 2 * (size.parameters - size.embeddings)  # 16-bit copies of weights
+    if student.branch_rank:  # sums of base and difference of the trained branches
         casts += 4 * (1 if student.detach else len(config.languages)) * student.branch_depth * size.layer_weights
     rows = train.batch_size / (ranks * train.accumulation)
     sizes = teacher_sizes(config)
@@ -118,11 +118,11 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
 
 
 def activations(config: Config, word: float, rows: float, tokens: float) -> float:
-    """Bytes that a training step keeps for its backward pass, in words of `word` bytes; an estimate from above.
+    """Bytes kept by a training step for its backward pass, in words of `word` bytes; an upper estimate.
 
-    Per layer 34 bytes of a token's feature and 5 of an attention weight in half precision, of which 2 and 1 are
-    dropout's masks (Korthikanti et al. 2022, "Reducing Activation Recomputation", Eq. 2); per mixer that learns the
-    states of all branches, twice.
+    Each layer keeps 34 bytes per feature of a token and 5 per attention weight in half precision; dropout masks are
+    2 and 1 of these (Korthikanti et al. 2022, "Reducing Activation Recomputation", Eq. 2). Each trained mixer keeps the
+    states of all branches twice.
     """
     student, size = config.student, student_size(config)
     N, K = len(config.languages), student.branch_depth
@@ -131,15 +131,15 @@ def activations(config: Config, word: float, rows: float, tokens: float) -> floa
     kept = size.layers + (0 if student.detach or not mixed else (N - 1) * K)
     less = 0.5 * (
         1 - flops.last_layer(student, size, rows, tokens) / size.layer(rows, tokens)
-    )  # a last layer of one position
+    )  # of a last layer with one position
     mixers = ((K if student.mixers == "all" else 1) if mixed else 0) * 2 * N * size.width * word
     return rows * tokens * ((kept - less) * layer + mixers)
 
 
 def disk(config: Config, heldout_rows: int) -> dict[str, int]:
-    """Bytes of a run's directory: the model and logits that stay, and the checkpoints that go when it is finished.
+    """Bytes of a run directory: model and logits, which remain, and checkpoints, which are deleted at the end.
 
-    heldout_rows: of all splits and languages that are measured.
+    heldout_rows: of all measured splits and languages.
     """
     size, classes = student_size(config), len(label_names(config.task))
     return {
@@ -149,7 +149,7 @@ def disk(config: Config, heldout_rows: int) -> dict[str, int]:
 
 
 def _state(config: Config) -> int:
-    """Bytes of the optimizer's state for a parameter: Adam's moments, over shards DeepSpeed's copy of weights, too."""
+    """Bytes of optimizer state per parameter: Adam's moments and, with shards, DeepSpeed's copy of weights."""
     return 12 if config.train.zero_stage else 8
 
 

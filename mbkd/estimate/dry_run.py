@@ -1,6 +1,6 @@
-"""The real training step on made-up rows and random weights of the real shape: what it costs needs nothing else.
+"""Dry run: the real training step on random rows and random weights of the real shapes.
 
-No data, no download, no fine-tuned teacher. Time and memory of a step do not depend on what the numbers are.
+A dry run needs no data, download or fine-tuned teacher, because time and memory do not depend on the values.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from mbkd.train.engine import training_engine
 from mbkd.train.optim import parameter_groups
 from mbkd.train.trainer import Trainer
 
-SMALLEST_VOCABULARY = 1000  # ids of made-up tokens stay below; any real vocabulary has them
+SMALLEST_VOCABULARY = 1000  # upper bound of random token ids, below the size of any real vocabulary
 
 
 class MadeUp:
-    """Rows of random tokens with given lengths (rows,), in the shape of a token store."""
+    """Rows of random tokens with given lengths (rows,), with the interface of a token store."""
 
     def __init__(self, lengths: np.ndarray, classes: int):
         self.lengths, self.labels = lengths, np.arange(len(lengths)) % classes
@@ -36,14 +36,14 @@ class MadeUp:
         return len(self.lengths)
 
     def batch(self, rows: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """Input ids and mask (B, n) of some rows, padded to the longest, or to `width`."""
+        """Input ids and mask (B, n) of some rows, padded to the longest row or to `width`."""
         lengths = self.lengths[rows][:, None]
         mask = (np.arange(width or lengths.max()) < lengths).astype(np.int64)
         return {"input_ids": mask * (5 + rows[:, None] % SMALLEST_VOCABULARY), "attention_mask": mask}
 
 
 def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> Trainer:
-    """A trainer whose `step` can be called; its source is hard labels, see `sources`."""
+    """A trainer for calls of `step`. Its source is hard labels; see `sources` for others."""
     classes = len(tasks.label_names(config.task))
     with ranks.device:
         model = cost.empty_student(config)
@@ -59,7 +59,7 @@ def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
 
 
 def plan(config: Config, lengths: Mapping[str, np.ndarray], rows: int | None = None) -> Plan:
-    """The steps of a configuration on rows of these lengths; rows: of a batch, the configuration's if not given."""
+    """The steps of a configuration on rows of these lengths. rows: batch size; default: the configuration's."""
     train = config.train
     return Plan(
         {language: lengths[language] for language in config.languages},
@@ -73,14 +73,14 @@ def plan(config: Config, lengths: Mapping[str, np.ndarray], rows: int | None = N
 
 
 def width(made: Plan, step: int, lengths: Mapping[str, np.ndarray]) -> int:
-    """How many tokens wide the batch of a step is."""
+    """Width in tokens of the batch of a step."""
     return int(lengths[made.language(step)][made.rows(step)].max())
 
 
 def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> dict[str, TeacherSource]:
-    """Where the steps' teacher logits come from: `online`, running teachers; `cache`, arrays.
+    """Sources of teacher logits: `online` runs teachers, `cache` reads arrays.
 
-    Teachers that differ in their vocabulary alone are one model here: a table is looked up, whatever its size.
+    Teachers that differ only in vocabulary share one model here, because the size of a lookup table does not matter.
     """
     classes = len(tasks.label_names(config.task))
     made: dict[Any, Any] = {}
@@ -110,9 +110,9 @@ def sources(config: Config, lengths: Mapping[str, np.ndarray], ranks: distribute
 
 
 def warm_up(made: Trainer, source: TeacherSource) -> None:
-    """Take a step in every language, so that none that is measured makes room for Adam's moments."""
+    """Take a step in every language, so that Adam's moments are allocated before measuring."""
     made.source = source
     steps = range(made.plan.steps)
-    first = {made.plan.language(step): step for step in reversed(steps)}  # of each language
+    first = {made.plan.language(step): step for step in reversed(steps)}  # first step of each language
     for step in first.values():
         made.step(step)

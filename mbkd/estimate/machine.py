@@ -1,4 +1,4 @@
-"""How fast a machine takes training steps: measured here with the real step, or a share of a GPU's published peak."""
+"""Training speed of a machine: measured with the real step, or a share of a GPU's published peak."""
 
 import statistics
 import time
@@ -13,19 +13,19 @@ from mbkd.errors import UserError
 from mbkd.estimate import cost
 from mbkd.precision import PEAKS
 
-# NVIDIA's fine-tuning of BERT-large reaches 26 % of an A100's peak and 31 % of a V100's, at 384 tokens.
+# NVIDIA's fine-tuning of BERT-large at 384 tokens reaches 26 % of an A100's peak and 31 % of a V100's.
 UTILISATION = 0.25
 Timed = tuple[float, float]  # seconds, and FLOPs
-SECONDS = 40.0  # that a calibration may take, the making of the models left out
+SECONDS = 40.0  # limit of a calibration, without building the models
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What turns FLOPs into hours.
+    """Speed that converts FLOPs to hours.
 
-    student, teacher  FLOPs per second of optimizer steps, and of teachers' answers
+    student, teacher  FLOPs per second of optimizer steps, and of teachers' forward passes
     precision         of a student with train.precision = auto; half: whether teachers compute in fp16
-    source            where the speed comes from, for a reader
+    source            description of the source of the speed
     """
 
     student: float
@@ -36,23 +36,23 @@ class Machine:
 
 
 def on_gpu(name: str) -> Machine:
-    """A GPU of PEAKS at the assumed utilisation. Raises UserError for a name that is not there."""
+    """A GPU of PEAKS at the assumed utilisation. Raises UserError for an unknown name."""
     known = {each.lower(): each for each in PEAKS}
     if name.lower() not in known:
-        raise UserError(f"--gpu {name}: it can be {', '.join(PEAKS)}; without --gpu the speed is measured here")
+        raise UserError(f"--gpu {name}: use one of {', '.join(PEAKS)}; without --gpu, this machine is measured")
     name = known[name.lower()]
     precision = "bf16" if "bf16" in PEAKS[name] else "fp16"
     peak = PEAKS[name][precision]
     source = f"one {name}: an assumed {UTILISATION:.0%} of its published {peak} TFLOP/s (dense {precision}); "
-    source += "small batches of short texts reach less, for they are bound by the launches of kernels"
+    source += "small batches of short texts reach less, because kernel launches limit them"
     return Machine(peak * 1e12 * UTILISATION, peak * 1e12 * UTILISATION, precision, True, source)
 
 
 def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
-    """Measure the real step of a configuration, and its teachers' answers, on this machine within a minute.
+    """Measure a configuration's training step and its teachers' forward pass on this machine, in a minute.
 
-    lengths: language -> (rows,) tokens of each training row. Where whole batches would take too long, fewer rows are
-    timed and the rest follows from them. Raises UserError where the memory is too small.
+    lengths: language -> (rows,) tokens of each training row. If whole batches take too long, smaller batches are timed
+    and extrapolated. Raises UserError if the memory is too small.
     """
     from mbkd import distributed, precision
     from mbkd.estimate import dry_run
@@ -63,14 +63,16 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
     widest = max(int(each.max()) for each in lengths.values())
     needed = sum(cost.memory(config, kind, half, 1, widest).values()) / 1e9
     if needed > (free := free_bytes(ranks.device) / 1e9):
-        raise UserError(f"a step needs about {needed:.1f} GB, and {free:.1f} are free; --gpu NAME plans without a step")
+        raise UserError(
+            f"a step needs about {needed:.1f} GB, but only {free:.1f} are free; --gpu NAME plans without a step"
+        )
     whole = config.train.batch_size
-    # What compiling gains is not counted on: it takes minutes once.
+    # The estimate ignores the speedup of compilation, because compilation takes minutes.
     config = changed(config, {"train": {"accumulation": 1, "draw": "uniform", "compile": False}})
     trainer = dry_run.trainer(config, lengths, ranks)
 
     def step(rows: int) -> Timed:
-        """One optimizer step without its teacher, always of the same language."""
+        """One optimizer step without its teacher, always in the same language."""
         trainer.plan = dry_run.plan(config, lengths, rows)
         flops = cost.student_flops(config, rows, dry_run.width(trainer.plan, 0, lengths))
         began = time.perf_counter()
@@ -87,7 +89,7 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
         ask = dry_run.sources(config, lengths, ranks)["online"].signal
 
         def answer(rows: int) -> Timed:
-            """The teacher's logits of a batch."""
+            """Compute the teacher's logits of a batch."""
             plan = dry_run.plan(config, lengths, rows)
             flops = cost.teacher_flops(config, rows, dry_run.width(plan, 0, lengths))
             began = time.perf_counter()
@@ -96,14 +98,14 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
             return time.perf_counter() - began, flops
 
         teacher, _ = _speed(answer, whole, SECONDS * 0.4)
-        source += f", {teacher / 1e9:,.0f} in its teachers"
+        source += f", {teacher / 1e9:,.0f} in the teachers"
     distributed.stop()
     source += f"; {kind}, timed with {rows} of {whole} rows"
     return Machine(student, teacher, kind, half, source)
 
 
 def free_bytes(device: Any) -> int:
-    """What is free of a torch device's memory."""
+    """Free memory of a torch device in bytes."""
     import psutil
     import torch
 
@@ -111,9 +113,9 @@ def free_bytes(device: Any) -> int:
 
 
 def _speed(timed: Callable[[int], Timed], whole: int, limit: float) -> tuple[float, int]:
-    """FLOPs per second of a batch of `whole` rows, and the rows that were timed, in about `limit` seconds."""
+    """FLOPs per second at `whole` rows, and the number of timed rows, in about `limit` seconds."""
     few = max(1, whole // 8)
-    timed(few)  # warm
+    timed(few)  # warm-up
     seconds, _ = timed(few)
     if seconds * whole / few * 4 < limit:
         timed(whole)
@@ -121,7 +123,7 @@ def _speed(timed: Callable[[int], Timed], whole: int, limit: float) -> tuple[flo
         while len(found) < 20 and sum(seconds for seconds, _ in found) < limit / 2:
             found.append(timed(whole))
         return statistics.median(flops / seconds for seconds, flops in found), whole
-    # Two sizes tell what a row takes, and what a step takes whatever its rows are, which is the optimizer.
+    # Two sizes separate the time per row from the fixed time per step, which is the optimizer's.
     more = min(2 * few, whole)
     small, large = [timed(few) for _ in range(3)], [timed(more) for _ in range(3)]
     a, b = (statistics.median(seconds for seconds, _ in each) for each in (small, large))

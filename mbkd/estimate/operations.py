@@ -1,6 +1,7 @@
-"""How many operations a step dispatches and how often the host reads the device: about what a GPU's step waits for.
+"""Operations and host reads of a step, which bound its time on a GPU.
 
-Counted on any device: on a GPU each operation is about one launch of a kernel, and each read waits for all before it.
+The counts hold for any device. On a GPU an operation is about one kernel launch, and a read waits for all earlier
+operations.
 """
 
 from collections import Counter
@@ -9,14 +10,14 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# What gives a number, or the places of numbers, to the host: it waits for the device.
+# Operations that return a number or indices to the host, which waits for the device.
 READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "item")
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that are dispatched within it, by name; views are left out, for they launch nothing.
+    """Count the operations dispatched in this mode, by name, without views, which launch no kernel.
 
-    total  all of them; reads: those for which the host waits for the device
+    total  all operations. reads: operations for which the host waits for the device.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""What runs will take before they are started: steps, FLOPs, memory, disk, hours, and what would save some.
+"""Plan of runs before their start: steps, FLOPs, memory, disk, hours, and possible savings.
 
-Nothing is trained: the hours are counted FLOPs over the speed of a machine.
+Nothing is trained: hours are counted FLOPs divided by a machine's speed.
 """
 
 import functools
@@ -22,21 +22,21 @@ from mbkd.errors import UserError
 from mbkd.estimate import cost
 from mbkd.estimate.machine import Machine
 
-ASSUMED_LENGTH = 64  # tokens of a row; pairs of XNLI have 58 (en) to 73 (zh) under a vocabulary of 16,000 pieces
-ROWS = {  # of each language, as published
+ASSUMED_LENGTH = 64  # tokens per row; pairs of XNLI have 58 (en) to 73 (zh) tokens with a vocabulary of 16,000 pieces
+ROWS = {  # per language, as published
     "xnli": {"train": 392_702, "dev": 2_490, "test": 5_010},
     "marc": {"train": 200_000, "dev": 5_000, "test": 5_000},
 }
-SAMPLE = 200  # steps whose batches are looked at
+SAMPLE = 200  # number of steps whose batches are sampled
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """What a run reads, as far as it decides the cost.
+    """Data of a run, as far as the cost depends on it.
 
     lengths  language -> (rows,) tokens of each training row
     heldout  split -> rows of all languages together
-    source   where they come from, for a reader
+    source   description of the source of the lengths
     """
 
     lengths: dict[str, np.ndarray]
@@ -44,11 +44,11 @@ class Text:
     source: str
 
 
-Left = tuple[Config, Text, dict[str, Any]]  # a run that is not finished, what it reads, what it takes
+Left = tuple[Config, Text, dict[str, Any]]  # an unfinished run, its data, its cost
 
 
 def text(config: Config, root: Path) -> Text:
-    """The real lengths where the data is at hand (tokenised now if it was not), else assumed ones. Raises UserError."""
+    """Real lengths if the data is local (tokenizes if needed), else assumed lengths. Raises UserError."""
     task, length = config.task, config.train.max_length
     if not _at_hand(config):
         rows = {split: min(count, task.limit or count) for split, count in ROWS[task.kind].items()}
@@ -56,7 +56,7 @@ def text(config: Config, root: Path) -> Text:
         lengths = {x: np.full(rows["train"], assumed) for x in config.languages}
         heldout = {split: count * len(task.languages) for split, count in rows.items() if split != "train"}
         return Text(
-            lengths, heldout, f"{task.kind}: no data at hand; assumed: as many rows as published, of {assumed} tokens"
+            lengths, heldout, f"{task.kind}: no local data; assumed: published numbers of rows, {assumed} tokens each"
         )
     splits = [split for split in tasks.splits(task) if split != "train"]
     heldout = {split: sum(len(tasks.load(task, split, x)) for x in tasks.languages(task, split)) for split in splits}
@@ -65,7 +65,7 @@ def text(config: Config, root: Path) -> Text:
     except UserError:
         assumed = min(ASSUMED_LENGTH, length)
         lengths = {x: np.full(len(tasks.load(task, "train", x)), assumed) for x in config.languages}
-        return Text(lengths, heldout, f"{task.kind}: real rows; no tokenizer at hand, assumed: of {assumed} tokens")
+        return Text(lengths, heldout, f"{task.kind}: real rows; no local tokenizer, assumed: {assumed} tokens each")
     backbone = config.student.backbone
     lengths = {x: open_store(root / "store", task, "train", x, backbone, length).lengths for x in config.languages}
     means = ", ".join(f"{x} {each.mean():.1f}" for x, each in lengths.items())
@@ -73,20 +73,20 @@ def text(config: Config, root: Path) -> Text:
 
 
 def _at_hand(config: Config) -> bool:
-    """Whether the rows are on this disk. The user's own are fetched if not: nobody published their number."""
+    """Whether the rows are local. A user's rows are downloaded if needed, because their number is not published."""
     task = config.task
     return task.kind == "own" or (task.path is not None and hub.is_local(str(Path(task.path).expanduser())))
 
 
 def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int = 1) -> dict[str, Any]:
-    """What the runs of some configurations will take; those that are finished below `root` take nothing more.
+    """Estimate the cost of the runs of some configurations. Finished runs below `root` cost nothing.
 
-    ranks: of each run, which share its memory. Hours are of one device that does all the work.
-    Returns {"machine", "text": where speed and lengths come from, "runs": [{"name", "task", "backbone", "system",
+    ranks: of each run; ranks share its memory. Hours are for one device that does all the work.
+    Returns {"machine", "text": sources of speed and lengths, "runs": [{"name", "task", "backbone", "system",
     "finished", "steps", "flops": {"student", "teacher", "answers"}, "hours", "memory": {part: bytes of a rank},
-    "disk": {"finished", "checkpoints"}}], "total": {"runs", "finished", "steps", "flops", "hours", "disk"} of what is
-    left, "cache": {"online", "cache"} and "confirm": {"full", "confirm"}: hours, or None where there is nothing to
-    save}. Raises UserError for data, a backbone or a teacher that is not there.
+    "disk": {"finished", "checkpoints"}}], "total": {"runs", "finished", "steps", "flops", "hours", "disk"} of
+    unfinished runs, "cache": {"online", "cache"} and "confirm": {"full", "confirm"}: hours, or None without a saving}.
+    Raises UserError for missing data, or a missing backbone or teacher.
     """
     texts: dict[str, Text] = {}
     found, left = [], []
@@ -120,7 +120,7 @@ def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int
 
 
 def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, Any]:
-    """What one run takes."""
+    """Cost of one run."""
     train = config.train
     steps_per_epoch, widths = _batches_of(config, read)
     steps = max(round(train.epochs * steps_per_epoch), 1)
@@ -143,13 +143,13 @@ def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, 
     }
 
 
-@functools.cache  # a grid asks for the same batches again and again
+@functools.cache  # a grid requests the same batches repeatedly
 def _batches(
     read: Text, batch_size: int, draw: Any, alpha: float, group_by_length: bool, widest: int | None
 ) -> tuple[int, Counter[int]]:
-    """Steps of an epoch, and how often a batch of each width comes among the first ones.
+    """Steps per epoch, and counts of batch widths among the first steps.
 
-    widest: the greatest length where layers are compiled, for a few widths only.
+    widest: with compiled layers, the greatest length; compiled layers use few widths only.
     """
     lengths = read.lengths
     plan = Plan(lengths, batch_size, epochs=1, seed=1, draw=draw, alpha=alpha, group_by_length=group_by_length)
@@ -171,12 +171,12 @@ def _mean(widths: Counter[int], flops: Callable[[int], float]) -> float:
 
 
 def _teacher_step(config: Config, widths: Counter[int]) -> float:
-    # Teachers read their own tokens, which are about as many: each language's text under a vocabulary of its own.
+    # Teachers read their own tokens. Each language's text has about as many under its teacher's vocabulary.
     return _mean(widths, lambda n: cost.teacher_flops(config, config.train.batch_size, n))
 
 
 def _answers(config: Config, read: Text) -> float:
-    """FLOPs of measuring: dev after every epoch, all splits at the end."""
+    """FLOPs of evaluation: dev after every epoch, all splits at the end."""
     epochs = math.ceil(config.train.epochs)
     rows = sum(count * (epochs if split == "dev" else 1) for split, count in read.heldout.items())
     mean = float(np.mean([each.mean() for each in read.lengths.values()]))
@@ -184,7 +184,7 @@ def _answers(config: Config, read: Text) -> float:
 
 
 def _passes(read: Iterable[tuple[Config, Text]]) -> float:
-    """FLOPs of asking every teacher once for all of its training rows, however many runs read the answers."""
+    """FLOPs of running every teacher once over its training rows, shared by all runs."""
     asked = {}
     for config, each in read:
         for language, sizes in cost.teacher_sizes(config).items():
@@ -197,7 +197,7 @@ def _passes(read: Iterable[tuple[Config, Text]]) -> float:
 
 
 def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
-    """Hours of the runs that have teachers, with the teachers in every step, and with answers that are read."""
+    """Hours of the runs with teachers: with teachers in every step, and with a cache."""
     taught = [each for each in left if each[0].distill.signal != "labels"]
     if not taught:
         return None
@@ -211,9 +211,9 @@ def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
 
 
 def _confirm_saves(left: list[Left]) -> dict[str, float] | None:
-    """Hours of a grid over seeds, and of one seed that searches and the others that confirm the longest training.
+    """Hours of a grid over all seeds, and of a search with one seed plus confirmation by the other seeds.
 
-    The longest, because which one will be chosen is not known: at least so much is saved.
+    Confirmation is counted for the longest training, because the choice is unknown; the saving is a lower bound.
     """
     grids: dict[str, dict[str, dict[int, float]]] = {}  # system -> point of the grid -> seed -> hours
     for config, _, run in left:
