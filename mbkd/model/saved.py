@@ -78,7 +78,7 @@ def refuse_unwritten(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # OSError, SafetensorError, and the tokenizer library's bare Exception
-        room = "if the disk is full, free space; then run the same command again"
+        room = "if the disk is full, make room; then run the same command again"
         raise UserError(f"{folder}: the model cannot be written ({one_line(error)}); {room}") from None
 
 

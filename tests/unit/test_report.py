@@ -226,7 +226,10 @@ def test_missing_systems_and_seeds_are_named_first(tmp_path: Path):
             write_run(tmp_path, one, correct(one, (0.8, 0.7), seed, ("test",)))
     collection = report.make(tmp_path, draws=1000)[0]
     found = [problem.what for problem in collection.problems]
-    assert found == ["no finished runs of MonoKD, MultiKD + MBLM", "MultiTrain has no seed 2, 3, others have"]
+    assert found == [
+        "no finished runs of MonoKD, MultiKD + MBLM",
+        "MultiTrain has no run with seed 2, 3; other systems have",
+    ]
 
 
 def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
