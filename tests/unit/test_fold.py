@@ -117,7 +117,7 @@ def test_an_unsupported_run_gives_one_message_and_leaves_no_files(finished: Path
         fold_run(plain, "mean", tmp_path / "out")
     with pytest.raises(UserError, match="one of mean, mixers"):
         fold_run(finished, "other", tmp_path / "out")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         fold_run(finished, "mean", plain)
     assert not list(tmp_path.iterdir())
 
