@@ -89,7 +89,7 @@ def test_the_cache_shows_the_teachers_and_is_built_once(toy_yaml: Path, runs: Pa
     assert "own dev accuracy" in built.stderr
     again = mbkd("cache", toy_yaml, "--runs", runs)
     assert again.returncode == 0, again.stderr
-    assert "asking" not in again.stderr
+    assert "logits of the teacher" not in again.stderr
     assert not [p for p in (runs / "store" / "logits").iterdir() if p.suffix in {".parts", ".whole"}]
 
 

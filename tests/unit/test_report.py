@@ -304,7 +304,7 @@ def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
         sweep = {"experiment": experiment, "protocol": "fixed", "rule": "all", "groups": records}
         (tmp_path / "sweeps" / f"{experiment}-1.json").write_text(json.dumps(sweep))
     collection, _, found, _ = report.make(tmp_path, draws=1000)
-    assert not any("has no seed" in problem.what for problem in collection.problems)
+    assert not any("has no run with seed" in problem.what for problem in collection.problems)
     tables = {table.key: table for table in found}
     assert {row.label: row.cells[-1].value for row in tables["table-5"].rows} == {
         "mBERT": 1,
