@@ -5,8 +5,8 @@ MBLM is the configuration's structure, named as in reports: `MBLM, rank 8`, `MBL
 usage: python -m tuning.efficiency CONFIG [KEY=VALUE..] [--rounds N] [--runs RUNS]
 
 Models have random weights of the real shapes. Rows are random, with real lengths if the data is local. Time and memory
-do not depend on the values. In every round, all systems take the same batch on the same device in the same precision,
-one after another, so that load on the machine affects all systems.
+do not depend on the values. In every round, all systems take the same batch on the same device, one after another, so
+that load on the machine affects all systems. All systems compute in the same precision.
 """
 
 import argparse
@@ -205,7 +205,7 @@ def show(found: dict[str, Any]) -> None:
         f"{found['task']}, {found['backbone']}, {found['batch_size']} rows of {statistics.mean(found['widths']):.0f} "
         f"tokens, {found['precision']}; {found['machine']}; median of {found['rounds']} rounds (quartiles)"
     )
-    names = ("M parameters", "without tables", "GFLOP a step", "cached", "ms a step", "cached", "ms a row", "MB")
+    names = ("M parameters", "without tables", "GFLOP/step", "cached", "ms/step", "cached", "ms/row", "MB")
     rows = []
     for system, each in found["systems"].items():
         times = [each["step_seconds"][x] for x in SIGNALS]

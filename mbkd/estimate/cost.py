@@ -57,7 +57,7 @@ def teacher_sizes(config: Config) -> dict[str, list[Size]]:
 
 
 def student_flops(config: Config, rows: float, tokens: float, whole: bool = False) -> float:
-    """FLOPs of one optimizer step of the student, forward and backward, on a batch of B rows padded to n tokens.
+    """FLOPs of one optimizer step of the student, forward and backward, for (B, n).
 
     whole: compute the last layer for all tokens, as the paper's models do.
     """

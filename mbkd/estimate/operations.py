@@ -1,7 +1,7 @@
-"""Operations and host reads of a step, which bound its time on a GPU.
+"""Counts of the operations that a step dispatches, and of the host's reads from the device.
 
-The counts hold for any device. On a GPU an operation is about one kernel launch, and a read waits for all earlier
-operations.
+The counts are the same on any device. On a GPU an operation is about one kernel launch, and a read waits for all
+previous operations.
 """
 
 from collections import Counter
@@ -15,9 +15,10 @@ READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select
 
 
 class Operations(TorchDispatchMode):
-    """Count the operations dispatched in this mode, by name, without views, which launch no kernel.
+    """Count the operations dispatched in this mode, by name. Views launch no kernel and are not counted.
 
-    total  all operations. reads: operations for which the host waits for the device.
+    total  number of operations
+    reads  number of operations for which the host waits for the device
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ Left = tuple[Config, Text, dict[str, Any]]  # an unfinished run, its data, its c
 
 
 def text(config: Config, root: Path) -> Text:
-    """Real lengths if the data is local (tokenizes if needed), else assumed lengths. Raises UserError."""
+    """Real lengths if the data is local (tokenised if needed), else assumed lengths. Raises UserError."""
     task, length = config.task, config.train.max_length
     if not _at_hand(config):
         rows = {split: min(count, task.limit or count) for split, count in ROWS[task.kind].items()}
@@ -73,20 +73,25 @@ def text(config: Config, root: Path) -> Text:
 
 
 def _at_hand(config: Config) -> bool:
-    """Whether the rows are local. A user's rows are downloaded if needed, because their number is not published."""
+    """Whether the rows are local. Own rows are downloaded if needed, because their number is unknown."""
     task = config.task
     return task.kind == "own" or (task.path is not None and hub.is_local(str(Path(task.path).expanduser())))
 
 
 def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int = 1) -> dict[str, Any]:
-    """Estimate the cost of the runs of some configurations. Finished runs below `root` cost nothing.
+    """Estimate the cost of runs. Runs that are finished under `root` add no cost.
 
-    ranks: of each run; ranks share its memory. Hours are for one device that does all the work.
-    Returns {"machine", "text": sources of speed and lengths, "runs": [{"name", "task", "backbone", "system",
-    "finished", "steps", "flops": {"student", "teacher", "answers"}, "hours", "memory": {part: bytes of a rank},
-    "disk": {"finished", "checkpoints"}}], "total": {"runs", "finished", "steps", "flops", "hours", "disk"} of
-    unfinished runs, "cache": {"online", "cache"} and "confirm": {"full", "confirm"}: hours, or None without a saving}.
-    Raises UserError for missing data, or a missing backbone or teacher.
+    ranks: world size of each run; the ranks share its memory. Hours are for one device that does all the work.
+    Returns a dictionary:
+
+    machine, text   descriptions of where speed and lengths come from
+    runs            list of {"name", "task", "backbone", "system", "finished", "steps",
+                    "flops": {"student", "teacher", "answers"}, "hours", "memory": {part: bytes per rank},
+                    "disk": {"finished", "checkpoints"}}
+    total           {"runs", "finished", "steps", "flops", "hours", "disk"} of the unfinished runs
+    cache, confirm  hours {"online", "cache"} and {"full", "confirm"}, or None without a saving
+
+    Raises UserError if data, a backbone or a teacher is not found.
     """
     texts: dict[str, Text] = {}
     found, left = [], []
@@ -171,7 +176,7 @@ def _mean(widths: Counter[int], flops: Callable[[int], float]) -> float:
 
 
 def _teacher_step(config: Config, widths: Counter[int]) -> float:
-    # Teachers read their own tokens. Each language's text has about as many under its teacher's vocabulary.
+    # Assumes the student's widths, because the teachers' tokenizers return about as many tokens.
     return _mean(widths, lambda n: cost.teacher_flops(config, config.train.batch_size, n))
 
 
@@ -211,9 +216,9 @@ def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
 
 
 def _confirm_saves(left: list[Left]) -> dict[str, float] | None:
-    """Hours of a grid over all seeds, and of a search with one seed plus confirmation by the other seeds.
+    """Hours of a grid over all seeds, and of a search with one seed that the other seeds confirm.
 
-    Confirmation is counted for the longest training, because the choice is unknown; the saving is a lower bound.
+    The chosen point is unknown, so the longest training is assumed. The saving is a lower bound.
     """
     grids: dict[str, dict[str, dict[int, float]]] = {}  # system -> point of the grid -> seed -> hours
     for config, _, run in left:

@@ -98,7 +98,7 @@ def student_size(model: Any) -> Size:
     if not isinstance(model, MBLMForSequenceClassification):
         return classifier_size(model)
     branches, rank = len(model.branches), model.config.branch_rank
-    copies = 1 if rank else branches  # number of linear maps of the branched layers
+    copies = 1 if rank else branches  # of the linear maps of branched layers
     own = model.base if rank else next(iter(model.branches), [])
     path = [*own, *model.shared]  # the layers that a token passes through
     found = _size(model, model.encoder.config, path, copies * model.config.branch_depth + len(model.shared))
@@ -108,7 +108,7 @@ def student_size(model: Any) -> Size:
 
 
 def of_step(size: Size, student: Student, rows: float, tokens: float, whole: bool = False) -> float:
-    """FLOPs of one optimizer step of the student, forward and backward, on a batch of B rows padded to n tokens.
+    """FLOPs of one optimizer step of the student, forward and backward, for (B, n).
 
     whole: compute the last layer for all tokens, as the paper's models do.
     """

@@ -1,8 +1,8 @@
 """Checkpoints for an exact resume: written atomically, and verified when read.
 
 A checkpoint is checkpoints/step-<number>/ with DeepSpeed's files (model, optimizer, state of the training loop) and a
-manifest with the fingerprints of the inputs and the SHA-256 of every file. Dropout and data order are functions of
-(seed, step), so checkpoints contain no generator states. DeepSpeed reads its files with
+manifest. The manifest has the fingerprints of the inputs and the SHA-256 of every file. Dropout and data order are
+functions of (seed, step), so checkpoints contain no generator states. DeepSpeed reads its files with
 torch.load(weights_only=False), which can run code. The checksums detect damage but not malice: resume only from your
 own run directories.
 """
