@@ -79,7 +79,7 @@ def build_cache(config: Config, arguments: list[str], root: Path, ranks: int | N
     """
     from mbkd.inputs import prepare
 
-    ranks = devices() if ranks is None else _refused(ranks)  # ranks share the rows and do not communicate
+    ranks = devices() if ranks is None else _refused(ranks)  # each rank computes its own rows, at full speed
     patiently(lambda: prepare(config, root))
     patiently(lambda: launch([*arguments, "--cache", "--runs", str(root)], ranks, verbose))
 

@@ -189,7 +189,7 @@ class Trainer:
             yield step, ready
 
     def _stopping(self, asked: bool, recorded: bool) -> bool:
-        """Return whether any rank received a stop signal. Several ranks agree only when recorded. Collective."""
+        """Return whether any rank received a stop signal. Several ranks check only at records. Collective."""
         if self.ranks.world == 1:
             return asked
         return recorded and any(distributed.all_gather_object(asked))
