@@ -2,7 +2,7 @@
 
 A score x[s, i] (seed s, row i) varies with the seed, with the row, and with both. The bootstrap resamples rows, the
 same rows for all systems, on each system's mean over seeds. The remaining variance of seeds is estimated from the
-seeds' means and drawn from Student's t with R - 1 degrees of freedom, because R = 5 values are too few to resample.
+seeds' means. It is drawn from Student's t with R - 1 degrees of freedom: R = 5 values are too few to resample.
 Resampling rows and seeds crosswise would count their interaction three times. docs/measurements.md reports the
 coverage of both methods.
 """

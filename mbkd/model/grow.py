@@ -62,7 +62,7 @@ class GrowingMBLM(MBLMForSequenceClassification):
 def mix_opening(states: Tensor, v: Tensor, mask: Tensor, opening: float) -> Tensor:
     """Mix as `mixer.mix`, with the last branch's weight scaled by `opening`: 0 mixes the others, 1 is `mix`.
 
-    Eq. 11 and 12 equal m + w (h - m), with the last branch's state h and weight w, and the mix m of the others. w is
+    Eq. 11 and 12 equal m + w (h - m): h and w are the last branch's state and weight, m is the mix of the others. w is
     scaled here. m is computed as in a model without the last branch, so the result at 0 is bitwise equal.
     """
     share = opening * mixer.weights(states, v, mask)[-1].unsqueeze(1)  # (B, 1, d)
