@@ -1,15 +1,15 @@
-"""What a sweep's driver costs: trials that sleep instead of train, on a simulated Ray cluster on this machine.
+"""Measure the cost of a sweep's driver: trials sleep instead of training, on a simulated Ray cluster.
 
 usage: python -m benchmarks.cluster [--nodes 10] [--per-node 1] [--trials 60] [--sleep 10] [--out FILE]
        python -m benchmarks.cluster --nodes 0 [--trials 3000] [--out FILE]
 
-Every node is a process of Ray's with so many places for trials (ray.cluster_utils.Cluster). All is that of a real
-sweep, but for what a trial does: a grid of rates and five seeds, the record after each trial, the choice at the end. A
-trial reports two epochs, sleeps, and writes a result. The nodes share this machine's cores and memory, so the wall time
-says little; what the driver itself takes is the processor time and the memory of this process.
+Each node is a Ray process with --per-node places for trials (ray.cluster_utils.Cluster). Except for the work of a
+trial, everything is that of a real sweep: a grid of learning rates and five seeds, the record after each trial, and the
+choice at the end. A trial reports two epochs, sleeps, and writes a result. The nodes share this machine's cores and
+memory, so the wall time has little meaning. The driver's cost is the processor time and the memory of this process.
 
-A node and its trial take about half a gigabyte. --nodes 0 leaves Ray out: each trial ends at once, and what is measured
-is the driver's own part, for as many trials as one likes.
+A node and its trial take about half a gigabyte. --nodes 0 omits Ray: each trial ends at once. Only the driver is then
+measured, for any number of trials.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ SEEDS = [1, 2, 3, 4, 5]
 
 
 def make_study(root: Path, trials: int) -> Sweep:
-    """A grid of so many runs."""
+    """Return a sweep over a grid of `trials` runs."""
     values = {
         "task": {"kind": "xnli", "path": str(root), "zero_shot": ["de"]},
         "student": {"backbone": "none"},
@@ -55,7 +55,7 @@ def make_study(root: Path, trials: int) -> Sweep:
 
 
 def write_result(job: Job, root: Path) -> float:
-    """What a trial leaves behind; returns its score."""
+    """Write the files of a finished trial; return its score."""
     config = job.config
     task, folder = config.task, job.home(root)
     score = 0.3 + (config.seed + 1e7 * config.train.lr) % 7 / 100
@@ -70,8 +70,8 @@ def write_result(job: Job, root: Path) -> float:
     return score
 
 
-def sleeper(seconds: float) -> Any:
-    """What stands for `tuning.pool._trial`, by value: the workers have no `benchmarks`."""
+def sleeping_trial(seconds: float) -> Any:
+    """Return a substitute for `tuning.pool._trial`, pickled by value because workers lack `benchmarks`."""
 
     def trial(params: dict[str, Any], find: Any, given: Conditions, rule: str) -> None:
         import ray
@@ -86,8 +86,8 @@ def sleeper(seconds: float) -> Any:
     return trial
 
 
-class Instant(pool.Pool):
-    """A pool without Ray: a trial has ended when it is asked for."""
+class InstantPool(pool.Pool):
+    """A pool without Ray: a trial ends as soon as it starts."""
 
     def __init__(self, given: Conditions, retries: int, address: str | None):
         self.given = given
@@ -96,11 +96,11 @@ class Instant(pool.Pool):
         pass
 
     def room(self) -> int:
-        """One place."""
+        """Return 1."""
         return 1
 
     def run(self, jobs: list[Job], board: Board, ended: pool.Ended) -> bool:
-        """End all jobs."""
+        """Finish all jobs at once."""
         for job in jobs:
             board.start(job.name)
             write_result(job, self.given.root)
@@ -109,8 +109,8 @@ class Instant(pool.Pool):
 
 
 @contextlib.contextmanager
-def simulated(nodes: int, per_node: int) -> Iterator[str | None]:
-    """The address of a cluster of so many nodes; none for 0."""
+def simulated_cluster(nodes: int, per_node: int) -> Iterator[str | None]:
+    """Start a cluster of `nodes` nodes and yield its address, or None for 0 nodes."""
     if not nodes:
         yield None
         return
@@ -127,8 +127,8 @@ def simulated(nodes: int, per_node: int) -> Iterator[str | None]:
         cluster.shutdown()
 
 
-def used() -> float:
-    """Processor seconds of this process so far."""
+def cpu_seconds() -> float:
+    """Return the processor seconds of this process so far."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     return own.ru_utime + own.ru_stime
 
@@ -136,8 +136,8 @@ def used() -> float:
 def main() -> None:
     parser = common.parser(MODULE, __doc__)
     parser.add_argument("--nodes", type=int, default=10)
-    parser.add_argument("--per-node", type=int, default=1, help="trials that run on a node at a time")
-    parser.add_argument("--trials", type=int, default=60, help="in fives")
+    parser.add_argument("--per-node", type=int, default=1, help="concurrent trials on a node")
+    parser.add_argument("--trials", type=int, default=60, help="number of trials, rounded up to a multiple of five")
     parser.add_argument("--sleep", type=float, default=10, help="seconds of a trial")
     asked = parser.parse_args()
     distributed.quiet()
@@ -149,22 +149,22 @@ def main() -> None:
         count = len(study.configs())
 
         def ended(self: Stages, *what: Any) -> None:
-            """Now and then, how much memory all of Ray's processes have."""
+            """Measure the memory of all Ray processes after every tenth of the trials."""
             note(self, *what)
             if len(self.study.results) % max(1, count // 10) == 0:
                 below = psutil.Process().children(recursive=True)
                 peak[0] = max(peak[0], sum(x.memory_info().rss for x in below if x.is_running()) / 1e9)
 
-        with simulated(asked.nodes, asked.per_node) as address, ExitStack() as patched:
-            patched.enter_context(patch("mbkd.inputs.prepare", lambda *_: None))  # there are no rows
+        with simulated_cluster(asked.nodes, asked.per_node) as address, ExitStack() as patched:
+            patched.enter_context(patch("mbkd.inputs.prepare", lambda *_: None))  # the task has no rows
             patched.enter_context(patch.object(Stages, "_ended", ended))
             if address is None:
-                patched.enter_context(patch.object(pool, "Pool", Instant))
+                patched.enter_context(patch.object(pool, "Pool", InstantPool))
             else:
-                patched.enter_context(patch.object(pool, "_trial", sleeper(asked.sleep)))
-            before, began = used(), time.perf_counter()
+                patched.enter_context(patch.object(pool, "_trial", sleeping_trial(asked.sleep)))
+            before, began = cpu_seconds(), time.perf_counter()
             whole = carry_out(study, Conditions(root, Path.cwd(), 1, 1, 0, 600), 0, address)
-            wall, took = time.perf_counter() - began, used() - before
+            wall, took = time.perf_counter() - began, cpu_seconds() - before
         assert whole and len(study.results) == count and not study.failed, study.failed
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         began = time.perf_counter()
@@ -183,7 +183,7 @@ def main() -> None:
         "report_seconds": reported,
     }
     columns = (
-        "trials", "places", "wall s", "of sleep alone", "driver's processor s a trial", "driver GB", "all of Ray GB",
+        "trials", "places", "wall s", "sleep alone s", "driver's processor s per trial", "driver GB", "all of Ray GB",
         "report s",
     )  # fmt: skip
     cells = (

@@ -1,15 +1,15 @@
-"""Time and memory of what reads rows, as rows and languages grow; nothing should grow faster than they do.
+"""Measure time and memory of commands as rows and languages grow. The growth should be linear at most.
 
 usage: python -m benchmarks.growth [--rows 10000 100000 1000000] [--languages 15 48 205] [--out FILE]
 
-Each command runs in a process of its own, on toy text and a tiny model (2 layers x 32, K = 1), so that what is measured
-is everything but the model.
+Each command runs in a separate process on toy text and a tiny model (2 layers of width 32, K = 1). The model's share of
+the time is small.
 
-rows       that many rows in 15 languages: training rows of three for `data` and the token stores, rows of a file for
-           `predict`, test rows for `evaluate` and for the report of four runs
-languages  1,000 rows of each
+rows       that many rows in 15 languages: training rows of three languages for `data` and the token stores, rows of a
+           file for `predict`, test rows for `evaluate` and for the report of four runs
+languages  1,000 rows of each language
 
-The exponent is that of the last two sizes: the slope of log seconds, and of log memory, over log rows or languages.
+The exponent is the slope of log seconds, or log memory, over log rows or languages, between the last two sizes.
 """
 
 import argparse
@@ -38,21 +38,21 @@ FEW, EACH, RUNS = 15, 1000, 4
 SUPERVISED = sib200.SUPERVISED
 TARGET_GB = 2
 COMMANDS = ("data", "stores", "predict", "evaluate", "report")
-Measured = tuple[float, float]  # seconds, and the most memory in GB
+Measured = tuple[float, float]  # seconds, and peak memory in GB
 
 
 def languages(count: int) -> tuple[str, ...]:
-    """So many codes, the supervised ones first."""
+    """Return `count` language codes, the supervised ones first."""
     return (*SUPERVISED, *(x for x in sib200.LANGUAGES if x not in SUPERVISED))[:count]
 
 
 def texts() -> list[str]:
-    """A few thousand toy reviews in six languages."""
+    """Return a few thousand toy reviews in six languages."""
     return [text for x in toy.LANGUAGES for text, _ in itertools.islice(toy.unlabelled(x, 1000), 1000)]
 
 
 def write_rows(file: Path, some: Sequence[str], count: int) -> None:
-    """A CSV file of so many rows, none twice."""
+    """Write a CSV file of `count` different rows."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8", newline="") as stream:
         out = csv.writer(stream)
@@ -62,7 +62,7 @@ def write_rows(file: Path, some: Sequence[str], count: int) -> None:
 
 
 def make_model(folder: Path, some: Sequence[str]) -> None:
-    """A tiny MBLM and its encoder."""
+    """Write a tiny MBLM and its encoder."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -91,7 +91,7 @@ def make_model(folder: Path, some: Sequence[str]) -> None:
 
 
 def make_config(folder: Path, world: Path, some: Sequence[str], train: int, test: int, named: Sequence[str]) -> Path:
-    """Files of so many rows of each language, and their configuration's file."""
+    """Write files of `train` and `test` rows of each language and a configuration; return its file."""
     for language in named:
         write_rows(folder / f"test.{language}.csv", some, test)
     for language in SUPERVISED:
@@ -114,7 +114,7 @@ def make_config(folder: Path, world: Path, some: Sequence[str], train: int, test
 
 
 def make_runs(root: Path, rows: int, named: Sequence[str]) -> None:
-    """Runs of so many test rows in each language."""
+    """Write runs with `rows` test rows in each language."""
     task = paper.xnli().model_copy(update={"supervised": SUPERVISED, "zero_shot": named[len(SUPERVISED) :]})
     teachers = {x: (Teacher(model="none"),) for x in SUPERVISED}
     full = Config(task=task, student=Student(backbone="none", branch_depth=4), teachers=teachers)
@@ -124,7 +124,7 @@ def make_runs(root: Path, rows: int, named: Sequence[str]) -> None:
 
 
 def measured(words: Sequence[str], log: Path) -> Measured:
-    """`python -m WORDS` from its start to its end; the memory is that of its largest process."""
+    """Run `python -m WORDS`; return its seconds and the memory of its largest process."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     began = time.perf_counter()
     with log.open("ab") as output:
@@ -140,12 +140,12 @@ def measured(words: Sequence[str], log: Path) -> Measured:
 def all_commands(
     root: Path, world: Path, some: Sequence[str], asked: argparse.Namespace, rows: int | None, count: int
 ) -> dict[str, Measured]:
-    """Every command at one size; rows: all together, EACH of every language if not given."""
+    """Measure every command at one size. rows: of all languages together; None: EACH of every language."""
     named = languages(count)
     each = EACH if rows is None else rows // count
     train = EACH if rows is None else rows // len(SUPERVISED)
     log, model, found = root / "output.txt", str(world / "model"), {}
-    # What is about training rows reads few test rows where rows grow, and the other way round.
+    # As rows grow, commands on training rows get few test rows, and commands on test rows few training rows.
     few = 20 if rows is not None else EACH
     reading = str(make_config(root / "train", world, some, train, few, named))
     measuring = str(make_config(root / "test", world, some, few, each, named))
@@ -174,7 +174,7 @@ def open_stores(file: str, root: str) -> None:
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float | None:
-    """The slope of the logarithms between the last two sizes."""
+    """Return the slope of the logarithms between the last two sizes."""
     if len(sizes) < 2:
         return None
     return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--languages", nargs="*", type=int, default=[15, 48, 205])
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS)
-    parser.add_argument("--stores", nargs=2, help="for the benchmark itself")
+    parser.add_argument("--stores", nargs=2, help="internal: open the token stores")
     asked = parser.parse_args()
     if asked.stores:
         open_stores(*asked.stores)

@@ -1,17 +1,19 @@
-"""The paper's whole study on paper: Tables 2 to 8 and Fig 5 on 1, 8, 64 and 512 GPUs, in hours, money and bytes.
+"""Estimate hours, money and bytes of the paper's study (Tables 2 to 8, Fig 5) on 1, 8, 64 and 512 GPUs.
 
 usage: python -m benchmarks.scale [--gpu A100] [--rate 1.0] [--gpus 1 8 64 512] [--out FILE]
        python -m benchmarks.scale --check RUNS [--out FILE]
 
-Nothing is trained. The runs are those of `tuning.sweep`, each once however many tables show it; their hours are those
-of `mbkd plan`. Stages follow each other: the teachers' grid, the teachers' logits, the students' runs, and with
-`confirm` the chosen ones' other seeds (of the longest training: which one is chosen is not known). In a stage the
-longest runs are started first, each on the GPU that is free next.
+Nothing is trained. The runs are those of `tuning.sweep`; a run in several tables counts once. The hours of a run are
+those of `mbkd plan`. The stages follow each other: the teachers' grid, the teachers' logits, the students' runs and,
+with `confirm`, the other seeds of the chosen configurations. The choice is unknown, so the longest training is assumed.
+In a stage, the longest runs start first, each on the next free GPU.
 
-A run on r GPUs takes max(FLOPs / r, launches) + all-reduce a step. Launches: --operations of --launch-us each.
-All-reduce: 2 (r - 1) / r of the gradients, word vectors left out, at --bus GB/s. A GPU is paid while the study lasts.
+A step on r GPUs takes max(FLOPs / r, launches) + all-reduce. Launches take --launch-us for each of --operations. The
+all-reduce moves 2 (r - 1) / r of the gradients, without word vectors, at --bus GB/s. All GPUs cost money until the
+study ends.
 
---check: predicted over measured seconds of training of the finished runs in a folder, on this machine, which is timed.
+--check: predicted over measured training seconds of the finished runs in a folder. The prediction uses the measured
+speed of this machine.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from tuning.grids import combinations
 
 DEPTHS = [0, 2, 4, 6, 8, 10, 12]
 SEEDS = [1, 2, 3, 4, 5]
-RANKS = (1, 2, 4, 8)  # of a trial; one machine has eight GPUs
+RANKS = (1, 2, 4, 8)  # GPUs of a trial; one machine has eight
 MANY = tuple(2**n for n in range(13))
 CHECKPOINT_MINUTES = 10
 MODULE = "benchmarks.scale"
@@ -45,7 +47,7 @@ MODULE = "benchmarks.scale"
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a step takes besides its FLOPs: seconds of launches, and the all-reduce's bytes a second."""
+    """Costs of a step besides its FLOPs: seconds of launches, and bytes per second of the all-reduce."""
 
     launches: float
     bus: float
@@ -53,7 +55,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Job:
-    """A run: seconds of a step's FLOPs, steps, seconds of measuring, bytes of gradients that are summed."""
+    """A run: seconds of a step's FLOPs, steps, seconds of evaluation, bytes of all-reduced gradients."""
 
     step: float
     steps: int
@@ -61,14 +63,14 @@ class Job:
     gradients: float
 
     def hours(self, ranks: int, cluster: Cluster) -> float:
-        """Hours on so many GPUs."""
+        """Return the hours on `ranks` GPUs."""
         reduce = 2 * (ranks - 1) / ranks * self.gradients / cluster.bus
         step = max(self.step / ranks, cluster.launches) + reduce
         return (self.steps * step + self.measuring / ranks) / 3600
 
 
 def study(protocol: protocols.Protocol) -> list[list[Config]]:
-    """The runs of all experiments, each once: teachers, students that search, students that confirm."""
+    """Return the runs of all experiments, each once: teachers, students to search, students to confirm."""
     teachers: dict[str, Config] = {}
     search: dict[str, Config] = {}
     confirm: dict[str, Config] = {}
@@ -90,7 +92,7 @@ def study(protocol: protocols.Protocol) -> list[list[Config]]:
 
 
 def jobs(found: dict[str, Any], configs: Sequence[Config], device: machine.Machine) -> list[Job]:
-    """What `plan.estimate` says of runs, as jobs."""
+    """Return the runs of `plan.estimate` as jobs."""
     made = []
     for run, config in zip(found["runs"], configs, strict=True):
         flops, size = run["flops"], cost.student_size(config)
@@ -101,21 +103,23 @@ def jobs(found: dict[str, Any], configs: Sequence[Config], device: machine.Machi
 
 
 def makespan(hours: Sequence[float], places: int) -> float:
-    """Hours until the last of some jobs has ended, the longest started first, each at the place that is free next."""
+    """Return the hours until the last job ends. The longest jobs start first, each at the next free place."""
     ends = [0.0] * min(places, max(len(hours), 1))
     for each in sorted(hours, reverse=True):
         heapq.heappush(ends, heapq.heappop(ends) + each)
     return max(ends)
 
 
-def lasts(stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, ranks: int, cluster: Cluster) -> float:
-    """Hours of the whole study with so many GPUs a trial."""
+def study_hours(
+    stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, ranks: int, cluster: Cluster
+) -> float:
+    """Return the hours of the whole study with `ranks` GPUs per trial."""
     every = [makespan([job.hours(ranks, cluster) for job in stage], gpus // ranks) for stage in stages]
     return sum(every) + makespan(passes, gpus)
 
 
 def traffic(config: Config, run: dict[str, Any], read: plan.Text) -> dict[str, float]:
-    """Bytes that a run reads from and writes to a shared file system."""
+    """Return the bytes that a run reads from and writes to a shared file system."""
     mean = statistics.fmean(float(each.mean()) for each in read.lengths.values())
     rows = sum(len(each) for each in read.lengths.values())
     tokens = 4 * (rows + sum(read.heldout.values())) * mean
@@ -125,11 +129,13 @@ def traffic(config: Config, run: dict[str, Any], read: plan.Text) -> dict[str, f
     return {"read": run["memory"]["parameters"] + tokens, "written": run["disk"]["finished"] + checkpoints}
 
 
-def whole(protocol: protocols.Protocol, asked: argparse.Namespace, device: machine.Machine) -> dict[str, Any]:
-    """One protocol on every number of GPUs."""
+def estimate_protocol(
+    protocol: protocols.Protocol, asked: argparse.Namespace, device: machine.Machine
+) -> dict[str, Any]:
+    """Print and return the estimate of one protocol for every number of GPUs."""
     cluster = Cluster(asked.operations * asked.launch_us / 1e6, asked.bus * 1e9)
     stages = study(protocol)
-    with tempfile.TemporaryDirectory() as root:  # where nothing is finished
+    with tempfile.TemporaryDirectory() as root:  # a folder without finished runs
         estimates = [plan.estimate(stage, Path(root), device) for stage in stages]
         texts = {config.task.kind: plan.text(config, Path(root)) for stage in stages for config in stage[:1]}
         texts |= {
@@ -148,7 +154,7 @@ def whole(protocol: protocols.Protocol, asked: argparse.Namespace, device: machi
     rows, table = [], []
     for gpus in asked.gpus:
         possible = [ranks for ranks in RANKS if ranks <= gpus]
-        took = {ranks: lasts(each, passes, gpus, ranks, cluster) for ranks in possible}
+        took = {ranks: study_hours(each, passes, gpus, ranks, cluster) for ranks in possible}
         best = min(took, key=lambda ranks: took[ranks])
         busy = sum(job.hours(1, cluster) for stage in each for job in stage) + sum(passes)
         money = {ranks: gpus * hours * asked.rate for ranks, hours in took.items()}
@@ -171,22 +177,22 @@ def whole(protocol: protocols.Protocol, asked: argparse.Namespace, device: machi
     better = next((n for n in MANY if _pays(each, passes, n, cluster)), None)
     counts = ", ".join(f"{len(stage):,}" for stage in stages)
     columns = (
-        "GPUs", "hours", "money", "busy", "best ranks a trial", "hours", "money", "GB kept + while it runs",
+        "GPUs", "hours", "money", "busy", "best ranks per trial", "hours", "money", "GB kept + during the study",
         "TB read + written",
     )  # fmt: skip
     common.print_table(f"{protocol}: {counts} runs of teachers, of the grid, to confirm", columns, table)
-    point = f"from {better} GPUs on" if better else f"on none up to {MANY[-1]}"
-    print(f"several ranks a trial beat one {point}", file=sys.stderr)
+    point = f"from {better} GPUs on" if better else f"for no number of GPUs up to {MANY[-1]}"
+    print(f"several ranks per trial are faster than one {point}", file=sys.stderr)
     return {"runs": [len(stage) for stage in stages], "on": rows, "several_ranks_pay_from": better}
 
 
 def _pays(stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, cluster: Cluster) -> bool:
-    alone = lasts(stages, passes, gpus, 1, cluster)
-    return any(lasts(stages, passes, gpus, r, cluster) < alone for r in RANKS[1:] if r <= gpus)
+    alone = study_hours(stages, passes, gpus, 1, cluster)
+    return any(study_hours(stages, passes, gpus, r, cluster) < alone for r in RANKS[1:] if r <= gpus)
 
 
 def check(root: Path) -> dict[str, Any]:
-    """Predicted over measured seconds of training, by system."""
+    """Print and return predicted over measured training seconds, by system."""
     groups: dict[str, list[Path]] = {}
     for file in sorted(root.glob("*/result.json")):
         result = Result.read(file.parent)
@@ -199,10 +205,10 @@ def check(root: Path) -> dict[str, Any]:
         took = [Result.read(folder).train_seconds for folder in folders]
         estimates = plan.estimate(configs, root, device)["runs"]
         flops = [run["flops"] for run in estimates]
-        said = [x["student"] / device.student + x["teacher"] / device.teacher for x in flops]
-        ratio = [a / b for a, b in zip(said, took, strict=True)]
-        table.append((name, len(folders), common.spread(said, 0), common.spread(took, 0), common.spread(ratio, 2)))
-        found[name] = {"predicted": said, "measured": took, "ratio": ratio}
+        predicted = [x["student"] / device.student + x["teacher"] / device.teacher for x in flops]
+        ratio = [a / b for a, b in zip(predicted, took, strict=True)]
+        table.append((name, len(folders), common.spread(predicted, 0), common.spread(took, 0), common.spread(ratio, 2)))
+        found[name] = {"predicted": predicted, "measured": took, "ratio": ratio}
     columns = ("", "runs", "predicted s", "measured s", "predicted / measured")
     common.print_table(f"seconds of training in {root.name}", columns, table)
     return found
@@ -211,11 +217,13 @@ def check(root: Path) -> dict[str, Any]:
 def main() -> None:
     parser = common.parser(MODULE, __doc__)
     parser.add_argument("--gpu", default="A100")
-    parser.add_argument("--rate", type=float, default=1.0, help="money for a GPU and hour; GPU-hours by default")
+    parser.add_argument("--rate", type=float, default=1.0, help="price of a GPU-hour; the default gives GPU-hours")
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64, 512])
-    parser.add_argument("--bus", type=float, default=200, help="GB/s of an all-reduce inside of a machine; assumed")
-    parser.add_argument("--operations", type=int, default=2154, help="of a step: benchmarks.operations, bf16")
-    parser.add_argument("--launch-us", type=float, default=5, help="microseconds of an operation's launch; assumed")
+    parser.add_argument("--bus", type=float, default=200, help="assumed GB/s of an all-reduce within a machine")
+    parser.add_argument(
+        "--operations", type=int, default=2154, help="operations of a step, by benchmarks.operations in bf16"
+    )
+    parser.add_argument("--launch-us", type=float, default=5, help="assumed microseconds of an operation's launch")
     parser.add_argument("--check", type=Path, help="a folder of finished runs")
     asked = parser.parse_args()
     distributed.quiet()
@@ -224,7 +232,7 @@ def main() -> None:
         return
     device = machine.on_gpu(asked.gpu)
     print(f"speed: {device.source}", file=sys.stderr)
-    found = {protocol: whole(protocol, asked, device) for protocol in ("full", "confirm")}
+    found = {protocol: estimate_protocol(protocol, asked, device) for protocol in ("full", "confirm")}
     common.record(MODULE, asked.out, {"gpu": asked.gpu, "rate": asked.rate, "study": found})
 
 

@@ -1,16 +1,17 @@
-"""Accuracy per minute: sentence embeddings as people use them, against what mbkd makes of the same encoder and rows.
+"""Compare the accuracy per minute of sentence embeddings with that of mbkd on the same encoder and rows.
 
 usage: python -m benchmarks.peers.embeddings --student FOLDER [--config study.yaml] [--out FILE] [key=value ...]
 
-Without --config it is SIB-200 where that lies beside the checkout, labelled in English, French and Chinese, measured in
-ten languages; else toy reviews. Each way is a command of its own, from its start to its result:
+Without --config, the task is SIB-200 if its data is next to the checkout. Training rows are in English, French and
+Chinese, and ten languages are evaluated. Otherwise the task is toy reviews. Each variant is a command, timed from its
+start to its result:
 
-mbkd baseline        the frozen encoder's mean states and a logistic regression
-mbkd train           hard labels, a plain student
+mbkd baseline        a logistic regression on the frozen encoder's mean states
+mbkd train           a plain student on hard labels
 SentenceTransformer  the same frozen states by sentence-transformers' `encode`, and scikit-learn's logistic regression
-SetFit               contrastive fine-tuning on --shots rows of each class and language, then its own head
+SetFit               contrastive fine-tuning on --shots rows of each class and language, then its head
 
-A text pair is read as one text, for neither library takes pairs.
+A text pair is joined to one text, because neither library accepts pairs.
 """
 
 import json
@@ -37,7 +38,7 @@ BASELINE, TRAIN, SENTENCE, SETFIT = "mbkd baseline", "mbkd train", "SentenceTran
 
 
 def make_config(folder: Path, student: str, epochs: float) -> Config:
-    """SIB-200, or toy reviews."""
+    """Return a configuration of SIB-200, or of toy reviews."""
     if SIB.is_dir():
         task: dict[str, Any] = {
             "kind": "own",
@@ -60,7 +61,7 @@ def make_config(folder: Path, student: str, epochs: float) -> Config:
 
 
 def rows(config: Config, split: str, language: str) -> tuple[list[str], np.ndarray]:
-    """Texts and classes."""
+    """Return the texts and classes of a split and language."""
     loaded = tasks.load(config.task, split, language)
     second = loaded["text_b"] if config.task.pairs else [""] * len(loaded)
     return [" ".join(x for x in both if x) for both in zip(loaded["text_a"], second, strict=True)], np.array(
@@ -69,16 +70,16 @@ def rows(config: Config, split: str, language: str) -> tuple[list[str], np.ndarr
 
 
 def embedder(config: Config) -> Any:
-    """The backbone as sentence-transformers has it: mean pooling."""
+    """Return the backbone as a SentenceTransformer with mean pooling."""
     from sentence_transformers import SentenceTransformer
 
-    made = SentenceTransformer(config.student.backbone)  # a plain folder gets mean pooling
+    made = SentenceTransformer(config.student.backbone)  # adds mean pooling to a plain folder
     made.max_seq_length = config.train.max_length
     return made
 
 
 def sentence(config: Config, shots: int) -> Any:
-    """Frozen embeddings and a logistic regression; returns what answers texts with classes."""
+    """Fit a logistic regression on frozen embeddings; return a function from texts to classes."""
     from sklearn.linear_model import LogisticRegression
 
     model = embedder(config)
@@ -89,7 +90,7 @@ def sentence(config: Config, shots: int) -> Any:
 
 
 def setfit(config: Config, shots: int) -> Any:
-    """SetFit on a few rows; returns the same."""
+    """Train SetFit on a few rows; return a function from texts to classes."""
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
     from sklearn.linear_model import LogisticRegression
@@ -115,7 +116,7 @@ def setfit(config: Config, shots: int) -> Any:
 
 
 def one(name: str, config: Config, shots: int, out: Path) -> None:
-    """One way of another library, in a process of its own: its averages on the last split."""
+    """Train and evaluate one variant of another library; write its averages on the last split."""
     answer = {SENTENCE: sentence, SETFIT: setfit}[name](config, shots)
     split = tasks.splits(config.task)[-1]
     found, labels = {}, {}
@@ -127,7 +128,7 @@ def one(name: str, config: Config, shots: int, out: Path) -> None:
 
 
 def show(config: Config, found: dict[str, list[float]], averages: dict[str, Any]) -> dict[str, Any]:
-    """Print a line a way, and return what is recorded."""
+    """Print one line per variant; return the record."""
     chance = 1 / len(tasks.label_names(config.task))
     lines, kept = [], {}
     for way, took in found.items():
@@ -136,26 +137,26 @@ def show(config: Config, found: dict[str, list[float]], averages: dict[str, Any]
         scores = [f"{100 * x:.1f}" if (x := averages[way][name]) is not None else "-" for name in ("S", "Z", "A")]
         lines.append((way, f"{minutes:.2f}", *scores, f"{gain:.1f}"))
         kept[way] = {"seconds": took, "averages": averages[way], "points_above_chance_per_minute": gain}
-    columns = ("", "minutes", "AVG(S)", "AVG(Z)", "AVG(A)", "points above chance a minute")
+    columns = ("", "minutes", "AVG(S)", "AVG(Z)", "AVG(A)", "points above chance per minute")
     common.print_table(f"{len(config.task.languages)} languages, chance {100 * chance:.1f}", columns, lines)
     return kept
 
 
 def main() -> None:
     asked = common.parser(MODULE, __doc__)
-    asked.add_argument("--student", help="an encoder's folder; needed without --config")
-    asked.add_argument("--config", help="a study's configuration")
-    asked.add_argument("--epochs", type=float, default=3, help="of `mbkd train`, without --config")
-    asked.add_argument("--shots", type=int, default=16, help="rows of each class and language that SetFit learns from")
+    asked.add_argument("--student", help="an encoder's folder; required without --config")
+    asked.add_argument("--config", help="the configuration of a run")
+    asked.add_argument("--epochs", type=float, default=3, help="epochs of `mbkd train` without --config")
+    asked.add_argument("--shots", type=int, default=16, help="rows of each class and language for SetFit")
     asked.add_argument("--rounds", type=int, default=1)
-    asked.add_argument("--one", nargs=2, help="for the benchmark itself")
+    asked.add_argument("--one", nargs=2, help="internal: run one variant")
     asked.add_argument("overrides", nargs="*", help="key=value")
     wanted = asked.parse_args()
     if wanted.one:
         one(wanted.one[0], paper.find(wanted.config, wanted.overrides), wanted.shots, Path(wanted.one[1]))
         return
     if not wanted.config and not wanted.student:
-        asked.error("--student FOLDER or --config FILE is needed: what is not pre-trained transfers nothing")
+        asked.error("give --student FOLDER or --config FILE: the comparison needs a pre-trained encoder")
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "output.txt"
         made = paper.find(wanted.config, []) if wanted.config else make_config(folder, wanted.student, wanted.epochs)

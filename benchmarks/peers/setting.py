@@ -1,6 +1,6 @@
-"""What all comparisons with other tools share: the task, the models' shapes, and which batches of an epoch are timed.
+"""The setting of the comparisons with other tools: the task, the models, and the timed batches of an epoch.
 
-The peers are no dependencies of mbkd. A script whose peer is missing says how to install it, and measures nothing.
+The peers are not dependencies of mbkd. A script without its peer measures nothing and prints the `pip` command.
 """
 
 import argparse
@@ -28,10 +28,12 @@ ZERO_SHOT = ("de", "sw")
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A command line with the options of the measured setting."""
+    """Return an argument parser with the options of the setting."""
     made = common.parser(module, description)
-    made.add_argument("--student", help="an encoder's folder; random weights of --layers x --width if not given")
-    made.add_argument("--teacher", help="likewise, of --teacher-layers x --width")
+    made.add_argument("--student", help="an encoder's folder; default: random weights of --layers and --width")
+    made.add_argument(
+        "--teacher", help="the same for the teachers; default: random weights of --teacher-layers and --width"
+    )
     made.add_argument("--width", type=int, default=384, help="a multiple of 32")
     made.add_argument("--layers", type=int, default=6)
     made.add_argument("--teacher-layers", type=int, default=12)
@@ -41,7 +43,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def missing(package: str, module: str, out: Path | None) -> bool:
-    """Whether a peer is not installed; then that is printed, and recorded, with the command that installs it."""
+    """Return whether a peer is not installed. If so, print and record the command that installs the peer."""
     if importlib.util.find_spec(package) is not None:
         return False
     reason = f"skipped: {package} is not installed; pip install {package.replace('_', '-')}"
@@ -51,12 +53,12 @@ def missing(package: str, module: str, out: Path | None) -> bool:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of the peers of a comparison."""
+    """Return the versions of installed peers."""
     return {package: version(package) for package in packages}
 
 
 def make_world(folder: Path, asked: argparse.Namespace) -> Config:
-    """XNLI's pairs, or toy text of their length, with a plain student and three teachers of the shapes asked for."""
+    """Return a task of XNLI's pairs, or of toy text of their length, with a plain student and three teachers."""
     task = text.xnli(folder, asked.rows, ZERO_SHOT)
     student = asked.student or str(_encoder(folder / "student", folder, asked, asked.layers))
     teacher = asked.teacher or str(_encoder(folder / "teacher", folder, asked, asked.teacher_layers))
@@ -71,7 +73,7 @@ def make_world(folder: Path, asked: argparse.Namespace) -> Config:
 
 
 def _encoder(folder: Path, root: Path, asked: argparse.Namespace, layers: int) -> Path:
-    """An encoder with random weights and a tokenizer of the task's text."""
+    """Write an encoder with random weights and a tokenizer of the task's text."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -96,7 +98,7 @@ def _encoder(folder: Path, root: Path, asked: argparse.Namespace, layers: int) -
 
 
 def stores(config: Config, root: Path) -> dict[str, Tokens]:
-    """The training rows' tokens by language, by the student's tokenizer."""
+    """Open the student's token stores of the training rows, by language."""
     train = config.train
     return {
         x: open_store(root / "store", config.task, "train", x, config.student.backbone, train.max_length)
@@ -104,10 +106,10 @@ def stores(config: Config, root: Path) -> dict[str, Tokens]:
     }
 
 
-class Apart:
-    """A variant in a process of its own, so that none runs with what another one has set or left in memory.
+class SeparateProcess:
+    """A variant in a separate process, without settings and memory of other variants.
 
-    make(*given) returns there what a call of `Apart` runs: the number of a round to what is measured.
+    In this process, make(*given) returns a function from the number of a round to the measured value.
     """
 
     def __init__(self, make: Callable[..., Callable[[int], float]], *given: Any):
@@ -124,7 +126,7 @@ class Apart:
 
 def _serve(pipe: Any, make: Callable[..., Callable[[int], float]], given: tuple[Any, ...]) -> None:
     run = None
-    with contextlib.suppress(EOFError):  # nobody asks any more
+    with contextlib.suppress(EOFError):  # the parent process closed the pipe
         while True:
             number = pipe.recv()
             run = run or make(*given)
@@ -132,7 +134,10 @@ def _serve(pipe: Any, make: Callable[..., Callable[[int], float]], given: tuple[
 
 
 def our_steps(config: Config, root: Path, rounds: int, count: int) -> Callable[[int], float]:
-    """Seconds per example of our loop in a round, on the rows' tokens and random weights of the real shapes."""
+    """Return a function that measures mbkd's seconds per example in a round.
+
+    The tokens are those of the rows; the weights are random, in the real shapes.
+    """
     from mbkd import distributed
     from mbkd.estimate import dry_run
 
@@ -162,14 +167,14 @@ def our_steps(config: Config, root: Path, rounds: int, count: int) -> Callable[[
 
 
 def sizes(batches: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
-    """Tokens of each batch of rows, padded to its longest row."""
+    """Return the number of tokens of each batch, padded to its longest row."""
     return np.array([len(rows) * lengths[rows].max() for rows in batches])
 
 
 def shares(of_batches: np.ndarray, rounds: int, count: int) -> list[np.ndarray]:
-    """The batches of an epoch that each round takes: evenly spaced ones in the order of their sizes, then mixed.
+    """Return the batches of each round: evenly spaced in the order of their sizes, then shuffled.
 
-    So the mean of a few batches stands for the mean of the epoch, however unequal batches are.
+    The mean of a few batches of unequal sizes then estimates the mean of the epoch.
     """
     order = np.argsort(of_batches, kind="stable")
     at = (np.arange(rounds * count) + 0.5) / (rounds * count) * len(order)
@@ -178,7 +183,7 @@ def shares(of_batches: np.ndarray, rounds: int, count: int) -> list[np.ndarray]:
 
 
 def command(words: Sequence[str], log: Path) -> float:
-    """Seconds of `python -m WORDS`, from the process's start to its end; its output goes to a log."""
+    """Run `python -m WORDS` with its output in a log; return the seconds of the process."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     began = time.perf_counter()
     with log.open("ab") as output:
@@ -196,12 +201,12 @@ def command(words: Sequence[str], log: Path) -> float:
 
 
 def ratios(found: Mapping[str, Sequence[float]], ours: str) -> dict[str, list[float]]:
-    """How many times as long as ours each variant took, round by round."""
+    """Return the time of each variant divided by ours, by round."""
     return {x: [a / b for a, b in zip(values, found[ours], strict=True)] for x, values in found.items()}
 
 
 def print_times(title: str, unit: str, found: Mapping[str, Sequence[float]], against: Sequence[str]) -> None:
-    """A line a variant: its times, and how many times as long as some of ours they are."""
+    """Print one line per variant: its times, and their ratios to some of our variants."""
     each = {x: ratios(found, x) for x in against}
     rows = (
         (

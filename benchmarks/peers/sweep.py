@@ -1,10 +1,10 @@
-"""A grid of runs by `tuning.sweep` against a plain shell loop over Trainer runs on the same grid: time of the whole.
+"""Compare the time of a grid by `tuning.sweep` with that of a shell loop over Trainer runs.
 
 usage: python -m benchmarks.peers.sweep [--lr 5e-5 1e-4] [--seeds 2] [--rows 320] [--out FILE]
 
-Hard labels, a plain student, one epoch, one run at a time on all cores. Both start with nothing. The loop starts a
-process for each point of the grid, as `for lr in ...; do python train.py --lr $lr; done` does (its script is
-benchmarks.peers.trainer, with group_by_length); the sweep is one command, and its runs share tokens.
+A run trains a plain student on hard labels for one epoch. One run at a time uses all cores. Both variants start
+without caches. The loop starts a process for each point of the grid, like `for lr in ...; do python train.py --lr $lr;
+done`. Its script is benchmarks.peers.trainer with group_by_length. The sweep is one command, and its runs share tokens.
 """
 
 import os
@@ -31,7 +31,7 @@ def main() -> None:
     asked.add_argument("--seeds", type=int, default=2)
     asked.add_argument("--rounds", type=int, default=1)
     wanted = asked.parse_args()
-    if setting.missing("accelerate", MODULE, wanted.out):  # Trainer's own condition
+    if setting.missing("accelerate", MODULE, wanted.out):  # Trainer requires accelerate
         return
     cores = len(os.sched_getaffinity(0))
     points = [(lr, seed) for lr in wanted.lr for seed in range(1, wanted.seeds + 1)]
@@ -60,7 +60,9 @@ def main() -> None:
         found = common.take_turns(variants, wanted.rounds, warm=0)
         made = {x: len(list(folder.glob(f"{x}-*/*/result.json"))) for x in ("sweep", "loop")}
     assert set(made.values()) == {len(points) * wanted.rounds}, made
-    title = f"{len(points)} runs: {len(wanted.lr)} rates, {wanted.seeds} seeds, {wanted.rows} rows a language"
+    title = (
+        f"{len(points)} runs: {len(wanted.lr)} learning rates, {wanted.seeds} seeds, {wanted.rows} rows per language"
+    )
     setting.print_times(title, "seconds", found, [SWEEP])
     kept: dict[str, Any] = {"seconds": found, "ratio": setting.ratios(found, SWEEP), "runs": len(points)}
     common.record(MODULE, wanted.out, {"peers": setting.versions("transformers", "accelerate"), **kept})

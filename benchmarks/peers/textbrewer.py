@@ -1,12 +1,12 @@
-"""TextBrewer's MultiTaskDistiller, the paper's own tool, against MultiKD here: three teachers, a plain student.
+"""Compare TextBrewer's MultiTaskDistiller, the paper's tool, with mbkd's MultiKD: three teachers, a plain student.
 
 usage: python -m benchmarks.peers.textbrewer [--rounds 4] [--steps 4] [--out FILE]
 
-Seconds per example from the first step on. Every round is a call of `MultiTaskDistiller.train` on some batches of an
-epoch, and as many steps of ours, taken alike, with the teachers online and with their logits cached. Each variant has a
-process of its own. TextBrewer asks the teacher in every step: it turns its own cache off where there are several tasks.
-Its examples pad every row to the longest that may come; the line "padded to the batch" gives it batches that are padded
-to their own longest row.
+The unit is seconds per example after the first step. A round times one call of `MultiTaskDistiller.train` on some
+batches of an epoch, and the same number of mbkd's steps with online teachers and with cached logits. Each variant has a
+separate process. TextBrewer runs the teacher in every step, because it disables its cache for several tasks. Its
+examples pad every row to the maximum length. In the line "padded to the batch", TextBrewer gets batches that are padded
+to their longest row.
 """
 
 import sys
@@ -31,7 +31,7 @@ PADDED, DYNAMIC = "TextBrewer, as its examples pad", "TextBrewer, padded to the 
 
 
 class Loader:
-    """What TextBrewer draws a language's batches from. All languages share them, so a round takes exactly its own."""
+    """The loader of a language's batches. All languages share one iterator, so a round takes exactly its batches."""
 
     def __init__(self, batches: Iterator[dict[str, torch.Tensor]], clock: list[float]):
         self.batches, self.clock = batches, clock
@@ -46,7 +46,10 @@ class Loader:
 
 
 def theirs(config: Config, root: Path, width: int | None, rounds: int, count: int) -> Callable[[int], float]:
-    """Seconds per example of TextBrewer in a round; width: of every batch, its own longest row if not given."""
+    """Return a function that measures TextBrewer's seconds per example in a round.
+
+    width: tokens of every batch; None pads a batch to its longest row.
+    """
     from textbrewer import DistillationConfig, MultiTaskDistiller, TrainingConfig
     from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
@@ -77,7 +80,7 @@ def theirs(config: Config, root: Path, width: int | None, rounds: int, count: in
 
     def run(number: int) -> float:
         chosen = [batches[i] for i in shares[number % rounds]]
-        # The first step makes room for Adam's moments, the last one shows when the one before it ended: both count not.
+        # Two steps do not count: the first allocates Adam's moments, the last marks the end of the step before.
         taken = iter([tensors(*each) for each in (chosen[0], *chosen, chosen[0])])
         clock: list[float] = []
         loaders = {x: Loader(taken, clock) for x in teachers}
@@ -107,7 +110,7 @@ def theirs(config: Config, root: Path, width: int | None, rounds: int, count: in
 def main() -> None:
     asked = setting.parser(MODULE, __doc__)
     asked.add_argument("--rounds", type=int, default=4)
-    asked.add_argument("--steps", type=int, default=4, help="of each round")
+    asked.add_argument("--steps", type=int, default=4, help="steps of each round")
     wanted = asked.parse_args()
     if setting.missing("textbrewer", MODULE, wanted.out):
         return
@@ -119,10 +122,10 @@ def main() -> None:
         cached = changed(config, {"distill": {"signal": "cache"}})
         found = common.take_turns(
             {
-                ONLINE: setting.Apart(setting.our_steps, config, folder, rounds, count),
-                CACHED: setting.Apart(setting.our_steps, cached, folder, rounds, count),
-                PADDED: setting.Apart(theirs, config, folder, config.train.max_length, rounds, count),
-                DYNAMIC: setting.Apart(theirs, config, folder, None, rounds, count),
+                ONLINE: setting.SeparateProcess(setting.our_steps, config, folder, rounds, count),
+                CACHED: setting.SeparateProcess(setting.our_steps, cached, folder, rounds, count),
+                PADDED: setting.SeparateProcess(theirs, config, folder, config.train.max_length, rounds, count),
+                DYNAMIC: setting.SeparateProcess(theirs, config, folder, None, rounds, count),
             },
             rounds,
         )

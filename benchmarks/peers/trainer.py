@@ -1,15 +1,16 @@
-"""transformers' `Trainer` against mbkd's loop: hard labels, a plain student, the same rows.
+"""Compare transformers' `Trainer` with mbkd's training: hard labels, a plain student, the same rows.
 
 usage: python -m benchmarks.peers.trainer [--tables steps command] [--rounds 5] [--steps 6] [--out FILE]
        python -m benchmarks.peers.trainer --config study.yaml [--grouped] [--runs runs] [key=value ...]
 
-steps    seconds per example from the first step on. Every round is a call of `Trainer.train` on some batches of an
-         epoch as its own sampler cuts it (random, or `group_by_length`), and as many steps of ours, taken alike. Each
-         variant has a process of its own.
-command  seconds from the command to the result, tokens and measurements included, each in an empty folder; accuracy.
+steps    seconds per example after the first step. A round times one call of `Trainer.train` on some batches of its
+         sampler (random, or `group_by_length`), and the same number of mbkd's steps. Each variant has a separate
+         process.
+command  seconds from the command to the result with tokenization and evaluation, each in an empty folder; accuracy.
 
-With --config it is the floor of a study: `Trainer` fine-tunes the configuration's backbone on its rows, at its epochs,
-batch, rate, warm-up, decay and seed, with dynamic padding. The result is a run's directory, so a report shows it.
+With --config, `Trainer` is a baseline of a study. It fine-tunes the configuration's backbone with the configuration's
+rows, epochs, batch size, learning rate, warm-up, weight decay and seed, and with dynamic padding. The result is a run
+directory, so a report shows the baseline.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ TABLES = ("steps", "command")
 
 
 class Rows(torch.utils.data.Dataset):
-    """The rows of all languages together, in the order of `languages`, as a user of Trainer has them."""
+    """The rows of all languages in one data set, in the order of `languages`."""
 
     def __init__(self, stores: Sequence[Tokens]):
         self.lengths = np.concatenate([each.lengths for each in stores])
@@ -59,8 +60,8 @@ class Rows(torch.utils.data.Dataset):
         return self.rows[row]
 
 
-class Given(transformers.Trainer):
-    """A Trainer whose next epoch takes the rows of `order`; else it is as it comes."""
+class OrderedTrainer(transformers.Trainer):
+    """A Trainer that takes the rows of `order`, if set, instead of those of its sampler."""
 
     order: list[int] | None = None
 
@@ -69,7 +70,7 @@ class Given(transformers.Trainer):
 
 
 class Clock(transformers.TrainerCallback):
-    """When each step ended."""
+    """Records the time at the end of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -80,7 +81,7 @@ class Clock(transformers.TrainerCallback):
 
 
 def arguments(config: Config, folder: Path, sampling: str, **more: Any) -> transformers.TrainingArguments:
-    """A configuration's training values as Trainer's."""
+    """Return the training values of a configuration as Trainer's arguments."""
     train = config.train
     kind = precision.choose(train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return transformers.TrainingArguments(
@@ -90,7 +91,7 @@ def arguments(config: Config, folder: Path, sampling: str, **more: Any) -> trans
         per_device_eval_batch_size=64,
         num_train_epochs=train.epochs,
         learning_rate=train.lr,
-        warmup_steps=train.warmup,  # below 1 it is a share of the steps
+        warmup_steps=train.warmup,  # a value below 1 is a share of the steps
         weight_decay=train.weight_decay,
         max_grad_norm=train.clip,
         adam_epsilon=train.eps,
@@ -106,7 +107,7 @@ def arguments(config: Config, folder: Path, sampling: str, **more: Any) -> trans
 
 
 def theirs(config: Config, root: Path, sampling: str, rounds: int, count: int) -> Callable[[int], float]:
-    """Seconds per example of `Trainer` in a round."""
+    """Return a function that measures `Trainer`'s seconds per example in a round."""
     transformers.logging.set_verbosity_error()
     rows = Rows(list(setting.stores(config, root).values()))
     shape = transformers.AutoConfig.from_pretrained(
@@ -117,9 +118,9 @@ def theirs(config: Config, root: Path, sampling: str, rounds: int, count: int) -
     collate = transformers.DataCollatorWithPadding(tokenizer)
     B = config.train.batch_size
 
-    def trainer(clock: Clock, steps: int) -> Given:
+    def trainer(clock: Clock, steps: int) -> OrderedTrainer:
         given = arguments(config, root, sampling, max_steps=steps)
-        made = Given(
+        made = OrderedTrainer(
             model, given, train_dataset=rows, processing_class=tokenizer, data_collator=collate, callbacks=[clock]
         )
         made.remove_callback(transformers.PrinterCallback)
@@ -131,7 +132,7 @@ def theirs(config: Config, root: Path, sampling: str, rounds: int, count: int) -
 
     def run(number: int) -> float:
         chosen = [batches[i] for i in each[number % rounds]]
-        chosen = [chosen[0], *chosen]  # the first step makes room for Adam's moments, and does not count
+        chosen = [chosen[0], *chosen]  # the first step allocates Adam's moments and does not count
         clock = Clock()
         made = trainer(clock, len(chosen))
         made.order = np.concatenate(chosen).tolist()
@@ -142,11 +143,13 @@ def theirs(config: Config, root: Path, sampling: str, rounds: int, count: int) -
 
 
 def steps(config: Config, folder: Path, rounds: int, count: int) -> dict[str, Any]:
-    """The first table."""
+    """Measure and print the table `steps`."""
     labels = changed(config, {"distill": {"signal": "labels"}})
     rows = sum(map(len, setting.stores(config, folder).values()))
-    variants = {OURS: setting.Apart(setting.our_steps, labels, folder, rounds, count)}
-    variants |= {name: setting.Apart(theirs, labels, folder, how, rounds, count) for name, how in SAMPLING.items()}
+    variants = {OURS: setting.SeparateProcess(setting.our_steps, labels, folder, rounds, count)}
+    variants |= {
+        name: setting.SeparateProcess(theirs, labels, folder, how, rounds, count) for name, how in SAMPLING.items()
+    }
     found = common.take_turns(variants, rounds)
     title = f"steps: batch {config.train.batch_size}, {rounds} rounds of {count} steps, {rows:,} rows"
     setting.print_times(title, "seconds per example", found, [OURS])
@@ -154,7 +157,7 @@ def steps(config: Config, folder: Path, rounds: int, count: int) -> dict[str, An
 
 
 def command(config: Config, folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    """The second table."""
+    """Measure and print the table `command`."""
     few = changed(config, {"task": {"limit": rows}, "distill": {"signal": "labels"}})
     file = folder / "command.yaml"
     file.write_text(few.dump(), encoding="utf-8")
@@ -174,7 +177,7 @@ def command(config: Config, folder: Path, rows: int, rounds: int) -> dict[str, A
     variants[GROUPED] = run(GROUPED, [MODULE, "--grouped", "--config"])
     found = common.take_turns(variants, rounds, warm=0)
     split = next(iter(results[OURS].accuracy))
-    setting.print_times(f"command to result: {rows} rows a language, one epoch", "seconds", found, [OURS])
+    setting.print_times(f"command to result: {rows} rows per language, one epoch", "seconds", found, [OURS])
     results = {name: results[name] for name in variants}
     accuracy = {name: result.accuracy[split] for name, result in results.items()}
     show(f"{split}: accuracy x100, one seed", results, split)
@@ -182,14 +185,14 @@ def command(config: Config, folder: Path, rows: int, rounds: int) -> dict[str, A
 
 
 def show(title: str, results: dict[str, Result], split: str) -> None:
-    """Accuracy by language, a line a result."""
+    """Print the accuracy by language, one line per result."""
     languages = list(next(iter(results.values())).accuracy[split])
     lines = ((name, *(f"{100 * x.accuracy[split][each]:.1f}" for each in languages)) for name, x in results.items())
     common.print_table(title, ("", *languages), lines)
 
 
 def fine_tune(config: Config, sampling: str, root: Path) -> Path:
-    """Fine-tune and measure a configuration's backbone by Trainer; returns the run's directory."""
+    """Fine-tune and evaluate a configuration's backbone with Trainer; return the run directory."""
     labels = changed(config, {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}})
     kind = "trainer" if sampling == "random" else "trainer-grouped"
     digest = hashlib.sha256(f"{kind} {labels.hash}".encode()).hexdigest()[:8]
@@ -219,7 +222,7 @@ def fine_tune(config: Config, sampling: str, root: Path) -> Path:
         ignore_mismatched_sizes=True,
     )
     part = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    shutil.rmtree(part, ignore_errors=True)  # the files of a killed process
     part.mkdir(parents=True)
     trainer = transformers.Trainer(
         model,
@@ -267,7 +270,7 @@ def fine_tune(config: Config, sampling: str, root: Path) -> Path:
 
 
 def study(asked: Any) -> None:
-    """The floor of a study."""
+    """Fine-tune a study's backbone with Trainer; print and record the scores."""
     config = paper.find(asked.config, asked.overrides)
     began = time.perf_counter()
     directory = fine_tune(config, "group_by_length" if asked.grouped else "random", asked.runs)
@@ -283,15 +286,15 @@ def main() -> None:
     asked = setting.parser(MODULE, __doc__)
     asked.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     asked.add_argument("--rounds", type=int, default=5)
-    asked.add_argument("--steps", type=int, default=6, help="of each round")
+    asked.add_argument("--steps", type=int, default=6, help="steps of each round")
     asked.add_argument("--command-rows", type=int, default=160, help="rows of each language of `command`")
     asked.add_argument("--command-rounds", type=int, default=2)
-    asked.add_argument("--config", help="a study's configuration: fine-tune it, and measure nothing else")
+    asked.add_argument("--config", help="a configuration: fine-tune its backbone, without the tables")
     asked.add_argument("--grouped", action="store_true", help="with --config: group_by_length")
-    asked.add_argument("--runs", type=Path, default=Path("runs"), help="with --config: where the run's directory goes")
+    asked.add_argument("--runs", type=Path, default=Path("runs"), help="with --config: the folder of runs")
     asked.add_argument("overrides", nargs="*", help="with --config: key=value")
     wanted = asked.parse_args()
-    if setting.missing("accelerate", MODULE, wanted.out):  # Trainer's own condition
+    if setting.missing("accelerate", MODULE, wanted.out):  # Trainer requires accelerate
         return
     distributed.quiet()
     transformers.logging.set_verbosity_error()
