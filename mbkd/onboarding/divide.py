@@ -76,9 +76,10 @@ def write_all(
 ) -> int:
     """Write the files of the splits next to the source. Return the number of rows without text or label.
 
-    header, force, written: as in `write`.
+    header, force, written: as in `write`. Raises UserError if dev or test gets no row.
     """
     dropped = 0
+    written_rows = dict.fromkeys(SPLITS, 0)
     for language in dict.fromkeys(x for by in source.rows.values() for x in by):
         parts = {split: by[language] for split, by in source.rows.items() if language in by}
         kept = {}
@@ -97,9 +98,17 @@ def write_all(
             places = iter(assign([x for x, fits in zip(items, good, strict=True) if fits], trained))
             split_of = [next(places) if fits else None for fits in good]
             kept = {x: rows.keep(pa.array([each == x for each in split_of])) for x in SPLITS}
+            for each in SPLITS:
+                written_rows[each] += split_of.count(each)
         file = source.files["train"].replace(MARK, language or MARK)
         # tickets.fr.csv -> tickets.fr.dev.csv matches tickets.{language}.csv -> tickets.{language}.dev.csv
         write(file, kept, header, force, written)
+    if how != "official" and not all(written_rows.values()):
+        counts = ", ".join(f"{split} {count}" for split, count in written_rows.items())
+        raise UserError(
+            f"{source.files['train']}: too few rows for a split ({counts}); a label of a language needs three "
+            "different texts. Add rows, or name files of your own for train, dev and test"
+        )
     return dropped
 
 

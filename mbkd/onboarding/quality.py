@@ -190,7 +190,7 @@ def _warnings(found: dict[str, Any], max_length: int) -> list[dict[str, str]]:
             said.append(("label missing", f"no row has the label {label!r}"))
         elif train and count < FEW_OF_A_LABEL:
             said.append(("tiny class", f"label {label!r}: only {_rows(count)}"))
-    if found["constant"] >= CONSTANT and rows > 1:
+    if found["constant"] >= CONSTANT and round(found["constant"] * rows) > 1:
         said.append(("constant text", f"{found['constant']:.0%} of the rows have the same text; check the column"))
     for other, count in found["also_in"].items():
         if count:

@@ -126,6 +126,13 @@ def test_rows_without_text_or_label_are_left_out_of_the_splits(tmp_path: Path, c
     assert "2 rows without text or label" in capsys.readouterr().err
 
 
+def test_too_few_rows_for_a_split_are_refused_and_leave_no_file(tmp_path: Path):
+    file = save(tmp_path / "tickets.csv", tickets("en", 6))  # two rows of each label
+    with pytest.raises(UserError, match=r"too few rows for a split \(train 6, dev 0, test 0\)"):
+        init(file, tmp_path, split=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["tickets.csv"]
+
+
 def test_dev_and_test_files_are_found_by_their_usual_names(tmp_path: Path):
     for name, start in (("train", 0), ("valid", 300), ("test", 330)):
         save(tmp_path / f"{name}.csv", tickets("en", 300 if name == "train" else 30, start))

@@ -115,6 +115,12 @@ def test_duplicates_leaks_and_contradictions_are_counted(good):
     assert warnings_of(found) == leaks
 
 
+def test_two_rows_with_different_texts_are_not_constant(good):
+    dev = [row for row in good.whole["dev"] if row["language"] != "de"]
+    found = good(dev=dev + [row for row in good.whole["dev"] if row["language"] == "de"][:2])
+    assert ("constant text", "dev", "de") not in warnings_of(found)
+
+
 def test_small_and_missing_classes_few_rows_and_constant_text_give_warnings(good):
     train = [row | {"label": "bad" if i > 5 else "good"} for i, row in enumerate(rows("en", 90))]
     constant = [row | {"text": "one text"} for row in rows("fr", 60)] + rows("fr", 60)
