@@ -39,8 +39,8 @@ class Hub:
             siblings = [{"rfilename": name} for name in self._files()]
             return 200, json.dumps({"id": self.name, "sha": self.revision, "siblings": siblings}).encode(), {}
         if path.startswith(f"{api}/paths-info/"):
-            asked = json.loads(body)["paths"]
-            return 200, json.dumps([self._entry(x) for x in asked if (self.folder / x).exists()]).encode(), {}
+            paths = json.loads(body)["paths"]
+            return 200, json.dumps([self._entry(x) for x in paths if (self.folder / x).exists()]).encode(), {}
         if path.startswith(f"{api}/tree/"):
             inside = path.removeprefix(f"{api}/tree/").partition("/")[2]
             if not (self.folder / inside).is_dir():

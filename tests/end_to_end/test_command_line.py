@@ -38,9 +38,9 @@ def test_an_output_path_is_checked_before_any_work(tmp_path: Path):
     (tmp_path / "rows.txt").write_text("good\n")
     nowhere, there = tmp_path / "nowhere", tmp_path / "there.json"
     rows = tmp_path / "rows.txt"
-    wanted = (("predict", rows, "a.tsv"), ("evaluate", "-", "a.json"), ("mixers", "-", "a.csv"), ("init", "", "a.yaml"))
-    for command, asked, name in wanted:
-        done = mbkd(command, tmp_path, *([asked] if asked else []), "--out", nowhere / name)
+    cases = (("predict", rows, "a.tsv"), ("evaluate", "-", "a.json"), ("mixers", "-", "a.csv"), ("init", "", "a.yaml"))
+    for command, source, name in cases:
+        done = mbkd(command, tmp_path, *([source] if source else []), "--out", nowhere / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"error: --out {nowhere / name}: the folder {nowhere} does not exist; create it")
     there.write_text("x")

@@ -51,19 +51,19 @@ def test_the_configuration_of_init_trains(configuration: Path, tmp_path: Path):
 
 
 def test_a_finished_run_is_reused_for_the_same_rows_and_refused_for_others(configuration: Path, tmp_path: Path):
-    asked = (configuration, "train.epochs=0.2", "train.batch_size=16", "--runs", tmp_path, "--ranks", "1")
-    run = Path(mbkd("train", *asked).stdout.splitlines()[-1])
+    arguments = (configuration, "train.epochs=0.2", "train.batch_size=16", "--runs", tmp_path, "--ranks", "1")
+    run = Path(mbkd("train", *arguments).stdout.splitlines()[-1])
     (file,) = {
         Path(x) for x in yaml.safe_load((run / "config.yaml").read_text())["task"]["files"].values() if "train" in x
     }
     before = file.read_bytes()
     file.write_bytes(before)  # a new modification time
-    again = mbkd("train", *asked)
+    again = mbkd("train", *arguments)
     assert (again.returncode, "already finished" in again.stderr) == (0, True)
     try:
         swapped = {b"billing": b"technical", b"technical": b"billing"}
         file.write_bytes(re.sub(b"billing|technical", lambda found: swapped[found[0]], before))
-        other = mbkd("train", *asked)
+        other = mbkd("train", *arguments)
     finally:
         file.write_bytes(before)
     assert other.returncode == 2
@@ -107,14 +107,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_header_and_quoting_are_set_with_yes_or_no(many: Path, tmp_path: Path):
-    asked = ("init", many, "--out", tmp_path / "new.yaml", "--no-split", "--language", "en", "--quoting", "no")
-    done = mbkd(*asked)
+    arguments = ("init", many, "--out", tmp_path / "new.yaml", "--no-split", "--language", "en", "--quoting", "no")
+    done = mbkd(*arguments)
     assert (done.returncode, "--header yes or --header no" in done.stderr) == (2, True), done.stderr
-    done = mbkd(*asked, "--header", "no")
+    done = mbkd(*arguments, "--header", "no")
     assert done.returncode == 0, done.stderr
     columns = yaml.safe_load((tmp_path / "new.yaml").read_text())["task"]["columns"]
     assert (columns["text"], columns["label"], columns["header"], columns["quoted"]) == ("1", "2", False, False)
-    assert mbkd(*asked, "--header", "maybe").returncode == 2
+    assert mbkd(*arguments, "--header", "maybe").returncode == 2
 
 
 def test_the_dialogue_asks_for_the_other_files_and_the_languages_with_branches(many: Path, tmp_path: Path):

@@ -153,8 +153,8 @@ def test_rows_are_filtered_by_language_label_and_text(opened):
     opened.execute_script(TYPE, "label", "")
     opened.execute_script(TYPE, "text", "TEXT 11 ")
     assert len(opened.execute_script(VISIBLE)) == 1
-    said = opened.execute_script("return document.querySelector('.items output').textContent")
-    assert said == f"1 of {len(everything)} rows"
+    count = opened.execute_script("return document.querySelector('.items output').textContent")
+    assert count == f"1 of {len(everything)} rows"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -35,8 +35,8 @@ def start(model, *options):
 def stop(process):
     """Send SIGTERM; return the exit code and the output."""
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    _, output = process.communicate(timeout=60)
+    return process.returncode, output
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def model(student):
 def address(model):
     process, address = start(model, "--queue", "8", "--max-texts", "8", "--max-body", "5000", "--batch-tokens", "64")
     yield address
-    code, said = stop(process)
-    assert (code, said) == (0, UNCALIBRATED)
+    code, output = stop(process)
+    assert (code, output) == (0, UNCALIBRATED)
 
 
 def send(address, method, path, body=None, headers=JSON):

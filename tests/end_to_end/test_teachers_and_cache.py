@@ -131,8 +131,8 @@ def test_hidden_states_are_matched_and_the_projections_are_not_saved(toy_yaml: P
 
 def test_a_killed_build_resumes_to_the_same_bytes_and_two_builders_build_once(fine_tuned: Path, tmp_path: Path):
     two = [job(fine_tuned, tmp_path / "whole") for _ in range(2)]
-    said = [finish(process) for process in two]
-    assert sum("logits of the teacher" in errors for errors in said) == 1
+    outputs = [finish(process) for process in two]
+    assert sum("logits of the teacher" in errors for errors in outputs) == 1
     process = job(fine_tuned, tmp_path / "killed")
     while process.poll() is None and len(list(tmp_path.glob("killed/store/logits/*.parts/*.npy"))) < 5:
         time.sleep(0.001)

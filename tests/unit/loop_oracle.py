@@ -96,8 +96,8 @@ def trainer(config: Config, ranks: distributed.Ranks, directory: Path = Path()) 
     def teacher(language: str) -> signals.Ask:
         return lambda chosen: signals.TeacherSignal(torch.from_numpy(rows[language].teacher[chosen]).to(ranks.device))
 
-    asked = signals.averaged({x: [(1.0, teacher(x))] for x in config.languages})
-    source = signals.TeacherSource(signals.hard_labels if config.distill.signal == "labels" else asked)
+    averaged = signals.averaged({x: [(1.0, teacher(x))] for x in config.languages})
+    source = signals.TeacherSource(signals.hard_labels if config.distill.signal == "labels" else averaged)
     inputs = Inputs(rows, {}, {}, config.task.labels, False)
     return Trainer(config, directory, inputs, plan(config), source, engine, optimizer, ranks, Schedule())
 
@@ -122,9 +122,9 @@ def train(config: Config, **mistakes: Any) -> dict[str, Tensor]:
         labels = torch.from_numpy(Rows(language).labels[chosen])
         hard = -logits.float().log_softmax(dim=1)[torch.arange(len(labels)), labels].mean()
         tau = mistakes.get("temperature", distill.temperatures.get(language, distill.temperature))
-        wanted = (torch.from_numpy(rows.teacher[chosen]) / tau).exp()
-        wanted /= wanted.sum(dim=1, keepdim=True)  # Eq. 1
-        soft = -(wanted * (logits.float() / tau).log_softmax(dim=1)).sum(dim=1).mean()  # Eq. 2, 3
+        targets = (torch.from_numpy(rows.teacher[chosen]) / tau).exp()
+        targets /= targets.sum(dim=1, keepdim=True)  # Eq. 1
+        soft = -(targets * (logits.float() / tau).log_softmax(dim=1)).sum(dim=1).mean()  # Eq. 2, 3
         if distill.tau_squared != mistakes.get("tau_squared", False):
             soft = tau**2 * soft
         weight = mistakes.get("hard_label_weight", distill.hard_label_weight)
@@ -149,12 +149,12 @@ def train(config: Config, **mistakes: Any) -> dict[str, Tensor]:
     return parameters(model)
 
 
-def relative_distance(config: Config, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+def relative_distance(config: Config, found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """Return the distance between two trained models, relative to the second model's total update."""
     start = parameters(student(config))
-    apart = sum(float((found[n] - wanted[n]).square().sum()) for n in wanted)
-    way = sum(float((wanted[n] - start[n]).square().sum()) for n in wanted)
-    return (apart / way) ** 0.5
+    distance = sum(float((found[n] - expected[n]).square().sum()) for n in expected)
+    update = sum(float((expected[n] - start[n]).square().sum()) for n in expected)
+    return (distance / update) ** 0.5
 
 
 MISTAKES: dict[str, dict[str, Any]] = {

@@ -98,7 +98,7 @@ def test_classify_keeps_the_order_and_passes_each_texts_language_to_the_model(st
     assert model.classify([])[1].shape == (0, len(model.labels))
 
 
-def test_public_names_exist_and_survive_imports_of_modules_with_the_same_name():
+def test_imports_of_modules_with_the_same_name_do_not_replace_public_names():
     from mbkd.evaluate import metrics
     from mbkd.train import launch
 

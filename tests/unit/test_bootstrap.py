@@ -43,15 +43,15 @@ def test_interval_of_a_paired_difference_equals_scipys():
     rng = np.random.default_rng(3)
     right = np.stack([rng.random(1000) < 0.8] * 2)
     right[1] ^= rng.random(1000) < 0.1  # two systems agree on nine rows of ten
-    wanted = stats.bootstrap(
+    expected = stats.bootstrap(
         right.astype(float), lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True, method="percentile",
         vectorized=True, n_resamples=10_000, rng=np.random.default_rng(4),
     )  # fmt: skip
     a, b = right.astype(np.float32)
     moves = bootstrap.row_draws([np.stack([a, b], axis=1)], 10_000, np.random.default_rng(5))
     found = bootstrap.estimate(float(a.mean() - b.mean()), moves[:, 0] - moves[:, 1])
-    assert found.low == pytest.approx(wanted.confidence_interval.low, abs=0.0011)
-    assert found.high == pytest.approx(wanted.confidence_interval.high, abs=0.0011)
+    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.0011)
+    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.0011)
     unpaired = np.sqrt(a.var() / 1000 + b.var() / 1000)
     assert found.high - found.low < 2 * 1.96 * unpaired / 1.5
 

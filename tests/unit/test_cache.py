@@ -93,7 +93,7 @@ def test_the_cache_equals_the_engines_logits_for_any_batch(world, classifier, op
     rows = np.random.default_rng(0).permutation(len(tokens))
     asked = torch.cat([teacher.signal(tokens, part).logits for part in np.array_split(rows, 9)]).numpy()
     assert found.logits.dtype == np.float32
-    assert np.abs(found.logits[rows] - asked).max() < 5e-3  # fp16 has three decimal digits
+    assert np.abs(found.logits[rows] - asked).max() < 5e-3  # fp16 has three significant digits
     assert (found.logits[rows].argmax(1) == asked.argmax(1)).mean() >= 0.999
 
 

@@ -85,10 +85,10 @@ def test_the_norm_covers_all_gradients_before_clipping(stage: int, ranks):
     plain = trained().eval()
     torch.manual_seed(0)
     plain(**ragged("bert"), language="fr").logits.square().sum().backward()
-    wanted = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters() if p.grad is not None])
+    expected = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters() if p.grad is not None])
     made.eval()
     step(made, optimizer)
-    assert gradient_norm(made, optimizer).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert gradient_norm(made, optimizer).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

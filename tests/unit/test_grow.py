@@ -173,8 +173,8 @@ VALUES = {
 def test_the_new_language_becomes_supervised_and_only_its_branch_is_trained(folder):
     distill = {"temperatures": {"en": 4.0}, "hidden": [{"student": 1, "teacher": 2}], "languages": ["en", "fr"]}
     values = VALUES | {"distill": distill}
-    wanted = grown.overrides(folder, values, "de")
-    found = configuration.parse(configuration.override(values, wanted), "test")
+    overrides = grown.overrides(folder, values, "de")
+    found = configuration.parse(configuration.override(values, overrides), "test")
     assert found.languages == ("de",)
     assert (found.task.supervised, found.task.zero_shot) == (("en", "fr", "zh", "de"), ("es",))
     assert (found.student.backbone, found.student.branch_depth, found.student.mixers) == (str(folder), 2, "outer")
@@ -201,9 +201,9 @@ def test_a_teacher_of_the_new_language_is_used(folder):
     ],
 )
 def test_a_configuration_that_does_not_match_the_model_is_refused(folder, more, labels, message):
-    wanted = [*grown.overrides(folder, VALUES, "de"), *more]
+    overrides = [*grown.overrides(folder, VALUES, "de"), *more]
     with pytest.raises(UserError) as refusal:
-        grown.check(configuration.parse(configuration.override(VALUES, wanted), "test"), labels)
+        grown.check(configuration.parse(configuration.override(VALUES, overrides), "test"), labels)
     assert message in str(refusal.value)
 
 

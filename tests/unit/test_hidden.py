@@ -111,7 +111,7 @@ def test_projections_of_other_languages_stay_bitwise_equal(world: Path, teachers
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_projections_learn_in_deepspeed_s_engine_at_every_zero_stage(world: Path, teachers, stage: int):
+def test_deepspeeds_engine_trains_the_projections_at_every_zero_stage(world: Path, teachers, stage: int):
     found = {}
     for driver in ("torch", "deepspeed"):
         model = student()

@@ -164,7 +164,7 @@ def test_a_language_without_labels_is_left_out_with_a_message(tmp_path: Path, ca
     assert "es: 9 dev rows have no label" in capsys.readouterr().err
 
 
-def test_a_local_folder_in_the_hub_s_layout_is_read(tmp_path: Path):
+def test_a_local_folder_in_the_hubs_layout_is_read(tmp_path: Path):
     for language, count in (("en", 300), ("de", 30)):
         for split in ("train", "validation"):
             rows = [{k: v for k, v in row.items() if k != "locale"} for row in tickets(language, count)]

@@ -30,10 +30,10 @@ def resampled(root: Path, ids: Mapping[str, Sequence[str]], seeds: int = 1) -> R
         correct = {"test": {"en": RIGHT, "fr": RIGHT[::-1]}}
         run = write_run(root, own_task(seed), correct)
         for language in ("en", "fr"):
-            said = np.load(run / "logits" / f"test.{language}.npy").argmax(1)
+            answers = np.load(run / "logits" / f"test.{language}.npy").argmax(1)
             right = correct["test"][language]
             labels = np.where(right, 1, 0)
-            assert len(said) == len(labels)
+            assert len(answers) == len(labels)
             np.save(run / "labels" / f"test.{language}.npy", np.zeros(ROWS, np.int64))
             np.save(run / "logits" / f"test.{language}.npy", np.eye(2, dtype=np.float32)[1 - labels])
         for language, names in ids.items():

@@ -10,7 +10,7 @@ from mbkd.result import Result
 from tests.synthetic import make_result
 
 
-def test_a_result_is_read_as_it_was_written(tmp_path: Path):
+def test_a_result_is_written_and_read_without_loss(tmp_path: Path):
     accuracy = {"dev": {"en": 0.5, "de": 0.25}}
     averages = {"dev": {"S": 0.5, "Z": 0.25, "A": 0.375}}
     written = make_result(

@@ -165,10 +165,10 @@ def test_a_full_queue_accepts_no_rows_until_rows_leave(classifier):
 
 def test_queued_rows_are_answered_before_the_worker_stops(classifier):
     async def work(worker):
-        asked = [asyncio.create_task(worker.ask([(text, None)], False)) for text, _ in REVIEWS]
+        requests = [asyncio.create_task(worker.ask([(text, None)], False)) for text, _ in REVIEWS]
         await asyncio.sleep(0)
         await asyncio.to_thread(worker.stop)
-        return await asyncio.gather(*asked)
+        return await asyncio.gather(*requests)
 
     answers, _ = run_worker(classifier, work, batch_tokens=64)
     assert len(answers) == len(REVIEWS)

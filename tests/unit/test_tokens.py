@@ -24,7 +24,7 @@ from mbkd.errors import UserError
 
 MODELS = Path(__file__).parents[2].parent / "shared" / "models"
 MINI = [
-    pytest.param(name, marks=pytest.mark.skipif(not (MODELS / name).is_dir(), reason=f"{MODELS / name} is not there"))
+    pytest.param(name, marks=pytest.mark.skipif(not (MODELS / name).is_dir(), reason=f"{MODELS / name} does not exist"))
     for name in ("mini-en", "mini-fr", "mini-zh", "mini-mplm")
 ]
 SPECIALS = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}

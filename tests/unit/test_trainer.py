@@ -89,8 +89,8 @@ def test_zero_stages_equal_the_papers_loop_on_one_rank(tmp_path: Path, ranks, st
 
 def test_idle_branches_drift_as_in_deepspeed_if_configured(tmp_path: Path, ranks):
     found = trained(tmp_path, ranks, {"idle_branches": "drift"})
-    wanted = loop_oracle.train(configuration(tmp_path), idle_branches="drift")
-    assert largest(found, wanted) < 1e-6
+    expected = loop_oracle.train(configuration(tmp_path), idle_branches="drift")
+    assert largest(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -216,15 +216,15 @@ def test_the_distance_of_hidden_states_is_multiplied_by_its_weight(tmp_path: Pat
     for weight in (0.25, 1.0, 2.0):
         distill = {"hidden": [{"student": 1, "teacher": 2}], "hidden_weight": weight}
         made = trainer(configuration(tmp_path, {}, distill), ranks)
-        model, asked = made.engine.module, made.source.signal
+        model, original = made.engine.module, made.source.signal
         shape = SimpleNamespace(config=BertConfig(hidden_size=16, num_hidden_layers=2))
         teacher: Any = SimpleNamespace(engine=SimpleNamespace(module=shape), path="teacher")
         torch.manual_seed(0)
         each = {x: [teacher] for x in LANGUAGES}
         model.matching = Matching(model, each, {x: [1.0] for x in LANGUAGES}, made.config.distill)
 
-        def signal(language: str, rows: np.ndarray, asked: Any = asked) -> signals.TeacherSignal:
-            return signals.TeacherSignal(asked(language, rows).logits, ((torch.ones(len(rows), 16),),))
+        def signal(language: str, rows: np.ndarray, original: Any = original) -> signals.TeacherSignal:
+            return signals.TeacherSignal(original(language, rows).logits, ((torch.ones(len(rows), 16),),))
 
         made.source = signals.TeacherSource(signal)
         made.step(0)
