@@ -30,7 +30,7 @@ _HOMES = {
 }
 
 
-class Room(ModuleType):
+class CallablePackage(ModuleType):
     """A package that is also the function of the same name in mbkd.api: `mbkd.train`, `mbkd.evaluate`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -43,7 +43,7 @@ def begin(run: Path, config: Config, device: dict[str, Any]) -> None:
         raise UserError(f"{run}: cannot be written ({error.strerror}); choose another place with --runs") from None
 
 
-def go_on(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> None:
+def resume(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> None:
     """Record in environment.json that the run resumes, and drop the metrics of repeated steps.
 
     metrics_bytes: the size of metrics.jsonl at this step.

@@ -56,21 +56,21 @@ def read_values(file: str | Path) -> dict[str, Any]:
 def _found_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Resolve relative paths against the working directory, otherwise against the YAML file's folder."""
 
-    def mend(section: Any, key: str) -> None:
+    def resolve(section: Any, key: str) -> None:
         path = section.get(key) if isinstance(section, dict) else None
         if isinstance(path, str) and path and not _leads(Path(), path) and _leads(folder, path):
             section[key] = str(folder / path)
 
     task, teachers = values.get("task"), values.get("teachers")
-    mend(task, "path")
+    resolve(task, "path")
     # If `path` is set, it is a hub id, and files are the names of its splits.
     files = task.get("files") if isinstance(task, dict) and not task.get("path") else None
     for split in files if isinstance(files, dict) else ():
-        mend(files, split)
-    mend(values.get("student"), "backbone")
+        resolve(files, split)
+    resolve(values.get("student"), "backbone")
     for several in teachers.values() if isinstance(teachers, dict) else ():
         for teacher in several if isinstance(several, list) else [several]:
-            mend(teacher, "model")
+            resolve(teacher, "model")
     return values
 
 

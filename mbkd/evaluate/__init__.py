@@ -2,6 +2,6 @@
 
 import sys
 
-from mbkd import Room
+from mbkd import CallablePackage
 
-sys.modules[__name__].__class__ = Room
+sys.modules[__name__].__class__ = CallablePackage

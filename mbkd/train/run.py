@@ -73,7 +73,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         groups += model.matching.groups(config.train.weight_decay)
     engine, optimizer = training_engine(model, groups, config.train, ranks)
     trainer = Trainer(config, directory, inputs, plan, source, engine, optimizer, ranks, checkpoints, log)
-    trainer.begin_or_go_on()
+    trainer.begin_or_resume()
     if alike is None:
         trainer.train()
     before: dict[str, dict[str, Any]] = {}

@@ -318,7 +318,7 @@ class Trainer:
             made_from["ranks"] = self.ranks.world
         return made_from
 
-    def begin_or_go_on(self) -> None:
+    def begin_or_resume(self) -> None:
         """Open the run directory, and load the newest intact checkpoint if one exists. Raises UserError.
 
         Collective: all ranks must call.
@@ -337,13 +337,13 @@ class Trainer:
             "teacher_precision": self.source.precision,
         }
         if folder is not None:
-            self._go_on(folder, device)
+            self._resume(folder, device)
         elif self.ranks.first:
             runs.begin(self.directory, self.config, device)
         if self.ranks.first:
             self.tracker = Tracker(self.log, self.directory, self.config)
 
-    def _go_on(self, folder: Path, device: dict[str, Any]) -> None:
+    def _resume(self, folder: Path, device: dict[str, Any]) -> None:
         """Load a checkpoint into the engine and this trainer."""
         state = checkpoint.restore(self.engine, folder)
         self.done, self.seconds = state["done"], state["seconds"]
@@ -356,7 +356,7 @@ class Trainer:
         elif self.ranks.first:  # the world size changed, but the sum over ranks is the same
             self.sums = torch.tensor(state["sums"], device=self.ranks.device).sum(dim=0)
         if self.ranks.first:
-            runs.go_on(self.directory, self.done, state["metrics_bytes"], device)
+            runs.resume(self.directory, self.done, state["metrics_bytes"], device)
             print(f"resuming after step {self.done} from {folder}", file=sys.stderr, flush=True)
 
     def checkpoint(self) -> None:

@@ -43,14 +43,6 @@ def commands(page: Path) -> list[str]:
     return found
 
 
-# Pages with longer sentences. Remove a page from this list when it is rewritten.
-LONG = [
-    "README.md",
-    "EVIDENCE.md",
-    "PERFORMANCE.md",
-]
-
-
 def sentences(text: str) -> list[str]:
     """Return a page's sentences without code blocks, tables and headings. Inline code counts as a word."""
     text = re.sub(r"\$\$.*?\$\$|^ {0,3}(```+|:::+).*?^ {0,3}\1", "\n\n", text, flags=re.MULTILINE | re.DOTALL)
@@ -61,10 +53,7 @@ def sentences(text: str) -> list[str]:
     return re.split(end, text, flags=re.MULTILINE)
 
 
-RUNNING = [page for page in PAGES if str(page.relative_to(ROOT)) not in LONG]
-
-
-@pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_sentence_of_the_documentation_has_more_than_25_words(page: Path):
     text = page.read_text(encoding="utf-8")
     long = [each for each in sentences(text) if len(re.findall(r"\w[\w'’.,-]*", each)) > 25]

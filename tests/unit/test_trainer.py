@@ -203,7 +203,7 @@ def test_compiled_layers_equal_eager_layers_before_and_after_a_resume(tmp_path: 
     compiled.done = 4
     compiled.checkpoint()
     resumed = trainer(ways[True], ranks, compiled.directory)
-    resumed.begin_or_go_on()
+    resumed.begin_or_resume()
     for step in range(4, 8):
         resumed.step(step)
         eager.step(step)
@@ -261,7 +261,7 @@ def test_a_record_has_the_means_of_its_window_and_dev_is_measured_at_the_end_of_
     config = configuration(tmp_path, {"epochs": 1.5, "lr": 1e-3}, {"hard_label_weight": 0.0, "temperatures": {}})
     made = trainer(config, ranks, tmp_path / "run")
     made.inputs = dataclasses.replace(made.inputs, heldout={"dev": made.inputs.train})
-    made.begin_or_go_on()
+    made.begin_or_resume()
     made.train()
     made.write_metrics()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
