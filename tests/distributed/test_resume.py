@@ -183,7 +183,7 @@ def test_checkpoints_follow_the_clock_if_no_steps_are_given(config: Path, tmp_pa
 def test_checkpoints_take_a_hundredth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch, epoch: int):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    schedule, took, spent = Schedule(minutes=10.0), 30.0, 0.0
+    schedule, took, spent = Schedule(minutes=10.0, written=0.0, epoch=0.0), 30.0, 0.0
     distributed.start()
     try:
         while now[0] < 24 * 3600:
