@@ -107,6 +107,22 @@ def random_encoder(folder: Path, width: int, layers: int, tokens: int) -> Any:
     return tokenizer
 
 
+def small_shape(tokenizer: Any, **fields: Any) -> Any:
+    """Return a BERT configuration of 2 layers x 32 for a tokenizer, for benchmarks of everything but the encoder."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=1,
+        **fields,
+    )
+
+
 def machine() -> str:
     """Return the processor's name and the number of available cores."""
     info = Path("/proc/cpuinfo")

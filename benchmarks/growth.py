@@ -64,22 +64,14 @@ def write_rows(file: Path, some: Sequence[str], count: int) -> None:
 def make_model(folder: Path, some: Sequence[str]) -> None:
     """Write a tiny MBLM and its encoder."""
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
     from mbkd.demo import toy_models
     from mbkd.model.mblm import MBLMForSequenceClassification
 
     tokenizer = toy_models.unigram({"all": list(some[::5])}, 2000)
     torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=1,
-    )
+    shape = common.small_shape(tokenizer)
     BertModel(shape, add_pooling_layer=False).save_pretrained(folder / "encoder")
     names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
     model = MBLMForSequenceClassification.from_pretrained(

@@ -56,7 +56,7 @@ print(json.dumps(found))
 def make_world(folder: Path) -> Path:
     """Write toy reviews, and a tiny encoder that is also the teacher; return the configuration file."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertForSequenceClassification
 
     from mbkd.demo import toy, toy_models
 
@@ -64,14 +64,8 @@ def make_world(folder: Path) -> Path:
     texts = {x: [part for pair in toy.unlabelled(x, 100) for part in pair] for x in ("en", "fr", "zh")}
     tokenizer = toy_models.unigram(texts, 500)
     torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=1,
+    shape = common.small_shape(
+        tokenizer,
         id2label={i: str(i + 1) for i in range(5)},
     )
     BertForSequenceClassification(shape).save_pretrained(folder / "model")

@@ -189,9 +189,8 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
         every = [choice.run(seed) for choice in group.choices for seed in study.tried]
         every += [longest.run(seed) for seed in study.seeds]
         left = study.budget - len(group.choices) if study.protocol == "search" else 0
-        every += [
-            longest.run(max(study.seeds) + 1 + number) for number in range(left)
-        ]  # placeholders for the proposals
+        # Optuna's proposals are not known yet; runs of other seeds cost as much as the longest proposal.
+        every += [longest.run(max(study.seeds) + 1 + number) for number in range(left)]
         for config in every:
             configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}
             configs[config.run_name] = config
