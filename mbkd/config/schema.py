@@ -174,6 +174,9 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = Field(False, description="bitwise reproducible on a GPU, at some cost in speed")
     compile: bool = Field(False, description="compile the layers; pad each batch to one of a few widths")
+    evaluate: Literal["epoch", "end"] = Field(
+        "epoch", description="measure dev after every epoch, or only after the last step; the model is the same"
+    )
 
     @field_validator("zero_stage", mode="before")
     @classmethod

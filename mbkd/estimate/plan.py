@@ -181,8 +181,8 @@ def _teacher_step(config: Config, widths: Counter[int]) -> float:
 
 
 def _answers(config: Config, read: Text) -> float:
-    """FLOPs of evaluation: dev after every epoch, all splits at the end."""
-    epochs = math.ceil(config.train.epochs)
+    """FLOPs of evaluation: dev after every epoch or once (`train.evaluate`), all splits at the end."""
+    epochs = math.ceil(config.train.epochs) if config.train.evaluate == "epoch" else 1
     rows = sum(count * (epochs if split == "dev" else 1) for split, count in read.heldout.items())
     mean = float(np.mean([each.mean() for each in read.lengths.values()]))
     return rows * cost.answer_flops(config, 1, mean)

@@ -109,7 +109,8 @@ class Trainer:
                 steps = self.done - len(self.seconds)
                 self.seconds += [(time.perf_counter() - began) / steps] * steps
                 progress.advance(self.record() if recorded else {})
-                if epoch is not None and self.done < plan.steps and "dev" in self.inputs.heldout:
+                measured = train.evaluate == "epoch" and "dev" in self.inputs.heldout
+                if epoch is not None and self.done < plan.steps and measured:
                     self.measure("dev", epoch)
                 looked = recorded or epoch is not None
                 due = self.checkpoints.due(self.done, epoch is not None) if looked else self.checkpoints.at(self.done)

@@ -44,6 +44,17 @@ def test_steps_and_lengths_come_from_the_actual_data(toy: Config, tmp_path: Path
     assert "real rows, mean tokens en" in found["text"][0]
 
 
+def test_dev_rows_are_counted_once_per_measurement(toy: Config, tmp_path: Path):
+    read = plan.text(toy, tmp_path)
+    counted = {
+        (when, epochs): plan._answers(changed(toy, {"train": {"evaluate": when, "epochs": epochs}}), read)
+        for when in ("epoch", "end")
+        for epochs in (1, 3)
+    }
+    assert counted["epoch", 3] == pytest.approx(2 * counted["epoch", 1])  # 3 x dev + test, by 1 x dev + test
+    assert counted["end", 3] == counted["end", 1] == counted["epoch", 1]
+
+
 def test_a_finished_run_costs_nothing(toy: Config, tmp_path: Path):
     other = changed(toy, {"seed": 2})
     run = runs.folder(tmp_path, toy)

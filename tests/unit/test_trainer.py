@@ -131,6 +131,7 @@ NOT_IN_THE_PARAMETERS = {
     "zero_stage": "the same model in partitions, see above",
     "deterministic": "bitwise equal on a CPU, see below",
     "compile": "the same numbers, see below",
+    "evaluate": "measures and does not train, see below",
     "max_length": "truncates rows before the loop",
     "draw_alpha": "with draw=proportional only, see below",
 }
@@ -282,6 +283,21 @@ def test_a_record_has_the_means_of_its_window_and_dev_is_measured_at_the_end_of_
             assert each["loss"] - each["kl"] == pytest.approx(np.mean(entropies[language]), abs=1e-5)
             assert each["kl"] > 0
     assert "share_of_peak" not in lines[0] and lines[0]["gflop_per_second"] > 0
+
+
+def test_dev_is_measured_after_every_epoch_or_not_before_the_end_and_the_model_is_the_same(tmp_path: Path, ranks):
+    found = {}
+    for when in ("epoch", "end"):
+        config = configuration(tmp_path, {"epochs": 3, "evaluate": when})
+        made = trainer(config, ranks, tmp_path / when)
+        made.inputs = dataclasses.replace(made.inputs, heldout={"dev": made.inputs.train})
+        made.begin_or_resume()
+        made.train()
+        made.write_metrics()
+        lines = [json.loads(line) for line in (tmp_path / when / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "split" in line] == ([24, 48] if when == "epoch" else [])
+        found[when] = parameters(made.engine.module)
+    assert largest(found["epoch"], found["end"]) == 0
 
 
 @pytest.mark.parametrize("what", ["gradient", "loss"])
