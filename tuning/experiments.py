@@ -122,6 +122,9 @@ def base(
     else:
         raise UserError(f"{name}: neither a file nor one of the paper's settings ({', '.join(settings)})")
     if teachers is not None:
+        if not teachers.is_file():
+            there = ", ".join(map(str, sorted(teachers.parent.glob("teachers-*.yaml")))) or "none there"
+            raise UserError(f"--teachers {teachers}: no such file; files of the teachers experiment: {there}")
         values["teachers"] = configuration.read_values(teachers).get("teachers")
     values = configuration.override(values, overrides)
     distill = values.get("distill") or {}

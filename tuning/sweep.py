@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from mbkd import runs
-from mbkd.config import Config
+from mbkd.config import Config, Task, names
 from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
 from mbkd.evaluate import metrics, selection
 from mbkd.files import write_whole
@@ -99,8 +99,10 @@ def sweep(
     spans = _ranges(protocol, ranges or [])
     seeds_wanted = list(range(1, seeds + 1))
     groups: list[Group] = []
+    tasks: dict[str, tuple[str, Task]] = {}
     for each in bases:
         full, lists = base(each, given, experiment, teachers)
+        _same_task(tasks, each, full.task)
         if "seed" in lists:
             seeds_wanted = [int(seed) for seed in lists.pop("seed")]
         systems = experiment.systems(full, _depths(depths))
@@ -127,6 +129,16 @@ def sweep(
         for run, reason in study.failed.items():
             print(f"error: {run} failed: {reason}; log: {log_file(root, run)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _same_task(tasks: dict[str, tuple[str, Task]], name: str, task: Task) -> None:
+    """Raise UserError for a second task of one kind: the tables of sweeps and reports have one task of each kind.
+
+    tasks: the tasks so far by kind, with the names of their settings or files.
+    """
+    first, other = tasks.setdefault(task.kind, (name, task))
+    if task != other:
+        raise UserError(f"{first} and {name} are different tasks of kind {task.kind}; run one sweep for each")
 
 
 def _ranges(protocol: Protocol, texts: list[str]) -> dict[str, tuple[float, float] | list[Any]]:
@@ -250,7 +262,10 @@ def _mean(results: Sequence[Result], label: str) -> Result:
 
 
 def write_teachers(study: Sweep) -> Iterator[Path]:
-    """Write the best teachers of each task to a YAML file for `--teachers`; yield the files."""
+    """Write the best teachers of each task to a YAML file for `--teachers`; yield the files.
+
+    A hash of the task in a file's name keeps the teachers of other data in the same folder.
+    """
     by_task: dict[str, dict[str, Any]] = {}
     for group in study.groups:
         best = study.chosen(group)
@@ -262,9 +277,11 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
                 "fine_tuned": True,
                 "weight": weight,
             }
-            by_task.setdefault(group.task, {}).setdefault(language, []).append(teacher)
-    for task, teachers in by_task.items():
-        file = study.root / "sweeps" / f"teachers-{task}.yaml"
+            task = best.system.full.task.model_dump(mode="json", exclude_defaults=True, exclude={"zero_shot"})
+            several = by_task.setdefault(f"{group.task}-{names.digest(task)}", {}).setdefault(language, [])
+            several += [teacher] if teacher not in several else []  # two settings can have the same teachers
+    for name, teachers in by_task.items():
+        file = study.root / "sweeps" / f"teachers-{name}.yaml"
         write_whole(file, yaml.safe_dump({"teachers": teachers}, sort_keys=False, allow_unicode=True).encode())
         yield file
 

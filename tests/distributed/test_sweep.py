@@ -157,7 +157,7 @@ def test_every_experiment_runs_end_to_end_by_name(toy_yaml: Path, tmp_path: Path
     small = ("--on", toy_yaml, "--runs", runs, "--seeds", "2")
     done = sweep("teachers", "--on", toy_yaml, "--runs", runs, "teaching.lr=[1e-3,3e-3]")
     assert done.returncode == 0, done.stderr
-    teachers = runs / "sweeps" / "teachers-marc.yaml"
+    (teachers,) = (runs / "sweeps").glob("teachers-marc-*.yaml")
     assert str(teachers) in done.stdout
     teaching = ("--teachers", teachers)
     done = sweep("main", *small, *teaching, *lists, timeout=2000)

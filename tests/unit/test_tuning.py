@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.text import Text
+from typer.testing import CliRunner
 
 from mbkd import errors, runs
 from mbkd.config import paper, parse
@@ -13,7 +15,7 @@ from mbkd.errors import UNAVAILABLE, UserError
 from mbkd.files import write_json
 from mbkd.result import Result
 from tests.synthetic import make_result
-from tuning import grids, protocols
+from tuning import grids, protocols, sweep
 from tuning.board import Board
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import Group, groups, record, wanted
@@ -161,6 +163,59 @@ def test_the_row_single_is_measured_on_the_chosen_run(tmp_path):
     ]
     study.groups.append(single)
     assert _single_inference(study) == []
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> list[Path]:
+    """Two configurations with the same teacher and other rows; their teachers are finished runs in tmp_path/runs."""
+    files = []
+    for name in ("tickets", "reviews"):
+        task = {"kind": "own", "files": {"train": f"{name}.csv"}, "labels": ["a", "b"], "supervised": ["en"]}
+        values = {"task": task, "student": {"backbone": "mbert"}, "teachers": {"en": {"model": "roberta"}}}
+        config = parse(values, name).teacher_run("en")
+        folder = runs.folder(tmp_path / "runs", config)
+        folder.mkdir(parents=True)
+        result(config, 0.5).write(folder)
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(yaml.safe_dump(values))
+    return files
+
+
+def swept(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(sweep.app, [*map(str, arguments), "--protocol", "fixed"])
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_two_data_sets_in_one_folder_of_runs_have_a_file_of_teachers_each(own_data, tmp_path):
+    said = [swept("teachers", "--on", file, "--runs", tmp_path / "runs") for file in [*own_data, own_data[0]]]
+    files = [line.split()[-1] for text in said for line in text.splitlines() if "for --teachers" in line]
+    assert (files[0] == files[2], files[0] == files[1]) == (True, False)
+    for file, given in zip(files, own_data, strict=False):
+        config, _ = base(str(given), [], EXPERIMENTS["main"], Path(file))
+        expected = base(str(given), [], EXPERIMENTS["main"])[0].teacher_run("en")
+        assert config.teachers["en"][0].model == str(tmp_path / "runs" / expected.run_name / "model")
+
+
+def test_two_data_sets_of_one_kind_are_refused_in_one_sweep(own_data, tmp_path):
+    with pytest.raises(UserError, match=r"tickets.yaml and .*reviews.yaml are different tasks of kind own"):
+        swept("teachers", "--on", own_data[0], "--on", own_data[1], "--runs", tmp_path / "runs")
+
+
+def test_a_teacher_of_two_settings_is_written_once(own_data, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(own_data[0].read_text().replace("mbert", "xlm-r"))
+    swept("teachers", "--on", own_data[0], "--on", other, "--runs", tmp_path / "runs")
+    (file,) = (tmp_path / "runs" / "sweeps").glob("*.yaml")
+    assert len(base(str(other), [], EXPERIMENTS["main"], file)[0].teachers["en"]) == 1
+
+
+def test_a_missing_file_of_teachers_gives_the_names_of_the_existing_ones(own_data, tmp_path):
+    swept("teachers", "--on", own_data[0], "--runs", tmp_path / "runs")
+    (file,) = (tmp_path / "runs" / "sweeps").glob("*.yaml")
+    with pytest.raises(UserError, match=f"teachers-own.yaml: no such file; .*: {file}$"):
+        base(str(own_data[0]), [], EXPERIMENTS["main"], file.with_name("teachers-own.yaml"))
 
 
 def test_an_unknown_setting_is_named():
