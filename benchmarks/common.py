@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def take_turns(variants: Mapping[str, Callable[[int], float]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
+def take_turns(variants: dict[str, Callable[[int], float]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
     """Return the value of each variant in each round, such as its seconds, after `warm` other rounds.
 
     The order is reversed in every second round, because a variant affects the processor caches for the next one.

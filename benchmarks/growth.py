@@ -1,4 +1,4 @@
-"""Measure time and memory of commands as rows and languages grow. The growth should be linear at most.
+"""Measure processor time and memory of commands as rows and languages grow. The growth should be linear at most.
 
 usage: python -m benchmarks.growth [--rows 10000 100000 1000000] [--languages 15 48 205] [--out FILE]
 
@@ -9,6 +9,7 @@ rows       that many rows in 15 languages: training rows of three languages for 
            file for `predict`, test rows for `evaluate` and for the report of four runs
 languages  1,000 rows of each language
 
+Time is the processor time of a command with one thread. On a shared machine it varies less than elapsed time.
 The exponent is the slope of log seconds, or log memory, over log rows or languages, between the last two sizes.
 """
 
@@ -20,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ FEW, EACH, RUNS = 15, 1000, 4
 SUPERVISED = sib200.SUPERVISED
 TARGET_GB = 2
 COMMANDS = ("data", "stores", "predict", "evaluate", "report")
-Measured = tuple[float, float]  # seconds, and peak memory in GB
+Measured = tuple[float, float]  # processor seconds, and peak memory in GB
 
 
 def languages(count: int) -> tuple[str, ...]:
@@ -116,9 +116,9 @@ def make_runs(root: Path, rows: int, named: Sequence[str]) -> None:
 
 
 def measured(words: Sequence[str], log: Path) -> Measured:
-    """Run `python -m WORDS`; return its seconds and the memory of its largest process."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    began = time.perf_counter()
+    """Run `python -m WORDS`; return the seconds of its processes and the memory of the largest one."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment |= {"RAYON_NUM_THREADS": "1"}  # the tokenizer library's threads
     with log.open("ab") as output:
         process = subprocess.Popen([sys.executable, "-m", *words], stdout=output, stderr=output, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
@@ -126,7 +126,7 @@ def measured(words: Sequence[str], log: Path) -> Measured:
     if process.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         raise SystemExit("\n".join([f"python -m {' '.join(words)} ended with {process.returncode}:", *lines]))
-    return time.perf_counter() - began, usage.ru_maxrss / 1e6
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
 def all_commands(
