@@ -12,8 +12,15 @@ from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
 from mbkd.files import FULL
 from mbkd.terminal.bars import no_bars_in_files
 
+BESIDE = (  # not in the installed package; a list item per line, also in the documentation
+    "In the folder of the checkout:",
+    "- python -m tuning.sweep: search a grid on all GPUs, and choose the best",
+    "- python -m tuning.efficiency: measure time and memory as in the paper's Table 6",
+    "- python -m analysis.report: write tables, intervals and figures of finished runs",
+)
 app = typer.Typer(
     help="Cross-lingual text classifiers: monolingual teachers distilled into one multi-branch student.",
+    epilog="\n\n".join(BESIDE),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

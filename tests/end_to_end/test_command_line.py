@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def test_recipe_names_are_complete_in_a_narrow_window(width: int):
 
 def test_the_version_equals_the_packages():
     assert mbkd("--version").stdout == f"mbkd {__version__}\n"
+
+
+def test_the_help_names_the_commands_of_the_other_packages():
+    lines = mbkd("--help").stdout.splitlines()
+    for module in ("tuning.sweep", "tuning.efficiency", "analysis.report"):
+        assert any(f"python -m {module}" in line for line in lines), module
+        assert find_spec(module) is not None
 
 
 def test_an_output_path_is_checked_before_any_work(tmp_path: Path):
