@@ -50,14 +50,17 @@ def _training(teachers: bool, name: str, text: str) -> Callable[..., None]:
         json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        from mbkd.config import paper
+        from mbkd.config import grown, override, paper
         from mbkd.train.launch import carry_out
 
-        found = paper.find(config, overrides or [])
+        overrides = overrides or []
+        if teachers:
+            overrides = [*overrides, *grown.overrides_to_teach(override(paper.values(config), overrides))]
+        found = paper.find(config, overrides)
         wanted = list(paper.teacher_runs(found)) if teachers else [found]
         if not wanted:
             raise UserError(f"{config}: names no teacher to fine-tune (teachers.<language>.model)")
-        given = [config, *(overrides or []), *(["--teach"] if teachers else [])]
+        given = [config, *overrides, *(["--teach"] if teachers else [])]
         arguments = [*given, *_job(checkpoint_minutes, checkpoint_steps, log)]
         _show(carry_out(wanted, arguments, runs, ranks, fresh, verbose), json, several=teachers)
 

@@ -5,6 +5,7 @@ mbkd/model/grow.py grows the model. In the configuration, `student.backbone` is 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,8 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
         raise UserError(
             f"--language {language}: not a language of the task (task.zero_shot); its languages are {there}"
         )
-    if language not in supervised:
-        supervised.append(language)
     found: dict[str, Any] = {
-        "task.supervised": supervised,
-        "task.zero_shot": [x for x in zero_shot if x != language],
+        **_moved(supervised, zero_shot, [language]),
         "student.backbone": str(folder),
         "student.grow": language,
         "student.head": "linear",
@@ -58,7 +56,37 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
     found["distill.temperatures"] = {x: value for x, value in temperatures.items() if x == language}
     if language not in (values.get("teachers") or {}):
         found |= {"distill.signal": "labels", "distill.hidden": []}
-    return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in found.items()]
+    return _written(found)
+
+
+def overrides_to_teach(values: dict[str, Any]) -> list[str]:
+    """Return the overrides that make zero-shot languages with a teacher supervised, so that `mbkd teach` accepts them.
+
+    values: the nested values of the configuration, not validated. `mbkd grow` accepts such a configuration too.
+    """
+    task, teachers, distill = (
+        section if isinstance(section := values.get(x), dict) else {} for x in ("task", "teachers", "distill")
+    )
+    supervised, zero_shot = (task.get(x, Task.model_fields[x].default) for x in ("supervised", "zero_shot"))
+    if not (isinstance(supervised, (list, tuple)) and isinstance(zero_shot, (list, tuple))):
+        return []
+    moved = [x for x in zero_shot if x in list(teachers)]
+    found = _moved(supervised, zero_shot, moved) if moved else {}
+    if moved and isinstance(languages := distill.get("languages"), list) and languages:
+        found["distill.languages"] = [*languages, *moved]
+    return _written(found)
+
+
+def _moved(supervised: Sequence[str], zero_shot: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
+    """Return the task's fields with these languages supervised."""
+    return {
+        "task.supervised": [*supervised, *(x for x in languages if x not in supervised)],
+        "task.zero_shot": [x for x in zero_shot if x not in languages],
+    }
+
+
+def _written(fields: dict[str, Any]) -> list[str]:
+    return [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in fields.items()]
 
 
 def check(config: Config, labels: tuple[str, ...]) -> None:

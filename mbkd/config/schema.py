@@ -298,6 +298,11 @@ class Config(Section):
         if (new := self.student.grow) is not None and new not in self.task.supervised:
             raise ValueError(f"student.grow: {new!r} is not supervised ({', '.join(self.task.supervised)})")
         if unknown := [x for x in self.teachers if x not in self.task.supervised]:
+            if unknown[0] in self.task.zero_shot:
+                raise ValueError(
+                    f"teachers: {unknown[0]!r} is a zero-shot language; move it from task.zero_shot to "
+                    "task.supervised, or remove its teacher"
+                )
             raise ValueError(f"teachers: {unknown[0]!r} is not supervised ({', '.join(self.task.supervised)})")
         if self.distill.signal != "labels" and (missing := [x for x in self.languages if x not in self.teachers]):
             raise ValueError(

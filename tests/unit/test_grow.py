@@ -191,6 +191,21 @@ def test_a_teacher_of_the_new_language_is_used(folder):
     assert found.system == "MBLM - inner-mixers + de (teacher)"
 
 
+def test_teach_and_grow_use_the_same_teacher_of_a_language_that_is_still_zero_shot(folder):
+    values = VALUES | {"teachers": VALUES["teachers"] | {"de": {"model": "teacher-de"}}}
+    with pytest.raises(UserError, match="'de' is a zero-shot language; move it"):
+        configuration.parse(values, "test")
+    for more in ({}, {"distill": {"languages": ["en"]}}):
+        given = values | more
+        taught = configuration.parse(configuration.override(given, grown.overrides_to_teach(given)), "test")
+        new = configuration.parse(configuration.override(given, grown.overrides(folder, given, "de")), "test")
+        assert [*paper.teacher_runs(taught)][-1:] == [*paper.teacher_runs(new)]
+        assert taught.task.zero_shot == ("es",)
+    assert grown.overrides_to_teach(VALUES) == []
+    for wrong in ({"task": "own"}, {"task": {"zero_shot": "de"}}, {"teachers": ["de"]}):
+        assert grown.overrides_to_teach(values | wrong) == []
+
+
 @pytest.mark.parametrize(
     ("more", "labels", "message"),
     [
