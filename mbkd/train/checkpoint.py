@@ -58,7 +58,7 @@ class Schedule:
 
 
 def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: dict[str, Any], ranks: Ranks) -> None:
-    """Write the checkpoint of a step, then remove all but the last KEPT. Collective: all ranks must call.
+    """Write the checkpoint of a step, and keep the KEPT - 1 before it only. Collective: all ranks must call.
 
     state: of the training loop. made_from: values that must be equal when the run resumes.
     Raises UserError if the checkpoint cannot be written.
@@ -78,7 +78,10 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
             if final.exists():
                 shutil.rmtree(final)
             part.rename(final)
-            for old in sorted(final.parent.glob("step-*"))[:-KEPT]:
+            there = sorted(final.parent.glob("step-*"))
+            # Later checkpoints are damaged ones that the run did not resume from.
+            keep = [each for each in there if each <= final][-KEPT:]
+            for old in set(there).difference(keep):
                 shutil.rmtree(old)
     except (UserError, OSError, RuntimeError) as error:
         if "by peer" in str(error):

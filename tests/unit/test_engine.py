@@ -16,6 +16,7 @@ from mbkd.config import Training, parse
 from mbkd.errors import UserError
 from mbkd.estimate import dry_run
 from mbkd.estimate.operations import Operations
+from mbkd.train import checkpoint
 from mbkd.train.engine import gradient_norm, training_engine
 from mbkd.train.optim import BranchAdamW, parameter_groups
 from tests.conftest import ROOT
@@ -96,6 +97,16 @@ def test_a_non_finite_gradient_makes_the_norm_non_finite(stage: int, ranks):
     made, optimizer = engine("fp32", stage, ranks)
     step(made, optimizer, scale=float("inf"))
     assert not gradient_norm(made, optimizer).isfinite()
+
+
+def test_a_checkpoint_is_kept_if_later_ones_are_damaged(ranks, tmp_path):
+    made, optimizer = engine("fp32", 0, ranks)
+    step(made, optimizer)
+    for damaged in (3, 4):
+        (tmp_path / "checkpoints" / f"step-{damaged:08d}").mkdir(parents=True)
+    for done in (1, 2):
+        checkpoint.save(made, tmp_path, done, {}, {}, ranks)
+    assert sorted(x.name for x in (tmp_path / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
 
 
 def test_matrix_products_run_in_bf16_mixers_and_logits_in_fp32(ranks):
