@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from analysis.collect import Problem, Run
 from mbkd import provenance
 from mbkd.config import Config
-from mbkd.files import digest, fingerprint
 
 NAMED = 3  # runs that a line lists, at most
 
@@ -48,19 +47,19 @@ def changed(runs: Sequence[Run], root: Path) -> Iterator[Problem]:
         if known[key]:
             lines[", ".join(known[key])].append(run.name)
     for run in runs:
-        lost = [name.removeprefix("member ") for name in run.result.made_from if name.startswith("member ")]
-        if other := [
-            name for name in lost if _logits(root / name) not in (None, run.result.made_from[f"member {name}"])
-        ]:
-            yield Problem(run.name, f"{', '.join(other)} changed since; score the ensemble again with `mbkd ensemble`")
+        noted = {name: value for name, value in run.result.made_from.items() if name.startswith("member ")}
+        now: dict[str, str] = {}
+        for name in noted:
+            now |= provenance.member(root / name.removeprefix("member "))
+        if other := [name.removeprefix("member ") for name in now if now[name] != noted[name]]:
+            do = (
+                "fold it again with `mbkd fold`"
+                if run.result.folded_from
+                else "score the ensemble again with `mbkd ensemble`"
+            )
+            yield Problem(run.name, f"{', '.join(other)} changed since; {do}")
     for what, names in lines.items():
         yield Problem(_names(names), f"{what} changed since training; train again with --fresh")
-
-
-def _logits(run: Path) -> str | None:
-    """Hash of a member's logits, as recorded by an ensemble; None without logits."""
-    files = sorted((run / "logits").glob("*.npy"))
-    return fingerprint([[file.name, digest(file)] for file in files]) if files else None
 
 
 def _names(runs: list[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from mbkd import runs
+from mbkd import files, runs
 from mbkd.config import Config
 from mbkd.data import hub, offline, rows, tasks
 from mbkd.data.classifiers import cached_revision, fingerprint
@@ -69,6 +69,12 @@ def refuse(found: Mapping[Path, list[str]], command: str = "") -> None:
             f"finished runs are not reused, because their inputs have changed:{lines}\n"
             f"nothing was deleted; {again} trains these runs again"
         )
+
+
+def member(run: Path) -> dict[str, str]:
+    """Return the entry of `made_from` for a run in an ensemble, or a folded run: a hash of its logits; {} without."""
+    arrays = sorted((run / "logits").glob("*.npy"))
+    return {f"member {run.name}": files.fingerprint([[x.name, files.digest(x)] for x in arrays])} if arrays else {}
 
 
 def teacher_path(config: Config, language: str, index: int, root: Path) -> str:

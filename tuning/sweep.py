@@ -240,7 +240,7 @@ def show(study: Sweep) -> None:
             if folds and found and study.name in ("main", "ablations", "efficiency"):
                 from mbkd.evaluate.folded import folded  # torch
 
-                plain = [folded(study.root / name) for name in study.finished(group)]
+                plain = [folded(study.root / study.folders[name]) for name in study.finished(group)]
                 rows.append(_mean(plain, f"{group.label}, folded (n={len(plain)})"))
     for (task, backbone), mine in means.items():
         print(f"{task}, {backbone}")

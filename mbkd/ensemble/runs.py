@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from mbkd import config as configuration
+from mbkd import provenance
 from mbkd.config import Config
 from mbkd.data import tasks
 from mbkd.ensemble.model import mean_logits, save
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
-from mbkd.files import digest, fingerprint, folder_beside
+from mbkd.files import folder_beside
 from mbkd.model import card
 from mbkd.result import Result
 
@@ -171,8 +172,7 @@ def _made_from(members: Sequence[Member]) -> dict[str, str]:
     first, *others = [member.result.made_from for member in members]
     shared = {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
     for member in members:
-        files = sorted((member.run / "logits").glob("*.npy"))
-        shared[f"member {member.run.name}"] = fingerprint([[file.name, digest(file)] for file in files])
+        shared |= provenance.member(member.run)
     return shared
 
 

@@ -1,12 +1,13 @@
 """Fold a finished run's branches into one encoder, and measure, calibrate and save the encoder as a run."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mbkd import config as configuration
-from mbkd import distributed, runs
+from mbkd import distributed, provenance, runs
 from mbkd.config import Config, changed, structures
 from mbkd.data import tasks
 from mbkd.data.tokens import load_tokenizer
@@ -59,6 +60,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
             **found,
             calibration=calibration.of_run(part, found["accuracy"], fitted=True),
             parameters=sum(p.numel() for p in folded.parameters()),
+            made_from=before.made_from | provenance.member(run),
         )
         saved.calibrate(folded, result.calibration["temperature"])
         saved.save(folded, load_tokenizer(source), part / "model")
@@ -69,9 +71,14 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
 
 
 def folded(run: Path) -> Result:
-    """Result of a run folded by the plain mean; folds the run first if needed. Raises UserError."""
+    """Result of a run folded by the plain mean; folds a new or retrained run first. Raises UserError."""
     out = _beside(run, "mean")
-    return Result.read(out) if runs.finished(out) else fold_run(run)[1][1]
+    if runs.finished(out):
+        found = Result.read(out)
+        if provenance.member(run).items() <= found.made_from.items():
+            return found
+        shutil.rmtree(out)
+    return fold_run(run)[1][1]
 
 
 def _beside(run: Path, weights: str) -> Path:

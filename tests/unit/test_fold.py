@@ -1,6 +1,7 @@
 """Claims about an MBLM whose branches are averaged into one plain encoder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mbkd import distributed
 from mbkd.cli import app
 from mbkd.errors import UserError
 from mbkd.evaluate import mixers
-from mbkd.evaluate.folded import _plain, fold_run
+from mbkd.evaluate.folded import _plain, fold_run, folded
 from mbkd.model import saved
 from mbkd.model.fold import fold
 from mbkd.train.checkpoint import Schedule
@@ -95,6 +96,18 @@ def test_a_folded_run_is_a_separate_run_next_to_the_others(finished: Path, tmp_p
     evaluated = json.loads(scores.read_text())
     assert evaluated["system"] == "MultiTrain + MBLM, folded"
     assert evaluated["accuracy"]["test"] == result["accuracy"]["test"]
+
+
+def test_a_sweep_folds_a_retrained_run_again(finished: Path, tmp_path: Path):
+    retrained = tmp_path / finished.name
+    shutil.copytree(finished, retrained)
+    before = folded(retrained)
+    result = retrained.with_name(f"{retrained.name}-folded") / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"system": "seen"}))
+    assert folded(retrained).system == "seen"
+    array = retrained / "logits" / "dev.ja.npy"
+    np.save(array, -np.load(array))
+    assert folded(retrained).system == before.system
 
 
 def test_mixer_shares_are_the_mixers_mean_weights_on_dev(finished: Path, tmp_path: Path):

@@ -299,14 +299,17 @@ def test_a_configuration_with_fewer_finished_seeds_is_reported_as_not_considered
     assert group["not_considered"] == ["train.lr=2e-05 (1 of 2 seeds finished)"]
 
 
-def test_a_report_names_an_ensemble_with_a_retrained_member(tmp_path: Path):
+def test_a_report_names_an_ensemble_and_a_folded_run_whose_members_were_retrained(tmp_path: Path):
     (tmp_path / "member" / "logits").mkdir(parents=True)
     file = tmp_path / "member" / "logits" / "dev.en.npy"
     file.write_bytes(b"logits")
-    noted = {"member member": origins._logits(tmp_path / "member") or "", "member gone": "x"}
+    noted = provenance.member(tmp_path / "member") | {"member gone": "x"}
     result = make_result(role="ensemble", seeds=(1, 2), members=("member", "gone"), made_from=noted)
     ensemble = Run(tmp_path / "ens2", "ens2", result, {})
     assert not list(origins.changed([ensemble], tmp_path))
     file.write_bytes(b"others")
     (problem,) = origins.changed([ensemble], tmp_path)
     assert (problem.where, problem.what[:21]) == ("ens2", "member changed since;")
+    folded = Run(tmp_path / "f", "f", make_result(folded_from="member", made_from=noted), {})
+    (problem,) = origins.changed([folded], tmp_path)
+    assert problem.what == "member changed since; fold it again with `mbkd fold`"
