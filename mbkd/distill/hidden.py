@@ -36,6 +36,8 @@ class Matching(nn.Module):
             self._teachers[language] = []
             for teacher in several:
                 config = teacher.engine.module.config
+                if not hasattr(config, "num_hidden_layers"):  # a student with branches, or an ensemble
+                    raise UserError(f"distill.hidden: teacher {teacher.path} gives no hidden states")
                 if (deepest := max(pair.teacher for pair in self.pairs)) > config.num_hidden_layers:
                     raise UserError(
                         f"distill.hidden: teacher {teacher.path} has {config.num_hidden_layers} layers, not {deepest}"

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from mbkd.config import Config, Student, changed, paper, structures
 from mbkd.data import hub
 from mbkd.data.tasks import label_names
+from mbkd.errors import UserError
 from mbkd.model import backbones, flops
 from mbkd.model.configuration import MBLMConfig
 from mbkd.model.flops import Size
@@ -162,7 +163,10 @@ def _student_size(student: Student, languages: tuple[str, ...], length: int, cla
 @functools.cache
 def _teacher_size(path: str, classes: int) -> Size:
     with torch.device("meta"):
-        return flops.classifier_size(_classifier(path, classes))
+        found = flops.plain_size(_classifier(path, classes))
+    if found is None:
+        raise UserError(f"teacher {path}: its FLOPs cannot be counted; distill.signal=labels plans without teachers")
+    return found
 
 
 def _empty(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Any:

@@ -269,9 +269,11 @@ def family(config: PreTrainedConfig) -> type[BertLike]:
 
 def reads_first(config: PreTrainedConfig) -> bool:
     """Whether the head of a transformers classifier with this configuration reads the first position only."""
+    if config.model_type not in FAMILIES:
+        return False
     pooling = getattr(config, "classifier_pooling", None)  # of ModernBERT ("cls") and EuroBERT ("bos")
     conv = config.num_hidden_layers == 1 and getattr(config, "conv_kernel_size", 0)  # DeBERTa's follows its first layer
-    return config.model_type in FAMILIES and pooling in (None, "cls", "bos") and not conv
+    return pooling in (None, "cls", "bos") and not conv
 
 
 def narrow_classifier(model: Any) -> None:

@@ -83,9 +83,15 @@ class Size:
 
 
 def size(model: Any) -> Size | None:
-    """Size of a student or teacher; None if the layers are not found, or run more than once."""
-    if isinstance(model, MBLMForSequenceClassification):
-        return student_size(model)
+    """Size of a student; None as `plain_size`."""
+    return student_size(model) if isinstance(model, MBLMForSequenceClassification) else plain_size(model)
+
+
+def plain_size(model: Any) -> Size | None:
+    """Size of a classifier without branches, such as a teacher.
+
+    None for branches or members, and if the layers are not found or run more than once.
+    """
     try:
         found = classifier_size(model)
     except (AttributeError, ValueError):

@@ -26,7 +26,7 @@ class Counter:
         self.student, self.inputs = config.student, inputs
         # FLOPs of a growing student are not counted, because most of its weights get no gradient.
         self.size = None if config.student.grow is not None else flops.size(model)
-        self.teachers = {x: [flops.size(t.engine.module) for t in each] for x, each in source.teachers.items()}
+        self.teachers = {x: [flops.plain_size(t.engine.module) for t in each] for x, each in source.teachers.items()}
         name, kind = distributed.device_name(ranks), precision.choose(config.train.precision, ranks.device)
         self.peak = precision.peak(name, kind)
         self.teachers_peak = {x: precision.peak(name, _short(each)) for x, each in source.precision.items()}

@@ -15,18 +15,21 @@ from transformers import AutoModelForSequenceClassification, DebertaV2Config
 
 from mbkd import config as configuration
 from mbkd import distributed, inputs
-from mbkd.config import Columns, Config, Task, paper, parse
+from mbkd.config import Columns, Config, Distill, Task, paper, parse
 from mbkd.config import Teacher as Teaching
 from mbkd.data.classifiers import fingerprint
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.distill import checks, signals
+from mbkd.distill.hidden import Matching
 from mbkd.distill.teachers import Teacher, TeacherSignal
 from mbkd.errors import UserError
 from mbkd.estimate import cost
 from mbkd.inputs import TeacherInput, prepare
+from mbkd.model import flops, saved
 from mbkd.onboarding import quality
 from mbkd.train import engine, run
 from mbkd.train.checkpoint import Schedule
+from tests.conftest import random_student
 
 LABELS = ("1", "2", "3", "4", "5")
 
@@ -137,6 +140,21 @@ def test_a_classifier_without_sdpa_teaches_and_is_planned(world: Path, toy_yaml:
     checks.refuse("en", found, allow_chance=True)
     config = configuration.read(toy_yaml, [f"teachers.en={{model: {folder}, fine_tuned: true}}"])
     assert cost.teacher_sizes(config)["en"][0].layers == 1
+
+
+def test_a_student_with_branches_teaches_and_its_flops_are_unknown(world, toy_yaml: Path, ranks, tmp_path: Path):
+    folder = random_student(tmp_path / "mblm", world)
+    edit_json(folder / "config.json", id2label={0: "1", 1: "2", 2: "3"}, label2id={"1": 0, "2": 1, "3": 2})
+    teacher = Teacher(str(folder), LABELS[:3], ranks)
+    compared = checks.parity(teacher, tokens(world, folder, tmp_path))
+    assert compared["engine"]["agreement"] == compared["padding"]["agreement"] == 1
+    assert flops.plain_size(teacher.engine.module) is None
+    config = configuration.read(toy_yaml, [f"teachers.en={{model: {folder}, fine_tuned: true}}"])
+    with pytest.raises(UserError, match="its FLOPs cannot be counted"):
+        cost.teacher_sizes(config)
+    hidden = Distill(hidden=({"student": 1, "teacher": 1},))
+    with pytest.raises(UserError, match="gives no hidden states"):
+        Matching(saved.load(folder), {"en": [teacher]}, {"en": [1.0]}, hidden)
 
 
 def test_a_teacher_that_overflows_in_half_precision_computes_in_fp32(
