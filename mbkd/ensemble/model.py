@@ -55,7 +55,7 @@ class EnsembleForSequenceClassification(PreTrainedModel):
             for member in self.members
         ]
         logits = mean_logits([x.float() for x in each])
-        if self.config.calibration_temperature is not None:
+        if self.config.calibration_temperature is not None and not self.training:
             logits = logits / self.config.calibration_temperature
         return SequenceClassifierOutput(loss=label_loss(self, logits, labels), logits=logits)
 
@@ -83,8 +83,10 @@ def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None
     members = [saved.load(folder) for folder in folders]
     for member in members:
         saved.calibrate(member, None)
-    labels = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
-    config = EnsembleConfig([member.config.to_dict() for member in members], calibration_temperature, **labels)
+    shared = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
+    precisions = {getattr(member.config, "train_precision", "auto") for member in members}
+    shared["train_precision"] = precisions.pop() if len(precisions) == 1 else "auto"  # also that of inference
+    config = EnsembleConfig([member.config.to_dict() for member in members], calibration_temperature, **shared)
     saved.save(EnsembleForSequenceClassification(config, members), load_tokenizer(folders[0]), out)
 
 

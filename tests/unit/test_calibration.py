@@ -105,6 +105,12 @@ def test_an_ensemble_averages_raw_logits_and_has_its_own_temperature(pair: list[
     with torch.no_grad():
         raw = sum(member(**inputs).logits for member in members) / 2
         torch.testing.assert_close(model(**inputs).logits, raw / result.calibration["temperature"])
+    trained = []
+    for temperature in (result.calibration["temperature"], None):
+        saved.calibrate(model.train(), temperature)
+        torch.manual_seed(0)
+        trained.append(model(**inputs).logits)
+    assert torch.equal(*trained)
 
 
 def test_without_dev_rows_a_model_is_not_calibrated_and_the_output_reports_this(student: Path, tmp_path: Path, capsys):

@@ -1,5 +1,7 @@
 """Claims about the precision of a model: the same in training, evaluation, prediction and serving."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from mbkd import config as configuration
 from mbkd import distributed, precision
+from mbkd.ensemble.model import save
 from mbkd.errors import UserError
 from mbkd.evaluate.folder import evaluate_folder
 from mbkd.predict.classifier import Classifier
@@ -30,6 +33,16 @@ def test_evaluate_reproduces_the_runs_scores_in_every_precision(toy_yaml: Path, 
     model = Classifier(directory)._model
     assert precision.of_model(model.config, CPU) == kind
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("second", "kind"), [("bf16", "bf16"), ("fp32", "fp32")])
+def test_an_ensemble_computes_in_its_members_common_precision(student: Path, tmp_path: Path, second: str, kind: str):
+    for name, trained in (("first", "bf16"), ("second", second)):
+        shutil.copytree(student, tmp_path / name)
+        file = tmp_path / name / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"train_precision": trained}))
+    save([tmp_path / "first", tmp_path / "second"], tmp_path / "ensemble")
+    assert Classifier(tmp_path / "ensemble")._precision == kind
 
 
 def test_auto_is_fp32_on_a_cpu_and_an_unsupported_precision_is_refused():
