@@ -275,9 +275,9 @@ def _random_texts(tokenizer: Any, longest: int) -> list[str]:
 
 def _write(model: Any, names: list[str], batches: list[Batch], length: int, file: Path, external: bool) -> None:
     """Export a graph with dynamic numbers of rows and of tokens, up to `length` tokens."""
-    # Rows of different lengths: the exporter could fold an attention mask without zeros into a constant.
-    example = min((b for b in batches if not b["attention_mask"].all()), key=lambda b: b["input_ids"].size)
-    rows = tuple(torch.from_numpy(example[name]) for name in names)
+    # Two rows and a padded one, because the exporter folds a size of one, and a mask without zeros, into constants.
+    rows = tuple(torch.from_numpy(np.repeat(batches[0][name], 2, axis=0)) for name in names)
+    rows[names.index("attention_mask")][1, -1] = 0
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length)}
     torch.onnx.export(
         Graph(model, names).eval(),

@@ -288,6 +288,15 @@ def test_rows_of_any_other_folder_are_random_tokens_of_its_own_tokenizer(tmp_pat
     assert (report["rows"], report["rows_from"]) == (1000, "random tokens")
 
 
+@pytest.mark.parametrize("texts", [["good"], ["a good thing " * 50] * 3], ids=["one", "equally long"])
+def test_a_graph_traced_on_rows_without_padding_respects_the_mask(texts, tmp_path):
+    folder = student("bert", tmp_path, branch_depth=1)
+    export.export(folder, ["fp32"], None, [(text, None) for text in texts])
+    torch_classifier, graph = Classifier(folder), GraphClassifier(folder, "fp32")
+    rows = graph.encode([("bad", None), ("a good thing", None), ("good", "bad")])
+    assert np.abs(graph.probabilities(rows) - torch_classifier.probabilities(rows)).max() < 1e-4
+
+
 def test_an_unknown_precision_is_refused_with_the_valid_ones(tmp_path):
     with pytest.raises(UserError, match="fp32, fp16, int8"):
         export.export(tmp_path, ["fp8"], None)
