@@ -48,12 +48,17 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
         kind = "cpu" if dtype is not None or saved.device().type == "cpu" else "accelerator"
         app = make_app(classifier, model.resolve().name, limits, batch_tokens or BATCH_TOKENS[kind])
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS, server_header=False)
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # uvicorn sets its own handlers later, and raises the signal again after a graceful shutdown, which is no error.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
         place = f"[{host}]" if ":" in host else host
         print(f"http://{place}:{listener.getsockname()[1]}", flush=True)
-        # uvicorn raises the signal again after a graceful shutdown. This must not be an error.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
