@@ -12,6 +12,9 @@ ConfigArgument = Annotated[str, typer.Argument(help="a YAML file, or a name from
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="for example train.lr=2e-5 seed=3", metavar="[KEY=VALUE]...")
 ]
+ModelArgument = Annotated[
+    Path, typer.Argument(help="A run directory, a model folder, or the id of a model on the hub.", metavar="MODEL")
+]
 Runs = Annotated[Path, typer.Option(help="The folder of run directories and token stores.")]
 Ranks = Annotated[int | None, typer.Option(help="Number of processes; default: 1, or one per GPU for `cache`.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, even if the run is finished.")]
@@ -58,6 +61,12 @@ def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
         raise UserError(f"--out {out}: is a folder; name a file")
     if out.is_file():
         print(f"{out}: exists and will be overwritten", file=sys.stderr)
+
+
+def check_beside(model: Path, out: Path | None) -> None:
+    """Raise UserError if the output goes beside a model that is not a folder, such as a hub id, before any work."""
+    if out is None and not model.is_dir():
+        raise UserError(f"{model}: no such folder; for the id of a model on the hub, name the output file with --out")
 
 
 def check_out_folder(out: Path | None) -> None:

@@ -14,6 +14,7 @@ from mbkd.cli.options import (
     Fresh,
     Json,
     Log,
+    ModelArgument,
     Overrides,
     Ranks,
     Runs,
@@ -93,7 +94,7 @@ def cache(
 
 
 def grow(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    model: ModelArgument,
     config: ConfigArgument,
     overrides: Overrides = None,
     *,

@@ -10,9 +10,11 @@ from mbkd.cli.options import (
     ConfigArgument,
     Header,
     Json,
+    ModelArgument,
     Overrides,
     Quoting,
     Runs,
+    check_beside,
     check_folder,
     check_out,
     check_out_folder,
@@ -24,7 +26,7 @@ from mbkd.errors import UserError
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    model: ModelArgument,
     config: ConfigArgument,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
@@ -37,6 +39,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model on a split of a task, in every language."""
     check_out(out)
+    check_beside(model, out)
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])
@@ -55,7 +58,7 @@ def evaluate(
 
 
 def mixers(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    model: ModelArgument,
     config: ConfigArgument,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
@@ -65,6 +68,7 @@ def mixers(
 ) -> None:
     """Show the mean weight of each branch per language and mixer."""
     check_out(out, (".json", ".csv"))
+    check_beside(model, out)
     from mbkd.config import paper
 
     found = paper.find(config, overrides or [])
@@ -114,7 +118,7 @@ def fold(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    model: ModelArgument,
     file: Annotated[
         Path | None, typer.Argument(help="JSONL, JSON, CSV, TSV, parquet, or TXT with one text per line.")
     ] = None,
@@ -141,7 +145,7 @@ def predict(
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    model: ModelArgument,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port. The address is printed.")
@@ -197,7 +201,7 @@ def ensemble(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model folder.")],
+    model: ModelArgument,
     config: Annotated[
         str | None,
         typer.Argument(help="A YAML file or a recipe; its dev rows check the graphs and their accuracy."),

@@ -12,7 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
+from mbkd import api
 from tests.conftest import ENVIRONMENT, ROOT, mbkd, run
+from tests.hub import REVISION
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,44 @@ def test_predictions_match_the_runs_scores(trained: Path, world: Path, tmp_path:
     found = [json.loads(line) for line in out.read_text().splitlines()]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.abs(np.array([list(row["probabilities"].values()) for row in found]) - expected).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def hub(student: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a hub whose cache has the model someone/reviews."""
+    home = tmp_path_factory.mktemp("hub")
+    cached = home / "hub" / "models--someone--reviews"
+    shutil.copytree(student, cached / "snapshots" / REVISION)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(REVISION)
+    return {"HF_HOME": str(home)}
+
+
+def test_predict_takes_the_id_of_a_model_on_the_hub(hub: dict[str, str], student: Path, tmp_path: Path):
+    rows = tmp_path / "rows.txt"
+    rows.write_text("good\nbad\n")
+    done = run(sys.executable, "-m", "mbkd", "predict", "someone/reviews", rows, **hub)
+    assert done.returncode == 0, done.stderr
+    labels = [json.loads(line)["label"] for line in done.stdout.splitlines()]
+    assert labels == api.load(student).classify(["good", "bad"])[0]
+
+
+def test_serve_takes_the_id_of_a_model_on_the_hub_and_stops_even_before_the_first_request(hub: dict[str, str]):
+    command = [sys.executable, "-m", "mbkd", "serve", "someone/reviews", "--port", "0"]
+    server = subprocess.Popen(command, env=ENVIRONMENT | hub, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert server.stdout.readline().startswith("http://127.0.0.1:")
+        server.terminate()
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "mixers"])
+def test_scores_of_a_model_on_the_hub_need_a_name_before_any_work(command: str, hub: dict[str, str]):
+    done = run(sys.executable, "-m", "mbkd", command, "someone/reviews", "xnli-mbert-mblm", **hub)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "for the id of a model on the hub, name the output file with --out" in done.stderr
 
 
 def test_a_missing_file_gives_one_message(trained: Path):
