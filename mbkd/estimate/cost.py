@@ -98,7 +98,7 @@ def memory(config: Config, precision: str, half: bool, ranks: int, tokens: float
     gradients = 4 * size.parameters // (ranks if train.zero_stage == 2 else 1)
     if not train.zero_stage and train.idle_branches == "still" and (student.detach or student.mixers == "none"):
         # Linear maps of idle branches have no gradients; with ZeRO shards, DeepSpeed fills in zeros.
-        idle = 0 if student.branch_rank or student.grow else max(len(config.languages) - 1, 0) * student.branch_depth
+        idle = 0 if student.branch_rank else max(len(config.languages) - 1, 0) * student.branch_depth
         gradients -= 4 * idle * size.layer_weights
     casts = 0 if precision == "fp32" else 2 * (size.parameters - size.embeddings)  # 16-bit copies of weights
     if student.branch_rank:  # sums of base and difference of the trained branches
@@ -170,9 +170,11 @@ def _teacher_size(path: str, classes: int) -> Size:
 
 
 def _empty(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Any:
+    if student.grow is not None:
+        raise UserError("student.grow: the cost of growing a model is not estimated; it has no plan")
     if student.head == "own":
         return _classifier(student.backbone, classes)
-    fields = student.model_dump(exclude={"backbone", "head"})
+    fields = student.model_dump(exclude={"backbone", "head", "grow"})
     branches = languages if student.branch_depth else ()
     config = MBLMConfig(shape(student.backbone).to_dict(), branches, mixer_length=length, num_labels=classes, **fields)
     return MBLMForSequenceClassification(config)

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from mbkd.config import Config, changed, paper, parse
+from mbkd.errors import UserError
 from mbkd.estimate import cost
 from mbkd.precision import autocast
 
@@ -236,6 +237,11 @@ def test_gradients_of_idle_branches_are_counted_only_if_they_exist(full: Config)
     size = cost.student_size(full)
     assert gradients({}) == 4 * (size.parameters - 2 * 3 * size.layer_weights)
     assert gradients({}, idle_branches="drift") == gradients({"detach": False}) == 4 * size.parameters
+
+
+def test_a_grown_student_is_not_estimated(full: Config):
+    with pytest.raises(UserError, match=r"student\.grow"):
+        cost.student_size(changed(full, {"student": {"grow": "fr"}}))
 
 
 def test_teachers_take_memory_only_if_they_run(full: Config):
