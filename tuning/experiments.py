@@ -70,7 +70,7 @@ def efficiency(full: Config, _: list[int]) -> list[System]:
 
 def depth(full: Config, depths: list[int]) -> list[System]:
     """Fig 5: hard labels, one system per branch depth."""
-    labels = configuration.changed(full, {"distill": {"signal": "labels"}})
+    labels = configuration.changed(full, {"distill": paper.HARD_LABELS})
     return [System(configuration.changed(labels, {"student": {"branch_depth": k}})) for k in depths]
 
 

@@ -57,9 +57,11 @@ def base(task: Task, backbone: str) -> Config:
 def system(full: Config, name: str) -> Config:
     """Derive a system in SYSTEMS (Tables 3, 4, 7, 8) from MultiKD + MBLM. Raises UserError."""
     plain: dict[str, Any] = {"student": {"branch_depth": 0, "branch_rank": 0}}
+    alone = full.task.supervised[:1]
+    temperatures = {x: value for x, value in full.distill.temperatures.items() if x in alone}
     changes: dict[str, dict[str, Any]] = {
-        "monokd": plain | {"distill": {"languages": full.task.supervised[:1]}},
-        "multitrain": plain | {"distill": {"signal": "labels"}},
+        "monokd": plain | {"distill": {"languages": alone, "temperatures": temperatures}},
+        "multitrain": plain | {"distill": HARD_LABELS},
         "multikd": plain,
         "mblm": {},
     }
@@ -72,6 +74,7 @@ def ablation(full: Config, name: str) -> Config:
 
 
 TASKS = {"xnli": xnli, "marc": marc}
+HARD_LABELS: dict[str, Any] = {"signal": "labels", "hidden": []}  # fields of `distill` without teachers
 
 
 def toy(world: Path) -> Config:

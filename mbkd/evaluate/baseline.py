@@ -13,7 +13,7 @@ import torch
 
 from mbkd import config as configuration
 from mbkd import provenance, runs
-from mbkd.config import Config
+from mbkd.config import Config, paper
 from mbkd.data import hub, tasks
 from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
 from mbkd.data.tokens import Tokens, open_store
@@ -39,7 +39,7 @@ def baseline(config: Config, root: Path) -> Path:
     asked = f"{task.model_dump_json()} {backbone} {length} {config.languages}"
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
     directory = root / f"{task.kind}-baseline-{digest}"
-    plain = configuration.changed(config, {"student": {"branch_depth": 0}, "distill": {"signal": "labels"}})
+    plain = configuration.changed(config, {"student": {"branch_depth": 0}, "distill": paper.HARD_LABELS})
     # A stale baseline (other rows or another encoder) is refitted without confirmation: fitting takes a minute.
     if runs.finished(directory) and not provenance.stale({directory: plain}, root):
         return directory

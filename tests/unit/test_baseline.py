@@ -20,8 +20,9 @@ from mbkd.data import tasks
 @pytest.fixture(scope="module")
 def made(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    for _ in range(2):  # the second call has nothing to do
-        done = CliRunner().invoke(app, ["baseline", str(toy_yaml), "--runs", str(root)])
+    # The second call has nothing to do, because the baseline has no teachers.
+    for overrides in ([], ["distill.hidden=[{student: 1, teacher: 1}]"]):
+        done = CliRunner().invoke(app, ["baseline", str(toy_yaml), *overrides, "--runs", str(root)])
         assert done.exit_code == 0, (done.output, done.exception)
     return Path(done.stdout.splitlines()[-1])
 

@@ -81,6 +81,16 @@ def test_an_override_of_the_signal_is_kept():
     assert hidden.distill.signal == "online"
 
 
+def test_settings_of_teachers_do_not_reach_the_systems_without_them():
+    asked = ["distill.hidden=[{student: 4, teacher: 8}]", "distill.temperatures={en: 4, fr: 2}"]
+    config, _ = base("xnli-mbert", asked, EXPERIMENTS["main"])
+    mono, labels, kd, _ = (system.run({}, 1).distill for system in EXPERIMENTS["main"].systems(config, []))
+    assert (mono.temperatures, kd.temperatures) == ({"en": 4}, {"en": 4, "fr": 2})
+    assert (mono.hidden, labels.hidden) == (config.distill.hidden, ())
+    (depth,) = EXPERIMENTS["depth"].systems(config, [4])
+    assert depth.run({}, 1).distill.hidden == ()
+
+
 def test_depth_uses_the_papers_training_unless_a_value_is_given():
     config, _ = base("xnli-mbert", [], EXPERIMENTS["depth"])
     assert (config.train.lr, config.train.epochs) == (1e-5, 3)
