@@ -120,6 +120,11 @@ def prepare(config: Config, root: Path, show: bool = True, verified: bool = Fals
             grown_from=fingerprint(backbone, root / "store") if config.student.grow is not None else None,
             made_from=made_from(config, root),
         )
+    if config.student.head == "linear" and any(x.padding_side == "left" for x in inputs.train.values()):
+        raise UserError(
+            f"{backbone}: its tokenizer pads on the left, so the head would read padding at the first position; set "
+            "padding_side to right in tokenizer_config.json"
+        )
     for language, teachers in inputs.teachers.items():
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):
             raise UserError(f"the teacher's training rows of {language} are not the student's")

@@ -118,6 +118,14 @@ def test_missing_segment_ids_are_refused_before_training(world: Path, toy_yaml: 
     prepare(lost.teacher_run("zh").model_copy(update={"task": alone}), tmp_path)  # single texts have no second segment
 
 
+def test_a_student_whose_tokenizer_pads_on_the_left_is_refused(world: Path, toy_yaml: Path, tmp_path: Path):
+    shutil.copytree(world / "models" / "student", tmp_path / "left")
+    edit_json(tmp_path / "left" / "tokenizer_config.json", padding_side="left")
+    config = configuration.read(toy_yaml, [f"student.backbone={tmp_path / 'left'}", "distill.signal=labels"])
+    with pytest.raises(UserError, match="pads on the left"):
+        prepare(config, tmp_path)
+
+
 def deberta(folder: Path, words: Path, scale: float = 1.0) -> Path:
     """A classifier without SDPA in transformers; `scale` multiplies the last linear map before a norm."""
     shutil.copytree(words, folder)
