@@ -157,16 +157,19 @@ def _state(config: Config) -> int:
 @functools.cache
 def _student_size(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Size:
     with torch.device("meta"):
-        return flops.student_size(_empty(student, languages, length, classes))
+        return _counted(flops.size(_empty(student, languages, length, classes)), student.backbone)
 
 
 @functools.cache
 def _teacher_size(path: str, classes: int) -> Size:
     with torch.device("meta"):
-        found = flops.plain_size(_classifier(path, classes))
-    if found is None:
-        raise UserError(f"teacher {path}: its FLOPs cannot be counted; distill.signal=labels plans without teachers")
-    return found
+        return _counted(flops.plain_size(_classifier(path, classes)), path)
+
+
+def _counted(size: Size | None, path: str) -> Size:
+    if size is None:
+        raise UserError(f"{path}: there is no plan, because FLOPs are counted for equal layers that run once each")
+    return size
 
 
 def _empty(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Any:

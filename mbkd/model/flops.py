@@ -83,7 +83,7 @@ class Size:
 
 
 def size(model: Any) -> Size | None:
-    """Size of a student; None as `plain_size`."""
+    """Size of a student, an MBLM or a classifier with its backbone's head; None as `plain_size`."""
     return student_size(model) if isinstance(model, MBLMForSequenceClassification) else plain_size(model)
 
 
@@ -99,10 +99,8 @@ def plain_size(model: Any) -> Size | None:
     return found if found.layers == getattr(model.config, "num_hidden_layers", None) else None
 
 
-def student_size(model: Any) -> Size:
-    """Size of a student: an MBLM, or a classifier with its backbone's head."""
-    if not isinstance(model, MBLMForSequenceClassification):
-        return classifier_size(model)
+def student_size(model: MBLMForSequenceClassification) -> Size:
+    """Size of an MBLM."""
     branches, rank = len(model.branches), model.config.branch_rank
     copies = 1 if rank else branches  # of the linear maps of branched layers
     own = model.base if rank else next(iter(model.branches), [])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AlbertConfig,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
@@ -242,6 +243,16 @@ def test_gradients_of_idle_branches_are_counted_only_if_they_exist(full: Config)
 def test_a_grown_student_is_not_estimated(full: Config):
     with pytest.raises(UserError, match=r"student\.grow"):
         cost.student_size(changed(full, {"student": {"grow": "fr"}}))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_that_shares_its_layers_is_not_estimated(own: bool, full: Config, tmp_path: Path):
+    AlbertConfig(num_hidden_layers=3, hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path)
+    student = {"backbone": str(tmp_path), "head": "own", "branch_depth": 0}
+    teachers = {"teachers": {"en": {"model": str(tmp_path)}}, "distill": {"languages": ["en"]}}
+    config = changed(full, {"student": student} if own else teachers)
+    with pytest.raises(UserError, match="there is no plan"):
+        cost.student_size(config) if own else cost.teacher_sizes(config)
 
 
 def test_teachers_take_memory_only_if_they_run(full: Config):
