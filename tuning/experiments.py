@@ -126,6 +126,8 @@ def base(
             there = ", ".join(map(str, sorted(teachers.parent.glob("teachers-*.yaml")))) or "none there"
             raise UserError(f"--teachers {teachers}: no such file; files of the teachers experiment: {there}")
         values["teachers"] = configuration.read_values(teachers).get("teachers")
+        if not values["teachers"]:
+            raise UserError(f"--teachers {teachers}: the file has no section `teachers`")
     values = configuration.override(values, overrides)
     distill = values.get("distill") or {}
     if isinstance(distill, dict) and not distill.get("hidden"):  # hidden states are not cached

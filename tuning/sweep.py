@@ -104,7 +104,8 @@ def sweep(
         full, lists = base(each, given, experiment, teachers)
         _same_task(tasks, each, full.task)
         if "seed" in lists:
-            seeds_wanted = [int(seed) for seed in lists.pop("seed")]
+            several = [grids.with_values(full, {"seed": seed}).seed for seed in lists.pop("seed")]
+            seeds_wanted = list(dict.fromkeys(several))
         systems = experiment.systems(full, _depths(depths))
         tried = _combinations(name, experiment, protocol, lists) or [{x: grids.value_of(full, x) for x in spans}]
         groups += protocols.groups(systems, tried)

@@ -228,6 +228,18 @@ def test_a_missing_file_of_teachers_gives_the_names_of_the_existing_ones(own_dat
         base(str(own_data[0]), [], EXPERIMENTS["main"], file.with_name("teachers-own.yaml"))
 
 
+def test_a_file_without_teachers_is_named(own_data, tmp_path):
+    (tmp_path / "other.yaml").write_text("teacher: {en: {model: roberta}}")
+    with pytest.raises(UserError, match=r"--teachers .*other.yaml: the file has no section `teachers`"):
+        base(str(own_data[0]), [], EXPERIMENTS["main"], tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize("seeds", ["[1, a]", "[1, 1.5]", "[1, null]"])
+def test_seeds_that_are_not_whole_numbers_are_refused(seeds: str, own_data, tmp_path):
+    with pytest.raises(UserError, match="seed = "):
+        swept("main", "--on", own_data[0], f"seed={seeds}", "--plan", "--runs", tmp_path / "runs")
+
+
 def test_an_unknown_setting_is_named():
     with pytest.raises(UserError, match="xnli-bert: neither a file nor one of the paper's settings"):
         base("xnli-bert", [], EXPERIMENTS["main"])
