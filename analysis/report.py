@@ -145,8 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference", choices=("paper",), help="also print the paper's numbers and the differences")
     parser.add_argument("--draws", type=int, default=10_000, help="bootstrap draws (default: 10000)")
     asked: Any = parser.parse_args(arguments)
-    collection, groups, tables, claims = make(asked.runs, asked.split, asked.reference == "paper", asked.draws)
     out = asked.out or asked.runs / "report"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
+    collection, groups, tables, claims = make(asked.runs, asked.split, asked.reference == "paper", asked.draws)
     files = write(collection, groups, tables, claims, out)
     files = [*_page(collection, groups, tables, claims, out, asked.split), *files]
     show(collection, tables, claims)

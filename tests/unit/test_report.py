@@ -338,6 +338,12 @@ def test_the_users_own_task_has_the_same_tables(tmp_path: Path):
     assert "own-dev-mae" in tables
 
 
+def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path: Path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="out: is a file; name a folder"):
+        report.main([str(tmp_path / "nothing"), "--out", str(tmp_path / "out")])
+
+
 def test_the_command_writes_files_that_other_programs_read(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
