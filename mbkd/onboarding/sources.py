@@ -73,7 +73,7 @@ def find(given: str, header: bool = True, quoted: bool | None = None, whole: boo
         if official := _official(given):
             return official
         if given.lower().endswith(readers.ENDINGS):
-            raise UserError(f"{given}: no such file")
+            raise UserError(f"{given}: {'is a folder; name a file' if Path(given).is_dir() else 'no such file'}")
         return _on_the_hub(given)
     first, files = _split_of(given), {}
     for split in SPLITS:

@@ -198,6 +198,9 @@ def test_wrong_names_are_refused_with_the_existing_ones(whole: Path, tmp_path: P
         init(whole, tmp_path, split=True, labels=("billing", "technical"))
     with pytest.raises(UserError, match="no such file"):
         init(tmp_path / "nothing.csv", tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        init(tmp_path / "folder.csv", tmp_path)
 
 
 def test_nothing_is_overwritten_without_force(whole: Path, tmp_path: Path):
