@@ -26,6 +26,10 @@ def explain(error: dict[str, Any]) -> str:
         names = [a or b for a, b in options]
         near = difflib.get_close_matches(str(error["input"]), names, n=1, cutoff=0.5)
         message = (f"did you mean {near[0]!r}? " if near else "") + f"must be one of {', '.join(names)}"
+    if error["type"] == "tuple_type":
+        message = "must be a list, such as [a, b]"
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        message = "must be a mapping of fields or names to values"
     if error["type"] == "string_type" and not isinstance(error["input"], (dict, list)):
         message = (
             "must be a string; add quotes, because YAML reads yes and no as true and false, and 2021-05-01 as a date"

@@ -34,11 +34,10 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
 
     values: the nested values of the configuration. The language becomes a supervised language. It learns from its
     teachers in the configuration, or from labels if the configuration names no teacher for it.
-    Raises UserError for a model without branches or a language that the task does not have.
+    Raises UserError for a model without branches, a language that the task does not have, or values of wrong types.
     """
     model = structure(str(folder))
-    task = values.get("task") or {}
-    supervised, zero_shot = (list(task.get(x, Task.model_fields[x].default)) for x in ("supervised", "zero_shot"))
+    supervised, zero_shot = _languages(values)
     if language not in supervised + zero_shot:
         there = ", ".join(map(str, supervised + zero_shot)) or "none"
         raise UserError(
@@ -52,9 +51,9 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
         **{f"student.{field}": model[field] for field in STRUCTURE},
         "distill.languages": [],
     }
-    temperatures = (values.get("distill") or {}).get("temperatures") or {}
+    temperatures = _mapping(_mapping(values, "distill"), "temperatures")
     found["distill.temperatures"] = {x: value for x, value in temperatures.items() if x == language}
-    if language not in (values.get("teachers") or {}):
+    if language not in _mapping(values, "teachers"):
         found |= {"distill.signal": "labels", "distill.hidden": []}
     return _written(found)
 
@@ -63,18 +62,32 @@ def overrides_to_teach(values: dict[str, Any]) -> list[str]:
     """Return the overrides that make zero-shot languages with a teacher supervised, so that `mbkd teach` accepts them.
 
     values: the nested values of the configuration, not validated. `mbkd grow` accepts such a configuration too.
+    Raises UserError for values of wrong types.
     """
-    task, teachers, distill = (
-        section if isinstance(section := values.get(x), dict) else {} for x in ("task", "teachers", "distill")
-    )
-    supervised, zero_shot = (task.get(x, Task.model_fields[x].default) for x in ("supervised", "zero_shot"))
-    if not (isinstance(supervised, (list, tuple)) and isinstance(zero_shot, (list, tuple))):
-        return []
-    moved = [x for x in zero_shot if x in list(teachers)]
+    (supervised, zero_shot), teachers = _languages(values), _mapping(values, "teachers")
+    moved = [x for x in zero_shot if x in teachers]
     found = _moved(supervised, zero_shot, moved) if moved else {}
-    if moved and isinstance(languages := distill.get("languages"), list) and languages:
+    if moved and (languages := _mapping(values, "distill").get("languages")):
         found["distill.languages"] = [*languages, *moved]
     return _written(found)
+
+
+def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of values that are not validated. Raises UserError for another type."""
+    found = values.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f"{name} = {found!r}: must be a mapping")
+    return found or {}
+
+
+def _languages(values: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the supervised and the zero-shot languages of values that are not validated. Raises UserError."""
+    task = _mapping(values, "task")
+    found = {x: task.get(x, Task.model_fields[x].default) for x in ("supervised", "zero_shot")}
+    for name, languages in found.items():
+        if not isinstance(languages, (list, tuple)) or not all(isinstance(x, str) for x in languages):
+            raise UserError(f"task.{name} = {languages!r}: must be a list of languages, such as [en, fr]")
+    return list(found["supervised"]), list(found["zero_shot"])
 
 
 def _moved(supervised: Sequence[str], zero_shot: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:

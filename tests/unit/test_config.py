@@ -44,6 +44,19 @@ def test_labels_that_yaml_reads_as_dates_and_numbers_keep_their_text(tmp_path, l
     assert len(config.hash) == 8
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.supervised=en", r"task.supervised = 'en': must be a list, such as"),
+        ("task=own", r"task = 'own': must be a mapping"),
+        ("teachers=x", r"teachers = 'x': must be a mapping"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_explained_in_terms_of_yaml(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, "", "", override)
+
+
 def test_a_new_field_renames_a_run_only_if_it_is_set():
     class Grown(Config):
         newer: int = 0

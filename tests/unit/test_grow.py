@@ -202,8 +202,16 @@ def test_teach_and_grow_use_the_same_teacher_of_a_language_that_is_still_zero_sh
         assert [*paper.teacher_runs(taught)][-1:] == [*paper.teacher_runs(new)]
         assert taught.task.zero_shot == ("es",)
     assert grown.overrides_to_teach(VALUES) == []
-    for wrong in ({"task": "own"}, {"task": {"zero_shot": "de"}}, {"teachers": ["de"]}):
-        assert grown.overrides_to_teach(values | wrong) == []
+
+
+@pytest.mark.parametrize("wrong", [{"task": "own"}, {"task": {"zero_shot": "de"}}, {"teachers": 3}, {"distill": "x"}])
+def test_values_of_wrong_types_give_one_message(folder, wrong):
+    values = VALUES | wrong
+    with pytest.raises(UserError, match=r"must be a (mapping|list of languages)"):
+        grown.overrides(folder, values, "de")
+    if "distill" not in wrong:
+        with pytest.raises(UserError, match=r"must be a (mapping|list of languages)"):
+            grown.overrides_to_teach(values)
 
 
 @pytest.mark.parametrize(
