@@ -115,7 +115,10 @@ def write_scores(directories: Sequence[Path], root: Path, size: int = 2) -> dict
     if not 2 <= size <= len(directories):
         raise UserError(f"--size {size}: must be 2 to {len(directories)} for {len(directories)} runs")
     found = {}
-    for members in itertools.combinations(read(directories), size):
+    every = read(directories)
+    if not every[0].logits:
+        raise UserError(f"{directories[0]}: was not measured, because its task has neither dev nor test rows")
+    for members in itertools.combinations(every, size):
         result, logits = combine(members)
         seeds = "-".join(f"s{seed}" for seed in result.seeds)
         folder = root / f"{result.task}-ens{size}-{members[0].config.slug}-{seeds}-{result.hash}"

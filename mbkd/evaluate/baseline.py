@@ -46,6 +46,8 @@ def baseline(config: Config, root: Path) -> Path:
     splits = tasks.splits(task)
     if "train" not in splits:
         raise UserError(f"task.path = {task.path}: the task has no training split")
+    if splits == ("train",):
+        raise UserError("a baseline is measured on dev or test rows, and the task has neither")
 
     def tokens(split: str, language: str) -> Tokens:
         return open_store(root / "store", task, split, language, backbone, length)

@@ -59,3 +59,11 @@ def test_reports_find_the_baselines_run(made: Path):
     (run,) = collect(made.parent).runs
     assert (run.system, run.role, run.branch_depth) == ("Baseline (frozen encoder)", "student", 0)
     assert set(run.scores("test")) == {"en", "fr", "zh", "de", "es", "ja"}
+
+
+def test_a_task_without_dev_and_test_rows_is_refused(toy_yaml: Path, tmp_path: Path):
+    task = configuration.read(toy_yaml).task
+    files = {"train": f"{task.path}/dataset_{{language}}_train.json"}
+    own = {"kind": "own", "files": files, "labels": ["1", "2"], "supervised": ["en", "fr", "zh"]}
+    done = CliRunner().invoke(app, ["baseline", str(toy_yaml), f"task={json.dumps(own)}", "--runs", str(tmp_path)])
+    assert "neither" in str(done.exception)

@@ -121,6 +121,14 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_without_dev_and_test_rows_give_no_scores(seeds: list[Path], tmp_path: Path):
+    copies = [shutil.copytree(seed, tmp_path / seed.name) for seed in seeds[:2]]
+    for copy in copies:
+        changed_result("accuracy", {})(copy)
+    with pytest.raises(UserError, match="neither dev nor test rows"):
+        runs.write_scores(copies, tmp_path / "out")
+
+
 def test_an_ensemble_needs_different_runs(seeds: list[Path], tmp_path: Path):
     with pytest.raises(UserError, match="named twice"):
         runs.write_scores([seeds[0], seeds[0]], tmp_path)
