@@ -49,7 +49,8 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
     file = store / "teachers" / f"{language}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     found: dict[str, Any] | None = distributed.all_gather_object(_read(file) if teacher.ranks.first else None)[0]
     if found is not None:
-        teacher.compute_in(getattr(torch, found["precision"]))
+        if found["precision"] == "float32":  # never back to fp16, which another language of the teacher may overflow
+            teacher.compute_in_fp32()
         return found
     title = f"checking the teacher of {language}: engine and accuracy"
     with ProgressBar(title, 2, teacher.ranks.first, patience=PATIENCE) as progress:
@@ -59,7 +60,7 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
                 half = str(teacher.precision).removeprefix("torch.")
                 what = f"logits are not finite in {half}; using float32"
                 print(f"teacher of {language} ({given.path}): {what}", file=sys.stderr, flush=True)
-            teacher.compute_in(torch.float32)
+            teacher.compute_in_fp32()
             compared = parity(teacher, given.train)
         progress.advance()
         found = {"teacher": given.path, "precision": str(teacher.precision).removeprefix("torch.")}

@@ -66,13 +66,13 @@ class Teacher:
         self.precision = dtype()
         self.engine: Any = inference_engine(model, self.precision)
 
-    def compute_in(self, precision: torch.dtype) -> None:
-        """Switch to a precision; reload the weights if the engine has rounded them."""
-        if precision != self.precision:
+    def compute_in_fp32(self) -> None:
+        """Switch to fp32 for all languages, with the weights that the engine may have rounded."""
+        if self.precision != torch.float32:
             model = load(self.path)
             narrow_classifier(model)
-            self.precision = precision
-            self.engine = inference_engine(model, precision)
+            self.precision = torch.float32
+            self.engine = inference_engine(model, self.precision)
 
     def refuse_other_tokens(self, tokens: Tokens) -> None:
         """Raise UserError for token ids of another tokenizer."""

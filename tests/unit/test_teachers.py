@@ -180,6 +180,10 @@ def test_a_teacher_that_overflows_in_half_precision_computes_in_fp32(
         assert teacher.precision == torch.float32
         assert ("not finite in float16" in capfd.readouterr().err) == reported
         assert torch.isfinite(teacher.signal(mine.train, ROWS).logits).all()
+    (kept,) = (tmp_path / "teachers").iterdir()
+    edit_json(kept, precision="float16")  # as of another language, whose rows do not overflow
+    checks.examine(teacher, "en", mine, tmp_path)
+    assert teacher.precision == torch.float32
 
 
 def test_labels_in_another_order_give_the_same_logits(world: Path, folder: Path, ranks, tmp_path: Path):
