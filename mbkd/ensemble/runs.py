@@ -51,8 +51,7 @@ class Member:
 
 def read(directories: Sequence[Path]) -> list[Member]:
     """Read an ensemble's runs. Raises UserError for a run that is unfinished or unlike the first."""
-    if len(directories) < 2:
-        raise UserError("an ensemble needs two runs or more")
+    _refuse_one(directories)
     first, *others = [_member(run) for run in directories]
     seen = {first.run.resolve()}
     for other in others:
@@ -112,6 +111,7 @@ def write_scores(directories: Sequence[Path], root: Path, size: int = 2) -> dict
     Returns the results by directory. docs/run-directory.md describes the directories. Raises UserError for runs that do
     not match.
     """
+    _refuse_one(directories)
     if not 2 <= size <= len(directories):
         raise UserError(f"--size {size}: must be 2 to {len(directories)} for {len(directories)} runs")
     found = {}
@@ -142,6 +142,11 @@ def write_model(directories: Sequence[Path], out: Path) -> Result:
         save(directories, part, result.calibration["temperature"])
         card.write(part, members[0].config, result)
     return result
+
+
+def _refuse_one(directories: Sequence[Path]) -> None:
+    if len(directories) < 2:
+        raise UserError("an ensemble needs two runs or more")
 
 
 def _member(run: Path) -> Member:

@@ -134,6 +134,8 @@ def test_an_ensemble_needs_different_runs(seeds: list[Path], tmp_path: Path):
         runs.write_scores([seeds[0], seeds[0]], tmp_path)
     with pytest.raises(UserError, match="must be 2 to 3"):
         runs.write_scores(seeds, tmp_path, 4)
+    with pytest.raises(UserError, match="needs two runs or more"):
+        runs.write_scores(seeds[:1], tmp_path)
 
 
 def test_the_exported_ensemble_serves_the_other_commands(seeds: list[Path], toy_yaml: Path, root: Path, tmp_path: Path):
