@@ -181,3 +181,10 @@ class Store:
                 part.rename(self.folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)  # exists only after an error
+
+
+def refuse_file(root: Path) -> Path:
+    """Return the folder of run directories, as given with --runs. Raises UserError for a file."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--runs {root}: is a file; name a folder")
+    return root

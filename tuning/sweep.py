@@ -15,7 +15,7 @@ from mbkd import runs
 from mbkd.config import Config, Task, names
 from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
 from mbkd.evaluate import metrics, selection
-from mbkd.files import write_whole
+from mbkd.files import refuse_file, write_whole
 from mbkd.result import Result
 from mbkd.terminal.results import print_results
 from tuning import grids, protocols
@@ -62,7 +62,9 @@ def sweep(
     teachers: Annotated[
         Path | None, typer.Option(help="A YAML file with `teachers`, such as the teachers experiment writes.")
     ] = None,
-    root: Annotated[Path, typer.Option("--runs", help="The folder of run directories.")] = Path("runs"),
+    root: Annotated[Path, typer.Option("--runs", help="The folder of run directories.", callback=refuse_file)] = Path(
+        "runs"
+    ),
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes of a trial; default: one per GPU.")] = None,
     gpus_per_trial: Annotated[
         float | None, typer.Option(min=0, help="GPUs of a trial, or a fraction of a GPU; default: one if available.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mbkd.errors import UserError
+from mbkd.files import refuse_file
 
 ConfigArgument = Annotated[str, typer.Argument(help="a YAML file, or a name from `mbkd recipes`", metavar="CONFIG")]
 Overrides = Annotated[
@@ -15,7 +16,7 @@ Overrides = Annotated[
 ModelArgument = Annotated[
     Path, typer.Argument(help="A run directory, a model folder, or the id of a model on the hub.", metavar="MODEL")
 ]
-Runs = Annotated[Path, typer.Option(help="The folder of run directories and token stores.")]
+Runs = Annotated[Path, typer.Option(help="The folder of run directories and token stores.", callback=refuse_file)]
 Ranks = Annotated[int | None, typer.Option(help="Number of processes; default: 1, or one per GPU for `cache`.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, even if the run is finished.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")]

@@ -28,7 +28,7 @@ from mbkd.result import Result
 
 def demo(
     runs: Runs = Path("runs/demo"),
-    ranks: Annotated[int, typer.Option(help="Number of processes per run.")] = 2,
+    ranks: Annotated[int, typer.Option(min=1, help="Number of processes per run.")] = 2,
 ) -> None:
     """Run the whole workflow in minutes: toy reviews, three teachers, MultiTrain, MultiKD, MultiKD + MBLM."""
     from mbkd.demo.run import demo as run_demo

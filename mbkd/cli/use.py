@@ -23,6 +23,7 @@ from mbkd.cli.options import (
     quiet,
 )
 from mbkd.errors import UserError
+from mbkd.files import refuse_file
 
 
 def evaluate(
@@ -172,7 +173,9 @@ def serve(
 def ensemble(
     run: Annotated[list[Path], typer.Argument(help="Directories of finished runs of one system.")],
     size: Annotated[int, typer.Option(help="Members per group.")] = 2,
-    runs: Annotated[Path, typer.Option(help="The folder of the groups' directories.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder of the groups' directories.", callback=refuse_file)] = Path(
+        "runs"
+    ),
     out: Annotated[
         Path | None, typer.Option(help="A new folder: write one model of all runs, without scoring groups.")
     ] = None,

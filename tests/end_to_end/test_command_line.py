@@ -62,6 +62,18 @@ def test_an_output_path_is_checked_before_any_work(tmp_path: Path):
     assert "use .json, .csv" in mbkd("mixers", tmp_path, "toy", "--out", tmp_path / "a.txt").stderr
 
 
+@pytest.mark.parametrize("command", [["demo"], ["train", "xnli-mbert-mblm"], ["ensemble", "a", "b"]])
+def test_a_file_in_place_of_the_folder_of_runs_is_refused_before_any_work(command: list[str], tmp_path: Path):
+    (tmp_path / "runs").touch()
+    done = mbkd(*command, "--runs", tmp_path / "runs")
+    assert (done.returncode, done.stderr) == (2, f"error: --runs {tmp_path / 'runs'}: is a file; name a folder\n")
+
+
+def test_the_demo_refuses_a_number_of_processes_before_any_work(tmp_path: Path):
+    done = mbkd("demo", "--ranks", "0", "--runs", tmp_path / "runs")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+
+
 def test_other_libraries_draw_no_bars_without_a_terminal():
     code = (
         "from mbkd.terminal.bars import no_bars_in_files; no_bars_in_files()\n"

@@ -234,6 +234,11 @@ def test_a_file_without_teachers_is_named(own_data, tmp_path):
         base(str(own_data[0]), [], EXPERIMENTS["main"], tmp_path / "other.yaml")
 
 
+def test_a_file_in_place_of_the_folder_of_runs_is_refused(own_data):
+    with pytest.raises(UserError, match=r"--runs .*tickets.yaml: is a file; name a folder"):
+        swept("main", "--on", own_data[0], "--runs", own_data[0])
+
+
 @pytest.mark.parametrize("seeds", ["[1, a]", "[1, 1.5]", "[1, null]"])
 def test_seeds_that_are_not_whole_numbers_are_refused(seeds: str, own_data, tmp_path):
     with pytest.raises(UserError, match="seed = "):
