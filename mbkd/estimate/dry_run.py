@@ -23,7 +23,7 @@ from mbkd.train.engine import training_engine
 from mbkd.train.optim import parameter_groups
 from mbkd.train.trainer import Trainer
 
-SMALLEST_VOCABULARY = 1000  # upper bound of random token ids, below the size of any real vocabulary
+IDS = 250  # different token ids of made-up rows; a vocabulary of bytes has more
 
 
 class MadeUp:
@@ -39,7 +39,7 @@ class MadeUp:
         """Input ids and mask (B, n) of some rows, padded to the longest row or to `width`."""
         lengths = self.lengths[rows][:, None]
         mask = (np.arange(width or lengths.max()) < lengths).astype(np.int64)
-        return {"input_ids": mask * (5 + rows[:, None] % SMALLEST_VOCABULARY), "attention_mask": mask}
+        return {"input_ids": mask * (5 + rows[:, None] % IDS), "attention_mask": mask}
 
 
 def trainer(config: Config, lengths: Mapping[str, np.ndarray], ranks: distributed.Ranks) -> Trainer:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -129,6 +130,11 @@ def test_a_measured_step_has_the_counted_flops(toy: Config, tmp_path: Path):
     assert counter.get_total_flops() == pytest.approx(counted, rel=1e-4)
     assert torch.stack(trainer.finite).all()
     distributed.stop()
+
+
+def test_made_up_rows_fit_a_vocabulary_of_bytes():
+    rows = np.arange(2000)
+    assert dry_run.MadeUp(np.full(len(rows), 4), 3).batch(rows)["input_ids"].max() < 256
 
 
 def test_plan_measures_this_machine_and_shows_teachers_and_student(toy_yaml: Path, tmp_path: Path):
