@@ -154,17 +154,15 @@ def _member(run: Path) -> Member:
     config = configuration.read(run / "config.yaml")
     languages = {split: list(scores) for split, scores in result.accuracy.items()}
 
-    files = {split: {x: run / "ids" / f"{split}.{x}.json" for x in each} for split, each in languages.items()}
-    ids = {
-        split: {x: json.loads(f.read_text(encoding="utf-8")) for x, f in each.items() if f.is_file()}
-        for split, each in files.items()
-    }
-
     def arrays(kind: str) -> Arrays:
         return {split: {x: np.load(run / kind / f"{split}.{x}.npy") for x in each} for split, each in languages.items()}
 
+    def ids(split: str) -> dict[str, list[str]]:
+        files = {x: run / "ids" / f"{split}.{x}.json" for x in languages[split]}
+        return {x: json.loads(f.read_text(encoding="utf-8")) for x, f in files.items() if f.is_file()}
+
     try:
-        return Member(run, result, config, arrays("logits"), arrays("labels"), ids)
+        return Member(run, result, config, arrays("logits"), arrays("labels"), {x: ids(x) for x in languages})
     except (OSError, ValueError) as error:
         raise UserError(f"{run}: its saved logits cannot be read ({error}); train it again with --fresh") from None
 

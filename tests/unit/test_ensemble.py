@@ -107,6 +107,7 @@ def other_rows(run: Path) -> None:
         (changed_result("made_from", {"train rows of fr": "x"}), r"differs from .* in its inputs \(train rows of fr\)"),
         (other_rows, "other rows of test"),
         (lambda run: shutil.rmtree(run / "logits"), "saved logits cannot be read"),
+        (lambda run: (run / "ids" / "dev.en.json").write_text("[", encoding="utf-8"), "saved logits cannot be read"),
         (lambda run: (run / "result.json").unlink(), "no finished run"),
     ],
 )
