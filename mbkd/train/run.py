@@ -45,6 +45,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     if distributed.all_gather_object(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
+    distributed.deterministic(config.train.deterministic)  # also of teachers, which run before the student's engine
     inputs = prepared(config, root, ranks)
     plan = Plan(
         {x: tokens.lengths for x, tokens in inputs.train.items()},

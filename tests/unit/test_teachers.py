@@ -284,6 +284,24 @@ def several(toy_yaml: Path, **teachers: object) -> Config:
     return parse(values, "test")
 
 
+def test_teachers_of_a_deterministic_run_use_deterministic_algorithms(world, toy_yaml, ranks, tmp_path):
+    """On a GPU, torch reads cuBLAS' setting at the first matrix product, which is a teacher's."""
+    teacher = {"model": str(classifier(world, tmp_path / "teacher")), "fine_tuned": True}
+    config = configuration.changed(
+        several(toy_yaml, en=teacher),
+        {"distill": {"languages": ["en"]}, "train": {"deterministic": True, "epochs": 0.1}},
+    )
+    seen = set()
+    noted = torch.nn.modules.module.register_module_forward_hook(
+        lambda *_: seen.add((torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ))
+    )
+    run.run(config, tmp_path, ranks, Schedule())
+    noted.remove()
+    distributed.deterministic(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
+    assert seen == {(True, True)}
+
+
 def test_one_multilingual_teacher_is_loaded_once_and_a_list_is_averaged(world, toy_yaml, ranks, tmp_path):
     many, other = (classifier(world, tmp_path / x, "student", seed) for seed, x in enumerate(("many", "other")))
     both = [{"model": str(many), "fine_tuned": True, "weight": 3}, {"model": str(other), "fine_tuned": True}]
