@@ -23,6 +23,17 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 log = logging.getLogger(__name__)
 
 
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """Return the object in a JSON file that mbkd has written. Raises UserError with the remedy if it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); {remedy}") from None
+    return found
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write a value as a JSON file, as `write_whole` does."""
     write_whole(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from mbkd import result
 from mbkd.config import Config
 from mbkd.errors import UserError
-from mbkd.files import refuse_full, write_json, write_whole
+from mbkd.files import read_json, refuse_full, write_json, write_whole
 
 PACKAGES = ("mbkd", "torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 
@@ -46,9 +46,9 @@ def begin(run: Path, config: Config, device: dict[str, Any]) -> None:
 def resume(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> None:
     """Record in environment.json that the run resumes, and drop the metrics of repeated steps.
 
-    metrics_bytes: the size of metrics.jsonl at this step.
+    metrics_bytes: the size of metrics.jsonl at this step. Raises UserError for a damaged environment.json.
     """
-    record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    record = read_json(run / "environment.json", "--fresh trains the run again")
     record.setdefault("resumed", []).append({"step": step, **environment(), **device})
     write_json(run / "environment.json", record)
     os.truncate(run / "metrics.jsonl", metrics_bytes)

@@ -10,7 +10,7 @@ from typing import Any
 from mbkd import provenance, runs
 from mbkd.config import Config, paper
 from mbkd.evaluate import selection
-from mbkd.files import write_json
+from mbkd.files import read_json, write_json
 from mbkd.result import Result
 from tuning import protocols
 from tuning.experiments import Protocol
@@ -116,10 +116,10 @@ class Sweep:
         return max((score for score in scores if score is not None), default=None), sum(map(len, made))
 
     def remember(self) -> None:
-        """Restore the earlier proposals of a search from its record."""
+        """Restore the earlier proposals of a search from its record. Raises UserError for a damaged record."""
         if self.protocol != "search" or not self.file.is_file():
             return
-        before = json.loads(self.file.read_text(encoding="utf-8"))
+        before = read_json(self.file, "delete the file to search again")
         for group, record in zip(self.groups, before["groups"], strict=False):
             known = [choice.values for choice in group.choices]
             new = [each["values"] for each in record["searched"] if each["values"] not in known]

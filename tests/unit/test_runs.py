@@ -145,3 +145,11 @@ def test_predictions_appear_when_complete_but_a_named_pipe_receives_them_directl
     predict(student, tmp_path / "rows.txt", tmp_path / "link.jsonl", "text", None, 99)
     assert (tmp_path / "target.jsonl").read_bytes() == received and received.count(b"\n") == 2
     assert (tmp_path / "pipe.jsonl").is_fifo() and (tmp_path / "link.jsonl").is_symlink()
+
+
+def test_a_damaged_record_of_the_environment_stops_a_resumed_run_with_the_remedy(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").touch()
+    for content in ("", "[]"):
+        (tmp_path / "environment.json").write_text(content)
+        with pytest.raises(UserError, match=r"environment.json: cannot be read .*; --fresh trains the run again"):
+            runs.resume(tmp_path, 1, 0, {})

@@ -245,6 +245,15 @@ def test_seeds_that_are_not_whole_numbers_are_refused(seeds: str, own_data, tmp_
         swept("main", "--on", own_data[0], f"seed={seeds}", "--plan", "--runs", tmp_path / "runs")
 
 
+def test_a_damaged_record_of_a_search_is_named(tmp_path):
+    found = groups(EXPERIMENTS["grid"].systems(full(), []), [{"train.lr": 1e-5}])
+    study = Sweep("grid", found, "search", [1], "all", tmp_path, "", {"train.lr": (1e-5, 1e-4)}, 2)
+    study.record(False)
+    study.file.write_text(study.file.read_text()[:50])
+    with pytest.raises(UserError, match=rf"{study.file}: cannot be read .*; delete the file to search again"):
+        study.remember()
+
+
 def test_an_unknown_setting_is_named():
     with pytest.raises(UserError, match="xnli-bert: neither a file nor one of the paper's settings"):
         base("xnli-bert", [], EXPERIMENTS["main"])
