@@ -52,7 +52,7 @@ class Member:
 def read(directories: Sequence[Path]) -> list[Member]:
     """Read an ensemble's runs. Raises UserError for a run that is unfinished or unlike the first."""
     _refuse_one(directories)
-    first, *others = [_member(run) for run in directories]
+    first, *others = [_member(run if run.name else run.absolute()) for run in directories]  # `.` has no name
     seen = {first.run.resolve()}
     for other in others:
         if other.run.resolve() in seen:

@@ -31,6 +31,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
     """
     if weights not in WEIGHTS:
         raise UserError(f"--weights {weights}: one of {', '.join(WEIGHTS)}")
+    run = run if run.name else run.absolute()  # `.` has no name
     out = out or _beside(run, weights)
     if out.exists():
         raise UserError(f"{out} exists already; choose another folder with --out")

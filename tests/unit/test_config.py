@@ -50,9 +50,10 @@ def test_labels_that_yaml_reads_as_dates_and_numbers_keep_their_text(tmp_path, l
         ("task.supervised=en", r"task.supervised = 'en': must be a list, such as"),
         ("task=own", r"task = 'own': must be a mapping"),
         ("teachers=x", r"teachers = 'x': must be a mapping"),
+        ("task.columns={text: label}", r"task.columns: column 'label' is both the text and the label"),
     ],
 )
-def test_a_value_of_the_wrong_shape_is_explained_in_terms_of_yaml(tmp_path, override, message):
+def test_a_wrong_value_is_explained_in_terms_of_yaml(tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, "", "", override)
 

@@ -194,6 +194,10 @@ def test_wrong_names_are_refused_with_the_existing_ones(whole: Path, tmp_path: P
         init(whole, tmp_path, split=True, label="queu")
     with pytest.raises(UserError, match="no rows of pl"):
         init(whole, tmp_path, split=True, supervised=("pl",))
+    with pytest.raises(UserError, match="--zero-shot fr: is a language to train on"):
+        init(whole, tmp_path, split=True, supervised=("en", "fr"), zero_shot=("fr",))
+    with pytest.raises(UserError, match="column 'queue' has the text; name another column with --label"):
+        init(whole, tmp_path, split=True, text="queue", label="queue")
     with pytest.raises(UserError, match="also have the label 'other'"):
         init(whole, tmp_path, split=True, labels=("billing", "technical"))
     with pytest.raises(UserError, match="no such file"):
