@@ -45,6 +45,12 @@ class Columns(Section):
     header: bool = True
     quoted: bool | None = None
 
+    @model_validator(mode="after")
+    def _label_is_not_the_text(self) -> Columns:
+        if self.label in (self.text, self.text_pair):
+            raise ValueError(f"column {self.label!r} is both the text and the label; name another column")
+        return self
+
 
 class Task(Section):
     """The classification task: its languages, labels and files.

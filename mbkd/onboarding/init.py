@@ -135,6 +135,11 @@ def _columns(
         source.column(name)  # raises UserError for a missing column, and for one without text
         return name
 
+    def label_column(name: str) -> str:
+        if name in (found["text"], found["text_pair"]):
+            raise UserError(f"column {name!r} has the text; name another column with --label")
+        return column(name)
+
     def column_or_none(name: str) -> str | None:
         return None if name in ("", "-") else column(name)
 
@@ -179,7 +184,7 @@ def _columns(
     )  # fmt: skip
     found["text_pair"] = None if found["text_pair"] == "-" else found["text_pair"]
     found["label"] = dialogue.ask(
-        "Column with the label", "--label", options.label, free["label"], column, candidates("label")
+        "Column with the label", "--label", options.label, free["label"], label_column, candidates("label")
     )
     return found | {"language": language, "id": guessed.found["id"]}, alone
 
@@ -272,10 +277,15 @@ def _languages(
     supervised = dialogue.ask("Languages to train on", "--supervised", wished, suggested, known, hint)
     rest = [x for x in usable if x not in supervised and (split or (heldout and all(x in by for by in heldout)))]
     wished = ",".join(options.zero_shot) or None
+
+    def others(text: str) -> list[str]:
+        if trained := [x for x in known(text) if x in supervised]:
+            raise UserError(f"--zero-shot {trained[0]}: is a language to train on; remove it from one of the lists")
+        return known(text)
+
     zero_shot = rest if not rest and wished is None else dialogue.ask(
-        "Zero-shot languages, for evaluation only", "--zero-shot", wished, rest, known
+        "Zero-shot languages, for evaluation only", "--zero-shot", wished, rest, others
     )  # fmt: skip
-    zero_shot = [x for x in zero_shot if x not in supervised]
     left = {x: why.get(x) or "not chosen" for x in there if x not in supervised and x not in zero_shot}
     if nameless := sum(by[""].total() for by in counts.values() if "" in by):
         left["''"] = f"{nameless:,} row{'s' * (nameless > 1)} without a language"
