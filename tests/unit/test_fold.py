@@ -98,9 +98,14 @@ def test_a_folded_run_is_a_separate_run_next_to_the_others(finished: Path, tmp_p
     assert evaluated["accuracy"]["test"] == result["accuracy"]["test"]
 
 
+def test_a_run_is_folded_from_within_its_directory(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "run"))
+    out, (_, result, *_) = fold_run(Path())
+    assert (out, result.folded_from) == (tmp_path / "run-folded", "run")
+
+
 def test_a_sweep_folds_a_retrained_run_again(finished: Path, tmp_path: Path):
-    retrained = tmp_path / finished.name
-    shutil.copytree(finished, retrained)
+    retrained = shutil.copytree(finished, tmp_path / finished.name)
     before = folded(retrained)
     result = retrained.with_name(f"{retrained.name}-folded") / "result.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | {"system": "seen"}))
