@@ -2,12 +2,12 @@
 
 usage: python -m benchmarks.peers.sweep [--lr 5e-5 1e-4] [--seeds 2] [--rows 320] [--out FILE]
 
-A run trains a plain student on hard labels for one epoch. One run at a time uses all cores. Both variants start
-without caches. The loop starts a process for each point of the grid, like `for lr in ...; do python train.py --lr $lr;
-done`. Its script is benchmarks.peers.trainer with group_by_length. The sweep is one command, and its runs share tokens.
+A run trains a plain student on hard labels for one epoch. All variants start without caches. The loops start a process
+for each point of the grid, like `for lr in ...; do python train.py --lr $lr; done`, and a run uses all cores. Their
+script is benchmarks.peers.trainer, without and with group_by_length. The sweep is one command with its defaults: a core
+and a thread for each trial, one trial per core at a time, and shared tokens.
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from benchmarks.peers import setting
 from mbkd.config import changed
 
 MODULE = "benchmarks.peers.sweep"
-SWEEP, LOOP = "tuning.sweep", "loop over Trainer"
+SWEEP, LOOP, GROUPED = "tuning.sweep", "loop over Trainer", "loop over Trainer, group_by_length"
 
 
 def main() -> None:
@@ -33,7 +33,6 @@ def main() -> None:
     wanted = asked.parse_args()
     if setting.missing("accelerate", MODULE, wanted.out):  # Trainer requires accelerate
         return
-    cores = len(os.sched_getaffinity(0))
     points = [(lr, seed) for lr in wanted.lr for seed in range(1, wanted.seeds + 1)]
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "output.txt"
@@ -43,12 +42,13 @@ def main() -> None:
 
         def sweep(number: int) -> float:
             words = ["tuning.sweep", "grid", str(file), f"train.lr=[{','.join(wanted.lr)}]", "--protocol", "full"]
-            words += ["--seeds", str(wanted.seeds), "--runs", str(folder / f"sweep-{number}")]
-            return setting.command([*words, "--cpus-per-trial", str(cores)], log)
+            return setting.command(
+                [*words, "--seeds", str(wanted.seeds), "--runs", str(folder / f"sweep-{number}")], log
+            )
 
-        def loop(number: int) -> float:
-            train = [sys.executable, "-m", "benchmarks.peers.trainer", "--grouped", "--config", str(file)]
-            train += ["--runs", str(folder / f"loop-{number}")]
+        def loop(number: int, grouped: bool) -> float:
+            train = [sys.executable, "-m", "benchmarks.peers.trainer", *(["--grouped"] if grouped else [])]
+            train += ["--config", str(file), "--runs", str(folder / f"loop-{grouped}-{number}")]
             lines = [shlex.join([*train, f"train.lr={lr}", f"seed={seed}"]) for lr, seed in points]
             with log.open("ab") as output:
                 script = "set -e\n" + "\n".join(lines)
@@ -56,9 +56,13 @@ def main() -> None:
                     lambda: subprocess.run(["bash", "-c", script], check=True, stdout=output, stderr=output)
                 )
 
-        variants: dict[str, Callable[[int], float]] = {SWEEP: sweep, LOOP: loop}
+        variants: dict[str, Callable[[int], float]] = {
+            SWEEP: sweep,
+            LOOP: lambda number: loop(number, grouped=False),
+            GROUPED: lambda number: loop(number, grouped=True),
+        }
         found = common.take_turns(variants, wanted.rounds, warm=0)
-        made = {x: len(list(folder.glob(f"{x}-*/*/result.json"))) for x in ("sweep", "loop")}
+        made = {x: len(list(folder.glob(f"{x}-*/*/result.json"))) for x in ("sweep", "loop-True", "loop-False")}
     assert set(made.values()) == {len(points) * wanted.rounds}, made
     title = (
         f"{len(points)} runs: {len(wanted.lr)} learning rates, {wanted.seeds} seeds, {wanted.rows} rows per language"
