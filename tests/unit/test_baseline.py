@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -15,19 +14,22 @@ from analysis.collect import collect
 from mbkd import config as configuration
 from mbkd.cli import app
 from mbkd.data import tasks
+from mbkd.evaluate import baseline
 
 
 @pytest.fixture(scope="module")
 def made(toy_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    # The second call has nothing to do, because the baseline has no teachers.
-    for overrides in ([], ["distill.hidden=[{student: 1, teacher: 1}]"]):
-        done = CliRunner().invoke(app, ["baseline", str(toy_yaml), *overrides, "--runs", str(root)])
-        assert done.exit_code == 0, (done.output, done.exception)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baseline, "STRENGTHS", (100.0, 1.0, 10.0))  # the first value is not the best on dev
+        # The second call has nothing to do, because the baseline has no teachers.
+        for overrides in ([], ["distill.hidden=[{student: 1, teacher: 1}]"]):
+            done = CliRunner().invoke(app, ["baseline", str(toy_yaml), *overrides, "--runs", str(root)])
+            assert done.exit_code == 0, (done.output, done.exception)
     return Path(done.stdout.splitlines()[-1])
 
 
-def test_the_baseline_is_a_logistic_regression_on_each_texts_mean_state(made: Path, toy_yaml: Path):
+def test_the_baseline_is_a_logistic_regression_on_unit_mean_states_regularized_by_dev(made: Path, toy_yaml: Path):
     """The oracle uses transformers and scikit-learn only, one text at a time."""
     config = configuration.read(toy_yaml)
     words = AutoTokenizer.from_pretrained(config.student.backbone)
@@ -45,11 +47,18 @@ def test_the_baseline_is_a_logistic_regression_on_each_texts_mean_state(made: Pa
 
     parts = [rows("train", x) for x in config.languages]
     train, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
-    scale = StandardScaler().fit(train)
-    expected = LogisticRegression(max_iter=1000).fit(scale.transform(train), classes)
+
+    def unit(states):
+        return states / np.sqrt((states**2).sum(axis=1, keepdims=True))
+
+    dev = [rows("dev", x) for x in config.task.languages]
+    fitted = [LogisticRegression(C=c, max_iter=1000).fit(unit(train), classes) for c in (100, 1, 10)]
+    means = [np.mean([(each.predict(unit(x)) == y).mean() for x, y in dev]) for each in fitted]
+    assert max(means) > means[0]
+    expected = fitted[int(np.argmax(means))]
     texts, labels = rows("test", "de")
     found = np.exp(np.load(made / "logits" / "test.de.npy"))
-    assert np.abs(found - expected.predict_proba(scale.transform(texts))).max() < 0.01
+    assert np.abs(found - expected.predict_proba(unit(texts))).max() < 0.01
     assert np.array_equal(np.load(made / "labels" / "test.de.npy"), labels)
     result = json.loads((made / "result.json").read_text())
     assert result["accuracy"]["test"]["de"] == pytest.approx((found.argmax(1) == labels).mean())
