@@ -192,12 +192,14 @@ def _pays(stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, c
 
 
 def check(root: Path) -> dict[str, Any]:
-    """Print and return predicted over measured training seconds, by system."""
+    """Print and return predicted over measured training seconds, by system, signal and precision."""
     groups: dict[str, list[Path]] = {}
     for file in sorted(root.glob("*/result.json")):
         result = Result.read(file.parent)
         if result.train_seconds and not result.folded_from and not result.seeds and result.steps:
-            groups.setdefault(f"{result.task}: {result.system}", []).append(file.parent)
+            config = configuration.read(file.parent / "config.yaml")
+            name = f"{result.system}, {config.distill.signal}, {config.train.precision}"
+            groups.setdefault(name, []).append(file.parent)
     found, table = {}, []
     for name, folders in groups.items():
         configs = [configuration.read(folder / "config.yaml") for folder in folders]

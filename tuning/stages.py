@@ -1,5 +1,6 @@
 """The stages of a sweep: teachers, tokens and caches once, then runs until no more are needed."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ class Stages:
 
     def __init__(self, study: Sweep, pool: "Pool", board: Board):
         self.study, self.pool, self.board, self.root = study, pool, board, study.root
+        self.due = 0.0  # time.monotonic() of the next record
 
     def prepare(self) -> bool:
         """Prepare teachers, tokens and caches once for all runs."""
@@ -199,7 +201,17 @@ class Stages:
             self.board.end(name, "")
         if node is not None:
             self.study.nodes[name] = node
-        self.study.record(False)
+        self._record()
+
+    def _record(self) -> None:
+        """Write the sweep's record. A record lists all runs, so a large sweep does not write one after every run.
+
+        Records take at most a twentieth of the time. A killed sweep needs no record, because it finds finished runs.
+        """
+        began = time.monotonic()
+        if began >= self.due:
+            self.study.record(False)
+            self.due = time.monotonic() + 20 * (time.monotonic() - began)
 
 
 def _cached_teachers(config: Config) -> frozenset[CachedTeacher]:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from mbkd.errors import UNAVAILABLE, UserError
 from mbkd.files import write_json
 from mbkd.result import Result
 from tests.synthetic import make_result
-from tuning import grids, protocols, sweep
+from tuning import grids, protocols, stages, sweep
 from tuning.board import Board
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import Group, groups, record, wanted
@@ -396,3 +397,22 @@ def test_the_progress_table_lists_each_group_in_order_with_its_finished_runs(wid
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│ xnli")]
     assert [(row[1], row[2]) for row in rows] == expected
     assert [row[3:] for row in rows] == [["0", "-"], *([str(i), f"{10 * i:.2f}"] for i in range(1, 6))]
+
+
+@pytest.mark.parametrize(("between", "written"), [(30, 100), (2, 10)])
+def test_a_record_is_written_after_every_run_unless_that_takes_a_twentieth_of_the_time(
+    monkeypatch, between: float, written: int
+):
+    """A record takes a second here, and 100 runs end `between` seconds after each other."""
+    clock, records = [0.0], []
+
+    def slow(finished: bool) -> None:
+        records.append(finished)
+        clock[0] += 1
+
+    monkeypatch.setattr(stages.time, "monotonic", lambda: clock[0])
+    made = stages.Stages(SimpleNamespace(record=slow, root=None), None, None)
+    for _ in range(100):
+        clock[0] += between
+        made._record()
+    assert written - 1 <= len(records) <= written + 1
