@@ -15,11 +15,16 @@ from analysis.groups import Group
 from analysis.tables import Cell, Row, Table, empty
 from mbkd.evaluate import calibration
 
-COLUMNS = ("T", "before (S)", "(Z)", "after (S)", "(Z)", *(f"accuracy at {100 * x:g} %" for x in calibration.COVERAGES))
+COLUMNS = (
+    "T",
+    *("raw (S)", "(Z)", "T (S)", "(Z)", "T by language (S)", "(Z)"),
+    *(f"accuracy at {100 * x:g} %" for x in calibration.COVERAGES),
+)
 LEAST = 10  # fewest rows of a bin that is drawn; smaller bins are noise
 NOTE = (
-    "T, fitted on dev rows (– without dev rows), divides the logits. The expected calibration "
-    f"error uses {calibration.BINS} bins of confidence and is a mean over languages and runs. Accuracy at a coverage "
+    "T, fitted on dev rows (– without dev rows), divides the logits. `T by language`: each language has its own "
+    f"temperature. The expected calibration error uses {calibration.BINS} bins of confidence and is a mean over "
+    "languages and runs; on few rows, perfectly calibrated probabilities have an error, too. Accuracy at a coverage "
     "uses that share of each language's rows with the highest confidence, and is a mean over all languages."
 )
 
@@ -47,19 +52,22 @@ def _cells(group: Group, split: str) -> list[Cell]:
     noted = _noted(group, split)
     temperatures = [each["temperature"] for _, each in noted if each["temperature"] is not None]
     cells = [Cell(statistics.fmean(temperatures), f"{statistics.fmean(temperatures):.2f}") if temperatures else empty()]
-    for field in ("error_before", "error"):
+    for field in ("error_before", "error_overall", "error"):
+        errors = [(run.result, _error(each, field).get(split, {})) for run, each in noted]
         for side in NAMES:
-            values = [
-                each[field][split][x]
-                for run, each in noted
-                for x in getattr(run.result, side)
-                if x in each[field][split]
-            ]
-            cells.append(_percent(values))
+            cells.append(_percent([each[x] for result, each in errors for x in getattr(result, side) if x in each]))
     for coverage in calibration.COVERAGES:
         values = [each[f"{coverage:g}"] for _, found in noted for each in found["accuracy_at_coverage"][split].values()]
         cells.append(_percent(values))
     return cells
+
+
+def _error(noted: dict[str, Any], field: str) -> dict[str, Any]:
+    """Return a field of errors; results of earlier versions have the error of the overall temperature as `error`."""
+    if "error_overall" not in noted:
+        field = {"error_overall": "error", "error": ""}.get(field, field)
+    found: dict[str, Any] = noted.get(field, {})
+    return found
 
 
 def _percent(values: Sequence[float]) -> Cell:
@@ -73,11 +81,11 @@ def bins(runs: Sequence[Run], split: str, side: str) -> list[tuple[int, float, f
     """Rows, mean confidence and accuracy by confidence bin, over runs and languages; empty without logits."""
     confidences, right = [], []
     for run in runs:
-        temperature = run.result.calibration.get("temperature")
         for language in getattr(run.result, side):
             if (split, language) in run.damaged:
                 continue
             try:
+                temperature = calibration.of(run.result.calibration, language)
                 found = calibration.probabilities(np.asarray(run.logits(split, language)), temperature)
                 labels = np.asarray(run.labels(split, language))
             except FileNotFoundError:

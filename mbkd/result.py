@@ -104,6 +104,13 @@ class Result:
         return self.seeds or (() if self.seed is None else (self.seed,))
 
 
+def temperatures(found: dict[str, Any]) -> str:
+    """Return the temperatures of a result's `calibration` in words."""
+    own = list(found.get("temperatures", {}).values())
+    by_language = f", by language {min(own):.3g} to {max(own):.3g}" if own else ""
+    return f"temperature {found['temperature']:.3g}{by_language}"
+
+
 def _earlier(fingerprints: dict[str, dict[str, str]]) -> dict[str, str]:
     """Return `made_from` for an older result, which has hashes of tokens instead of rows."""
     names = {"train": "train tokens of", "teachers": "teacher"}

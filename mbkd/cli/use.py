@@ -130,6 +130,9 @@ def predict(
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Rows with a lower probability get no label, for review by a person.")
     ] = 0.0,
+    language: Annotated[
+        str | None, typer.Option(help="Language of all rows, such as en; its own temperature calibrates them.")
+    ] = None,
     header: Header = None,
     quoting: Quoting = None,
 ) -> None:
@@ -141,7 +144,8 @@ def predict(
 
     check_output(out, file)
     check_out(out)
-    if classify(model, file, out, text, text_pair, batch_tokens, header != "no", is_yes(quoting), min_confidence):
+    table = (header != "no", is_yes(quoting))
+    if classify(model, file, out, text, text_pair, batch_tokens, *table, min_confidence, language):
         raise typer.Exit(1)
 
 

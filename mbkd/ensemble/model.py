@@ -3,7 +3,7 @@
 Letters: B rows, n tokens, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from mbkd.data.tokens import load_tokenizer, tokenizer_fingerprint
 from mbkd.errors import UserError
 from mbkd.model import saved
-from mbkd.model.configuration import EnsembleConfig
+from mbkd.model.configuration import EnsembleConfig, temperature_of
 from mbkd.model.mblm import label_loss, refuse_unanswered
 
 
@@ -45,7 +45,7 @@ class EnsembleForSequenceClassification(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Compute fp32 logits (B, C) of a batch of token ids (B, n).
 
-        language: as in MBLM's forward; only members with branches receive it.
+        language: as in MBLM's forward; of the members, only students and ensembles receive it.
         Raises ValueError if hidden states or attentions are requested.
         """
         refuse_unanswered(self.config, inputs)
@@ -55,8 +55,9 @@ class EnsembleForSequenceClassification(PreTrainedModel):
             for member in self.members
         ]
         logits = mean_logits([x.float() for x in each])
-        if self.config.calibration_temperature is not None and not self.training:
-            logits = logits / self.config.calibration_temperature
+        temperature = temperature_of(self.config, language)
+        if temperature is not None and not self.training:
+            logits = logits / temperature
         return SequenceClassifierOutput(loss=label_loss(self, logits, labels), logits=logits)
 
 
@@ -68,10 +69,15 @@ def mean_logits(values: Sequence[Any]) -> Any:
     return total / len(values)
 
 
-def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None = None) -> None:
+def save(
+    paths: Sequence[Path],
+    out: Path,
+    temperature: float | None = None,
+    temperatures: Mapping[str, float] | None = None,
+) -> None:
     """Write the models of several runs or folders as one model, with their tokenizer, to a folder.
 
-    paths: runs or model folders with the same labels. calibration_temperature: as in EnsembleConfig; replaces the
+    paths: runs or model folders with the same labels. temperature, temperatures: as in `saved.calibrate`; replace the
     members' own temperatures. Raises UserError for members with different tokenizers and for a full disk.
     """
     folders = [saved.folder(path) for path in paths]
@@ -86,8 +92,10 @@ def save(paths: Sequence[Path], out: Path, calibration_temperature: float | None
     shared = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
     precisions = {getattr(member.config, "train_precision", "auto") for member in members}
     shared["train_precision"] = precisions.pop() if len(precisions) == 1 else "auto"  # also that of inference
-    config = EnsembleConfig([member.config.to_dict() for member in members], calibration_temperature, **shared)
-    saved.save(EnsembleForSequenceClassification(config, members), load_tokenizer(folders[0]), out)
+    config = EnsembleConfig([member.config.to_dict() for member in members], **shared)
+    ensemble = EnsembleForSequenceClassification(config, members)
+    saved.calibrate(ensemble, temperature, temperatures)
+    saved.save(ensemble, load_tokenizer(folders[0]), out)
 
 
 AutoModelForSequenceClassification.register(EnsembleConfig, EnsembleForSequenceClassification, exist_ok=True)

@@ -139,7 +139,7 @@ def write_model(directories: Sequence[Path], out: Path) -> Result:
     members = read(directories)
     result, _ = combine(members)
     with folder_beside(out) as part:
-        save(directories, part, result.calibration["temperature"])
+        save(directories, part, result.calibration["temperature"], result.calibration["temperatures"])
         card.write(part, members[0].config, result)
     return result
 

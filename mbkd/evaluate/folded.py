@@ -63,7 +63,7 @@ def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple
             parameters=sum(p.numel() for p in folded.parameters()),
             made_from=before.made_from | provenance.member(run),
         )
-        saved.calibrate(folded, result.calibration["temperature"])
+        saved.calibrate(folded, result.calibration["temperature"], result.calibration["temperatures"])
         saved.save(folded, load_tokenizer(source), part / "model")
         card.write(part / "model", config, result)
         write_whole(part / "config.yaml", config.dump().encode())

@@ -8,7 +8,7 @@ import yaml
 from mbkd.config import Config
 from mbkd.errors import UserError
 from mbkd.files import write_whole
-from mbkd.result import Result
+from mbkd.result import Result, temperatures
 
 LICENCE = "unknown"  # the publisher decides: backbone, teachers and data restrict the licence
 
@@ -110,7 +110,7 @@ def _calibrated(found: dict[str, Any]) -> str:
     """Calibration of the model, in words."""
     if found.get("temperature") is None:
         return "not calibrated: probabilities do not tell how often the label is correct"
-    return f"calibrated on dev rows of {', '.join(found['fitted_on'])} (temperature {found['temperature']:.3g})"
+    return f"calibrated on dev rows of {', '.join(found['fitted_on'])} ({temperatures(found)})"
 
 
 def _table(title: str, each: dict[str, Any], means: dict[str, Any]) -> str:

@@ -30,6 +30,8 @@ class MBLMConfig(PreTrainedConfig):
     calibration_temperature
                       divisor of the logits outside training, which calibrates their softmax
                       (mbkd/evaluate/calibration.py); None: not calibrated
+    calibration_temperatures
+                      by language; replace calibration_temperature for a batch whose language is given
     """
 
     model_type = "mblm"
@@ -48,6 +50,7 @@ class MBLMConfig(PreTrainedConfig):
         detach: bool = True,
         idle_dropout: bool = True,
         calibration_temperature: float | None = None,
+        calibration_temperatures: dict[str, float] | None = None,
         **kwargs: Any,
     ):
         self.backbone = backbone or {"model_type": "xlm-roberta"}
@@ -62,6 +65,7 @@ class MBLMConfig(PreTrainedConfig):
         self.detach = detach
         self.idle_dropout = idle_dropout
         self.calibration_temperature = calibration_temperature
+        self.calibration_temperatures = dict(calibration_temperatures or {})
         structures.check(branch_position, mixers, heads, inference)
         if branch_depth and not self.branch_languages:
             raise UserError(f"branch_depth = {branch_depth} needs branch_languages")
@@ -79,7 +83,7 @@ class MBLMConfig(PreTrainedConfig):
 class EnsembleConfig(PreTrainedConfig):
     """An ensemble of classifiers with the same labels. members: their configurations as dicts.
 
-    calibration_temperature: as in MBLMConfig; divides the mean of the members' raw logits.
+    calibration_temperature, calibration_temperatures: as in MBLMConfig; divide the mean of the members' raw logits.
     """
 
     model_type = "mbkd-ensemble"
@@ -88,10 +92,12 @@ class EnsembleConfig(PreTrainedConfig):
         self,
         members: list[dict[str, Any]] | tuple[dict[str, Any], ...] = (),
         calibration_temperature: float | None = None,
+        calibration_temperatures: dict[str, float] | None = None,
         **kwargs: Any,
     ):
         self.members = list(members)
         self.calibration_temperature = calibration_temperature
+        self.calibration_temperatures = dict(calibration_temperatures or {})
         super().__init__(**kwargs)
         import_module("mbkd.ensemble.model")
 
@@ -99,6 +105,11 @@ class EnsembleConfig(PreTrainedConfig):
     def member_configs(self) -> list[PreTrainedConfig]:
         """The members' configurations as transformers objects."""
         return [AutoConfig.for_model(**member) for member in self.members]
+
+
+def temperature_of(config: MBLMConfig | EnsembleConfig, language: str | None) -> float | None:
+    """Divisor of the logits of a batch: its language's own temperature, else the overall one. None: not calibrated."""
+    return config.calibration_temperatures.get(language or "", config.calibration_temperature)
 
 
 AutoConfig.register("mblm", MBLMConfig, exist_ok=True)

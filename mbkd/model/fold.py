@@ -30,7 +30,7 @@ def fold(
         raise UserError("this model has no branches to fold")
     shares = torch.full((K, N), 1 / N, dtype=torch.float64) if weights is None else torch.tensor(weights).double()
     config.branch_depth, config.branch_languages, config.branch_rank = 0, [], 0
-    config.calibration_temperature = None
+    config.calibration_temperature, config.calibration_temperatures = None, {}
     config.branch_position, config.mixers, config.heads, config.inference = "bottom", "all", "shared", "all"
     branched = [_mean([branch[depth] for branch in model.branches], shares[depth]) for depth in range(K)]
     shared = [layer.state_dict() for layer in model.shared]

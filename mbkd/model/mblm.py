@@ -18,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from mbkd.errors import UserError
 from mbkd.model import backbones, mixer
-from mbkd.model.configuration import MBLMConfig
+from mbkd.model.configuration import MBLMConfig, temperature_of
 from mbkd.model.low_rank import LowRankLayer
 from mbkd.precision import without_autocast
 
@@ -139,7 +139,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
 
         attention_mask: (B, n), 1 at tokens and 0 at padding. None: no padding, and attention runs without a mask.
         language: of the batch. Selects the branch that is trained (Eq. 8) and, in some structures, the branch or head
-        that computes the logits. None, or a language without a branch, is zero-shot.
+        that computes the logits. None, or a language without a branch, is zero-shot. Outside of training, a language
+        with an own temperature is calibrated by it.
         return_states: also return the states after the embeddings and each of the L layers, in branches those of the
         own branch: (B, n, d), or (B, 1, d) of a last layer that computes only the first position.
         Raises ValueError for requests of hidden states or attentions: a branched layer has several.
@@ -169,8 +170,9 @@ class MBLMForSequenceClassification(PreTrainedModel):
                     hidden = self._through_shared(hidden, run, kept)
         if not self.heads:
             logits = self._logits(self.head, hidden)
-        if self.config.calibration_temperature is not None and not self.training:
-            logits = logits.float() / self.config.calibration_temperature  # in 16 bit, two labels could become equal
+        temperature = temperature_of(self.config, language)
+        if temperature is not None and not self.training:
+            logits = logits.float() / temperature  # in 16 bit, two labels could become equal
         loss = label_loss(self, logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=tuple(kept) if return_states else None)
 

@@ -1,7 +1,7 @@
 """A trained classifier on disk: its folder, model, tokenizer and maximum length."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -96,11 +96,18 @@ def takes_language(config: PreTrainedConfig) -> bool:
     return config.model_type in ("mblm", "mbkd-ensemble")
 
 
-def calibrate(model: Any, temperature: float | None) -> float | None:
-    """Set the divisor of the logits of a student or ensemble (None: no division); return the old divisor."""
-    before: float | None = getattr(model.config, "calibration_temperature", None)
-    if before != temperature:
-        model.config.calibration_temperature = temperature
+def calibrate(
+    model: Any, temperature: float | None, temperatures: Mapping[str, float] | None = None
+) -> tuple[float | None, dict[str, float]]:
+    """Set the divisors of the logits of a student or ensemble; return the old ones.
+
+    temperature: of rows without a language, and of languages without an own temperature. None: no division.
+    temperatures: by language.
+    """
+    config, new = model.config, (temperature, dict(temperatures or {}))
+    before = (getattr(config, "calibration_temperature", None), getattr(config, "calibration_temperatures", {}))
+    if before != new:
+        config.calibration_temperature, config.calibration_temperatures = new
     return before
 
 
@@ -111,7 +118,7 @@ def raw_logits(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        calibrate(model, before)
+        calibrate(model, *before)
 
 
 def device() -> torch.device:

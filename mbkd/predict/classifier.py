@@ -33,7 +33,9 @@ class Classifier:
     labels      C names, in the order of the probabilities
     branches    N languages, in the order of `branch_weights`; empty for a model without mixers
     pairs       whether the model was trained on pairs of texts; None if unknown
-    calibrated  whether the probabilities are calibrated (mbkd/evaluate/calibration.py)
+    temperature, temperatures
+                the divisor of the logits of rows without a language (None: not calibrated), and by language
+                (mbkd/evaluate/calibration.py)
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -50,7 +52,8 @@ class Classifier:
     def _read(self, folder: Path, config: Any) -> None:
         """Read the attributes from a model's configuration and its tokenizer."""
         self._tokenizer = load_tokenizer(folder)
-        self.calibrated = getattr(config, "calibration_temperature", None) is not None
+        self.temperature: float | None = getattr(config, "calibration_temperature", None)
+        self.temperatures: dict[str, float] = getattr(config, "calibration_temperatures", {})
         members = getattr(config, "member_configs", None) or [config]  # members of an ensemble
         self.pairs: bool | None = getattr(members[0], "text_pairs", None)
         self._length = saved.max_tokens(config, self._tokenizer)
@@ -66,8 +69,9 @@ class Classifier:
         """Label of each text, and the probability of every label (B, C) fp32, both in the order of the texts.
 
         pairs         second texts, for a model of pairs of texts
-        languages     of all texts, or of each text; optional. Models whose branches or heads are per language use them
-                      (student.heads=per_language, student.inference=single)
+        languages     of all texts, or of each text; optional. A language with an own temperature is calibrated by it.
+                      Models whose branches or heads are per language use them (student.heads=per_language,
+                      student.inference=single)
         batch_tokens  rows times longest row of a batch; texts of similar length share a batch
         Texts longer than the model's maximum are truncated. Raises UserError for wrong types or lengths of arguments.
         """
@@ -89,6 +93,15 @@ class Classifier:
             for batch in evaluation_batches(lengths, batch_tokens, 0, 1):
                 scores[rows[batch]] = self.probabilities([encoded[i] for i in rows[batch]], language)
         return [self.labels[i] for i in scores.argmax(axis=1)], scores
+
+    def calibration(self, language: str | None = None) -> str:
+        """State how the probabilities of rows of a language, or of rows without a language, are calibrated."""
+        if self.temperature is None:
+            return "the probabilities are not calibrated and do not tell how often a label is correct"
+        if language in self.temperatures:
+            return f"probabilities: calibrated, temperature {self.temperatures[language]:.3g} of {language}"
+        unknown = f" (none for {language})" if language is not None else ""
+        return f"probabilities: calibrated, overall temperature {self.temperature:.3g}{unknown}"
 
     def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[Encoding]:
         """Tokens of each row, a text or a pair of texts. In a row that is too long, the longer text is truncated."""
@@ -141,7 +154,7 @@ class Classifier:
 
 
 class GraphClassifier(Classifier):
-    """A `Classifier` by the ONNX graph next to a model, on the CPU; without branch weights."""
+    """A `Classifier` by the ONNX graph next to a model, on the CPU; without branch weights and languages."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         """Load the graph written by `mbkd export`. dtype: a key of export.FILES. Raises UserError."""
@@ -151,7 +164,7 @@ class GraphClassifier(Classifier):
             raise UserError(f"{file}: the graph is missing; create it with `mbkd export {path} --dtype {dtype}`")
         self._device = torch.device("cpu")
         self._read(folder, saved.load_configuration(folder))
-        self.path, self.branches = Path(path), []
+        self.path, self.branches, self.temperatures = Path(path), [], {}
         self._session = start_session(file)
         self._names = [each.name for each in self._session.get_inputs()]
 

@@ -49,12 +49,14 @@ def predict(
     header: bool = True,
     quoted: bool | None = None,
     min_confidence: float = 0.0,
+    language: str | None = None,
 ) -> int:
     """Classify every row of a file and write one line per row, in the order of the input.
 
     source: None reads standard input. header, quoted: as `readers.table`.
     out: a file with an ending of OUTPUTS, written atomically; None writes JSONL to standard output.
     min_confidence: rows whose most probable label is below this probability get no label.
+    language: of all rows, as in `Classifier.classify`.
     Returns the number of bad rows; each is reported on standard error with its line number. Raises UserError for a
     missing model, file or column, for an output that is the input, and for a full disk.
     """
@@ -63,11 +65,11 @@ def predict(
     check_output(out, source)
     with contextlib.ExitStack() as stack:
         if source is None:  # load the model before the first row arrives
-            classify = _classifier(model, batch_tokens, pair_column is not None)
+            classify = _classifier(model, batch_tokens, pair_column is not None, language)
             rows = _rows(source, name, column, pair_column, header, quoted)
         else:
             rows = _rows(source, name, column, pair_column, header, quoted)
-            classify = _classifier(model, batch_tokens, pair_column is not None)
+            classify = _classifier(model, batch_tokens, pair_column is not None, language)
         first = next(rows, None)  # report a missing column before opening the output
         rows = rows if first is None else itertools.chain([first], rows)
         file = sys.stdout if out is None else stack.enter_context(_output(out))
@@ -137,12 +139,12 @@ def _is_input(out: Path, source: Path | None) -> bool:
         return False
 
 
-def _classifier(path: Path, batch_tokens: int, paired: bool) -> Callable[[list[Row]], list[dict[str, float]]]:
+def _classifier(
+    path: Path, batch_tokens: int, paired: bool, language: str | None
+) -> Callable[[list[Row]], list[dict[str, float]]]:
     """Load a model; return a function from rows to the probability of each label for each row."""
     classifier = Classifier(path)
-    if not classifier.calibrated:
-        print("the probabilities are not calibrated and do not tell how often a label is correct", file=sys.stderr)
-
+    print(classifier.calibration(language), file=sys.stderr)
     if classifier.pairs and not paired:
         print(
             f"{path} was trained on pairs of texts, but each row has one text; name the second with --text-pair",
@@ -151,7 +153,7 @@ def _classifier(path: Path, batch_tokens: int, paired: bool) -> Callable[[list[R
 
     def classify(rows: list[Row]) -> list[dict[str, float]]:
         texts, pairs = [row.text for row in rows], [row.pair for row in rows]
-        _, found = classifier.classify(texts, pairs, batch_tokens=batch_tokens)
+        _, found = classifier.classify(texts, pairs, language, batch_tokens)
         return [dict(zip(classifier.labels, values, strict=True)) for values in found.tolist()]
 
     return classify

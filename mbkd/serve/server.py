@@ -42,8 +42,7 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
         logging.disable_progress_bar()
         dtype = ENGINES[engine]
         classifier = Classifier(model) if dtype is None else GraphClassifier(model, dtype)
-        if not classifier.calibrated:
-            print("the probabilities are not calibrated and do not tell how often a label is correct", file=sys.stderr)
+        print(classifier.calibration(), file=sys.stderr)
         classifier.probabilities(classifier.encode([("the first call is the slowest", None)]))
         kind = "cpu" if dtype is not None or saved.device().type == "cpu" else "accelerator"
         app = make_app(classifier, model.resolve().name, limits, batch_tokens or BATCH_TOKENS[kind])

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.table import Column, Table
 from rich.text import Text
 
-from mbkd.result import Metric, Result
+from mbkd.result import Metric, Result, temperatures
 from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import FRAME, Columns, Row, beside, fitting
 
@@ -61,10 +61,13 @@ def print_calibration(result: Result) -> None:
         return
     text = "the probabilities are not calibrated and do not tell how often a label is correct"
     if found["temperature"] is not None:
-        text = f"probabilities: calibrated on dev, temperature {found['temperature']:.3g}"
-        for split, after in found["error"].items():
-            means = [100 * sum(each.values()) / len(each) for each in (found["error_before"][split], after)]
-            text += f"; expected calibration error on {split} {means[0]:.1f} -> {means[1]:.1f} %"
+        text = f"probabilities: calibrated on dev, {temperatures(found)}"
+        kinds = [found[x] for x in ("error_before", "error_overall", "error") if x in found]
+        for split in found["error"]:
+            means = [f"{100 * statistics.fmean(each[split].values()):.1f}" for each in kinds]
+            text += f"; expected calibration error on {split} {' -> '.join(means)} %"
+        if "error_overall" in found:
+            text += " (raw, overall temperature, temperature of the language)"
     console = make_console()
     console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 

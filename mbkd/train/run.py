@@ -122,7 +122,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
             )
         if config.distill.hidden and alike is None:
             del model.matching
-        saved.calibrate(model, result.calibration["temperature"])
+        saved.calibrate(model, result.calibration["temperature"], result.calibration["temperatures"])
         _save(config, directory, model.whole() if config.student.grow is not None else model, result)
         trainer.finish(result)
     distributed.wait_for_all()

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -169,6 +170,16 @@ def test_a_graph_classifier_returns_torchs_probabilities(exported):
     assert np.abs(by_graph.probabilities(rows) - by_torch.probabilities(rows)).max() < 1e-4
     with pytest.raises(UserError, match="the graph is missing"):
         GraphClassifier(folder, "int8")
+
+
+def test_a_graph_states_and_uses_the_overall_temperature_for_every_language(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    temperatures = {"calibration_temperature": 2.0, "calibration_temperatures": {"en": 3.0}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | temperatures))
+    graph = GraphClassifier(tmp_path / "model", "fp32")
+    assert "overall temperature 2" in graph.calibration("en")
+    assert np.array_equal(graph.classify(["good"], languages="en")[1], graph.classify(["good"])[1])
 
 
 def test_agreement_and_accuracy_are_measured_in_each_language_of_a_task(world, tmp_path):

@@ -194,6 +194,9 @@ def test_the_calibration_table_has_the_means_over_runs_and_languages(tmp_path):
             "temperature": temperature,
             "error_before": {"test": dict.fromkeys(languages, 0.4)},
             "error": {"test": errors},
+            **(
+                {"error_overall": {"test": dict.fromkeys(languages, 0.3)}} if seed == 1 else {}
+            ),  # 2: an earlier version
             "accuracy_at_coverage": {"test": {x: {"0.9": 0.6, "0.75": 0.7, "0.5": 0.8} for x in languages}},
         }
         write_run(tmp_path, config("multikd", seed), correct_rows(0.6), calibration=noted)
@@ -201,7 +204,7 @@ def test_the_calibration_table_has_the_means_over_runs_and_languages(tmp_path):
     (table,) = reliability.tables(read(tmp_path))
     ((label, texts),) = [(row.label, [cell.text for cell in row.cells]) for row in table.rows]
     assert label == "MultiKD"
-    assert texts == ["1.00", "40.00", "40.00", "15.00", "30.00", "60.00", "70.00", "80.00"]
+    assert texts == ["1.00", "40.00", "40.00", "25.00", "35.00", "10.00", "20.00", "60.00", "70.00", "80.00"]
 
 
 def test_a_reliability_bin_has_the_confidence_of_the_calibrated_model(context):
@@ -211,5 +214,8 @@ def test_a_reliability_bin_has_the_confidence_of_the_calibrated_model(context):
     assert (rows, confidence, right) == (60, pytest.approx(sure), pytest.approx(0.6))
     run.result.calibration["temperature"] = 0.5
     ((_, confidence, _),) = reliability.bins([run], "test", "supervised")
-    del run.result.calibration["temperature"]
+    run.result.calibration["temperatures"] = dict.fromkeys(run.result.supervised, 0.25)
+    ((_, own, _),) = reliability.bins([run], "test", "supervised")
+    del run.result.calibration["temperature"], run.result.calibration["temperatures"]
     assert confidence == pytest.approx(np.exp(2) / (np.exp(2) + 2))
+    assert own == pytest.approx(np.exp(4) / (np.exp(4) + 2))

@@ -80,6 +80,8 @@ def test_a_folded_run_is_a_separate_run_next_to_the_others(finished: Path, tmp_p
     plain = json.loads(next(finished.parent.glob("marc-multitrain-s1-*/result.json")).read_text())
     assert result["parameters"] == plain["parameters"]
     assert (result["branches"], result["folded_from"]) == ([], finished.name)
+    config = json.loads((out / "model" / "config.json").read_text())
+    assert config["calibration_temperatures"] == result["calibration"]["temperatures"]
     labels = np.load(out / "labels" / "test.ja.npy")
     logits = np.load(out / "logits" / "test.ja.npy")
     assert (logits.argmax(1) == labels).mean() == pytest.approx(result["accuracy"]["test"]["ja"])

@@ -389,7 +389,7 @@ def student_with_card(without_mixers, tmp_path):
         branches=("en", "fr", "zh"),
         accuracy={"test": dict.fromkeys(config.task.languages, 0.5)},
         averages={"test": {"S": 0.5, "Z": 0.25, "A": 0.375}},
-        calibration={"temperature": 0.25, "fitted_on": ["en", "fr"]},
+        calibration={"temperature": 0.25, "temperatures": {"en": 0.2, "fr": 0.3}, "fitted_on": ["en", "fr"]},
     )
     card.write(tmp_path, config, result)
     return tmp_path
@@ -403,7 +403,7 @@ def test_the_card_lists_languages_scores_configuration_and_licence(student_with_
     assert "| test | 50.00 | 50.00 |" in text
     assert "25.00 | 37.50 |" in text
     assert "mixers: none" in text
-    assert "calibrated on dev rows of en, fr (temperature 0.25)" in text
+    assert "calibrated on dev rows of en, fr (temperature 0.25, by language 0.2 to 0.3)" in text
     assert "import mbkd" in text
     assert str(world) not in text  # paths of the machine are private
     assert "trust_remote_code" not in text
