@@ -173,5 +173,4 @@ def test_an_unwritable_folder_gives_one_message(seeds: list[Path], tmp_path: Pat
     (tmp_path / "file").touch()
     done = command("ensemble", *seeds, "--runs", tmp_path / "file")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: [Errno 20] Not a directory")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr == f"error: --runs {tmp_path / 'file'}: is a file; name a folder\n"
