@@ -1,6 +1,7 @@
 """A step of MultiKD + MBLM against a plain loop, lever by lever, and the machine's matrix product.
 
 usage: python -m benchmarks.steps [--tables mix levers fixed measuring] [--rounds 9] [--batch 8] [--tiny] [--out FILE]
+                                  [--student FOLDER --teacher FOLDER]
 
 The variants alternate in one process on the same steps, spread over three epochs of XNLI's text (or toy text of the
 same length). The student has mBERT's shape, K = 4 and three branches; the teachers have 24 layers x 1024. Weights and
@@ -12,13 +13,14 @@ mix        the reference (benchmarks/reference.py), and our loop with the teache
            against student). A graph of idle branches costs no FLOPs, so its factor is 1. The bound does not include
            the reduction of the last layer to one position.
 levers     our loop with cached logits, with each lever (benchmarks/levers.py) turned off alone. Padding levers run on
-           the text; the others do not depend on lengths and run on 8 rows of 40 tokens.
-fixed      8 rows of 40 tokens, MBLM against the same student without branches: the share of the matrix product's speed,
-           which is measured in every round, and the ratio of their times against the ratio of their FLOPs.
+           the text; the others do not depend on lengths and run on rows of 40 tokens.
+fixed      --batch rows of 40 tokens, MBLM against the same student without branches: the share of the matrix product's
+           speed, which is measured in every round, and the ratio of their times against the ratio of their FLOPs.
 measuring  batches drawn evenly from the evaluation of 15 languages, against the time of their FLOPs at the share of
            `fixed`.
 """
 
+import argparse
 import gc
 import statistics
 import tempfile
@@ -42,7 +44,7 @@ from mbkd.estimate import cost, dry_run
 from mbkd.train.trainer import Trainer
 
 TABLES = ("mix", "levers", "fixed", "measuring")
-FIXED = (8, 40)  # rows and tokens
+TOKENS = 40  # of each row, where the lengths do not matter
 EVALUATED = 8  # batches, measured twice
 SMALL = {"vocab_size": 20_000, "num_attention_heads": 4}
 TINY = BertConfig(**SMALL, hidden_size=128, num_hidden_layers=6, intermediate_size=512)
@@ -51,16 +53,19 @@ ZERO_SHOT = ("de", "es", "ru", "ar", "hi", "vi", "bg", "el", "sw", "th", "tr", "
 Lengths = dict[str, np.ndarray]
 
 
-def make_world(folder: Path, rows: int, batch: int, tiny: bool) -> tuple[Config, Lengths, Lengths]:
+def make_world(folder: Path, wanted: argparse.Namespace) -> tuple[Config, Lengths, Lengths]:
     """Return the configuration, and the lengths of training and evaluation rows by language."""
+    rows, batch = wanted.rows, wanted.batch
     task = text.xnli(folder, rows, ZERO_SHOT)
     text.tokenizer(folder / "tokenizer", task)
     config = paper.base(task, paper.BACKBONES["mbert"])
-    if tiny:
+    if wanted.tiny:
         TINY.save_pretrained(folder / "student")
         TINY_TEACHER.save_pretrained(folder / "teacher")
-        teacher = {"model": str(folder / "teacher"), "fine_tuned": True}
-        student = {"backbone": str(folder / "student")}
+        wanted.student, wanted.teacher = str(folder / "student"), str(folder / "teacher")
+    if wanted.student:
+        teacher = {"model": wanted.teacher, "fine_tuned": True}
+        student = {"backbone": wanted.student, "branch_depth": 4 if wanted.tiny else 2}
         config = changed(config, {"student": student, "teachers": dict.fromkeys(text.LANGUAGES, teacher)})
     config = changed(config, {"train": {"batch_size": batch, "epochs": 3}})
 
@@ -161,13 +166,12 @@ def mix(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks)
 
 def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
     """Measure and print the table `levers`."""
-    B, n = FIXED
     found = {}
-    for title, mine, rows, names in (
-        ("on the text", config, lengths, levers.PADDING),
-        (f"{B} rows of {n} tokens", changed(config, {"train": {"batch_size": B}}), even(config), levers.OTHERS),
+    for title, rows, names in (
+        ("on the text", lengths, levers.PADDING),
+        (f"{config.train.batch_size} rows of {TOKENS} tokens", even(config), levers.OTHERS),
     ):
-        variants = Variants(mine, rows, rounds, ranks)
+        variants = Variants(config, rows, rounds, ranks)
         took = common.take_turns(
             {"none": variants.ours("cache"), **{name: variants.ours("cache", name) for name in names}}, rounds
         )
@@ -183,8 +187,7 @@ def each_lever(config: Config, lengths: Lengths, rounds: int, ranks: distributed
 
 def even(config: Config) -> Lengths:
     """Return rows of one length for a few hundred steps."""
-    B, n = FIXED
-    return {language: np.full(100 * B, n) for language in config.languages}
+    return {language: np.full(100 * config.train.batch_size, TOKENS) for language in config.languages}
 
 
 def make_reference(config: Config, trainer: Trainer) -> Reference:
@@ -220,12 +223,11 @@ def same_logits(reference: Reference, trainer: Trainer) -> float:
 
 def fixed(config: Config, rounds: int, ranks: distributed.Ranks) -> dict[str, Any]:
     """Measure and print the table `fixed`."""
-    B, n = FIXED
-    full = changed(config, {"train": {"batch_size": B}})
-    lengths = even(full)
-    configs = {"MBLM": full, "single": changed(full, {"student": {"branch_depth": 0}})}
+    B, n = config.train.batch_size, TOKENS
+    lengths = even(config)
+    configs = {"MBLM": config, "single": changed(config, {"student": {"branch_depth": 0}})}
     trainers = {name: dry_run.trainer(each, lengths, ranks) for name, each in configs.items()}
-    sources = dry_run.sources(full, lengths, ranks)
+    sources = dry_run.sources(config, lengths, ranks)
 
     def step(name: str, source: str) -> Callable[[int], float]:
         def run(number: int) -> float:
@@ -238,11 +240,11 @@ def fixed(config: Config, rounds: int, ranks: distributed.Ranks) -> dict[str, An
     for trainer in trainers.values():
         dry_run.warm_up(trainer, sources["cache"])
     turns = {f"{name}, {source}": step(name, source) for name, source in steps}
-    found = common.take_turns({**turns, "product": lambda _: product(B * n, full)}, rounds)
+    found = common.take_turns({**turns, "product": lambda _: product(B * n, config)}, rounds)
     products = found.pop("product")
     flops = {
         f"{name}, {source}": cost.student_flops(configs[name], B, n)
-        + (cost.teacher_flops(full, B, n) if source == "online" else 0.0)
+        + (cost.teacher_flops(config, B, n) if source == "online" else 0.0)
         for name, source in steps
     }
     share = {
@@ -319,8 +321,10 @@ def main() -> None:
     asked = common.parser("benchmarks.steps", __doc__)
     asked.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     asked.add_argument("--rounds", type=int, default=9)
-    asked.add_argument("--batch", type=int, default=8, help="rows per step of `mix` and `levers`")
+    asked.add_argument("--batch", type=int, default=8, help="rows per step")
     asked.add_argument("--rows", type=int, default=15_000, help="training rows per language")
+    asked.add_argument("--student", help="a folder with another encoder for the student, with K = 2; with --teacher")
+    asked.add_argument("--teacher", help="a folder with another encoder for the teachers")
     asked.add_argument("--tiny", action="store_true", help="a student of 6 layers x 128, and small teachers")
     asked.add_argument("--give-back", action="store_true", help="return freed memory to the system, as without mbkd")
     wanted = asked.parse_args()
@@ -329,7 +333,7 @@ def main() -> None:
         ranks = distributed.start()
     found: dict[str, Any] = {"device": distributed.device_name(ranks)}
     with tempfile.TemporaryDirectory() as folder:
-        config, train, measured = make_world(Path(folder), wanted.rows, wanted.batch, wanted.tiny)
+        config, train, measured = make_world(Path(folder), wanted)
         found |= {"text": "XNLI" if text.XNLI.is_dir() else "toy"}
         if "mix" in wanted.tables:
             found["mix"] = mix(config, train, wanted.rounds, ranks)

@@ -96,6 +96,7 @@ def arguments(config: Config, folder: Path, sampling: str, **more: Any) -> trans
         max_grad_norm=train.clip,
         adam_epsilon=train.eps,
         train_sampling_strategy=sampling,
+        use_cpu=not torch.cuda.is_available(),  # otherwise Trainer refuses bf16 without a GPU
         bf16=kind == "bf16",
         fp16=kind == "fp16",
         seed=config.seed,
