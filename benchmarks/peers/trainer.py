@@ -233,6 +233,7 @@ def fine_tune(config: Config, sampling: str, root: Path) -> Path:
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
     )
     done = trainer.train()
+    trainer.args.train_sampling_strategy = "random"  # group_by_length would also reorder the rows of `predict`
     scores, counts = {}, {"train": {x: len(each) for x, each in train.items()}}
     for split, languages in splits.items():
         logits, classes, ids = {}, {}, {}
