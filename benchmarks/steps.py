@@ -38,7 +38,7 @@ from benchmarks import common, levers, text
 from benchmarks.reference import LENGTH, PlainMBLM, Reference, padded
 from mbkd import distributed
 from mbkd.config import Config, changed, paper
-from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
+from mbkd.data.batches import evaluation_batches, tokens_per_batch
 from mbkd.data.tokens import open_store
 from mbkd.estimate import cost, dry_run
 from mbkd.train.trainer import Trainer
@@ -279,9 +279,8 @@ def measuring(
     """Measure and print the table `measuring`."""
     model = cost.empty_student(config).eval()
     rows = {language: dry_run.MadeUp(each, 3) for language, each in lengths.items()}
-    batches = [
-        (language, each) for language in rows for each in evaluation_batches(lengths[language], TOKENS_PER_BATCH, 0, 1)
-    ]
+    budget = tokens_per_batch(ranks.device.type)
+    batches = [(language, each) for language in rows for each in evaluation_batches(lengths[language], budget, 0, 1)]
     chosen = [batches[i] for i in np.linspace(0, len(batches) - 1, min(EVALUATED, len(batches))).astype(int)]
     flops = sum(cost.answer_flops(config, 1, n) for language, each in chosen for n in lengths[language][each].tolist())
 
@@ -296,8 +295,7 @@ def measuring(
     expected = flops / 1e9 / speed
     ratio = [second / expected for second in took]
     common.print_table(
-        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, at most {TOKENS_PER_BATCH}"
-        " tokens each",
+        f"measuring: {len(chosen)} of {len(batches)} batches of {len(rows)} languages, at most {budget} tokens each",
         ("seconds", "seconds of the FLOPs at the training step's share", "ratio"),
         [(common.spread(took), f"{expected:.3f}", common.spread(ratio))],
     )

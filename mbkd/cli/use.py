@@ -126,7 +126,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="A .jsonl, .csv or .tsv file instead of standard output.")] = None,
     text: Annotated[str, typer.Option(help="Column or field with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Maximum rows x longest row of a batch.")] = 8192,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum rows x longest row of a batch; default: 8192, or 2048 without a GPU."),
+    ] = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Rows with a lower probability get no label, for review by a person.")
     ] = 0.0,

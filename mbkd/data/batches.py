@@ -14,7 +14,8 @@ WINDOW = 50  # batches whose rows are sorted by length together: little padding,
 LANGUAGE, ROWS, ORDER = range(3)  # the purposes of random streams; every purpose has a separate stream
 
 EIGHTHS = (2, 3, 4, 6)  # the widths of compiled batches below max_length, in eighths of max_length
-TOKENS_PER_BATCH = 8192  # rows times the longest row, in an evaluation batch
+TOKENS_PER_BATCH = 8192  # rows times the longest row, in an evaluation batch on an accelerator
+TOKENS_ON_CPU = 2048  # the activations of a larger batch leave the processor's caches
 
 
 class Plan:
@@ -148,6 +149,11 @@ def compiled_width(longest: int, max_length: int) -> int:
     Widths are multiples of 8, or max_length.
     """
     return next((w for w in (max_length * eighths // 64 * 8 for eighths in EIGHTHS) if longest <= w), max_length)
+
+
+def tokens_per_batch(device_type: str) -> int:
+    """Return the budget of `evaluation_batches` for a device type of torch, such as "cpu" or "cuda"."""
+    return TOKENS_ON_CPU if device_type == "cpu" else TOKENS_PER_BATCH
 
 
 def evaluation_batches(lengths: np.ndarray, tokens_per_batch: int, rank: int, world: int) -> list[np.ndarray]:

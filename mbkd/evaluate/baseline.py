@@ -18,7 +18,7 @@ from mbkd import config as configuration
 from mbkd import provenance, runs
 from mbkd.config import Config, paper
 from mbkd.data import hub, tasks
-from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
+from mbkd.data.batches import evaluation_batches, tokens_per_batch
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
@@ -120,7 +120,8 @@ def baseline(config: Config, root: Path) -> Path:
 def _means(encoder: Any, tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
     """Mean of the last layer's states over the tokens of each row, excluding padding: (B, d) fp32."""
     found = np.empty((len(wanted), encoder.config.hidden_size), np.float32)
-    for rows in evaluation_batches(np.asarray(tokens.lengths)[wanted], TOKENS_PER_BATCH, 0, 1):
+    budget = tokens_per_batch(encoder.device.type)
+    for rows in evaluation_batches(np.asarray(tokens.lengths)[wanted], budget, 0, 1):
         batch = {name: torch.from_numpy(x).to(encoder.device) for name, x in tokens.batch(wanted[rows]).items()}
         states = encoder(**batch).last_hidden_state  # (B, n, d)
         mask = batch["attention_mask"].unsqueeze(2).to(states.dtype)

@@ -37,7 +37,8 @@ def fit_languages(logits: Logits, labels: Labels) -> dict[str, float]:
     from scipy.interpolate import CubicSpline
 
     rows, classes = np.concatenate([logits[x] for x in labels]), np.concatenate(list(labels.values()))
-    grid = np.linspace(*np.log(RANGE), GRID)
+    low, high = np.log(RANGE)
+    grid = np.linspace(low, high, GRID)
     overall = CubicSpline(grid, [_loss(rows, classes, x) for x in grid])
 
     def loss(language: str, log_temperature: float) -> float:

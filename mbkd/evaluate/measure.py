@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mbkd.config import Task
-from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
+from mbkd.data.batches import evaluation_batches, tokens_per_batch
 from mbkd.data.tokens import Tokens
 from mbkd.distributed import Ranks, sum_over_ranks, tensors
 from mbkd.evaluate import metrics
@@ -28,7 +28,8 @@ def logits(model: Any, tokens: Tokens, ranks: Ranks, **arguments: Any) -> np.nda
     model.eval()
     found = None
     with saved.raw_logits(model):
-        for rows in evaluation_batches(tokens.lengths, TOKENS_PER_BATCH, ranks.rank, ranks.world):
+        budget = tokens_per_batch(ranks.device.type)
+        for rows in evaluation_batches(tokens.lengths, budget, ranks.rank, ranks.world):
             out = model(**tensors(tokens.batch(rows), ranks.device), **arguments).logits.float()
             if found is None:
                 found = torch.zeros(len(tokens), out.shape[1], device=ranks.device)

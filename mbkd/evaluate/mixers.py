@@ -14,7 +14,7 @@ from torch import Tensor
 from mbkd import precision
 from mbkd.config import Config
 from mbkd.data import tasks
-from mbkd.data.batches import TOKENS_PER_BATCH, evaluation_batches
+from mbkd.data.batches import evaluation_batches, tokens_per_batch
 from mbkd.data.tokens import load_tokenizer, open_store
 from mbkd.errors import UserError
 from mbkd.files import write_json, write_whole
@@ -69,7 +69,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
             tokens = open_store(root / "store", task, split, language, str(folder), length)
             seen = Weights()
             model.watch = seen.add
-            for batch in evaluation_batches(tokens.lengths, TOKENS_PER_BATCH, 0, 1):
+            for batch in evaluation_batches(tokens.lengths, tokens_per_batch(device.type), 0, 1):
                 inputs = {name: torch.from_numpy(values).to(device) for name, values in tokens.batch(batch).items()}
                 model(**inputs, language=language)
             for mixer, found in seen.summary().items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbkd import precision
-from mbkd.data.batches import evaluation_batches
+from mbkd.data.batches import evaluation_batches, tokens_per_batch
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.model import saved
@@ -64,7 +64,7 @@ class Classifier:
         texts: Sequence[str],
         pairs: Sequence[str | None] | None = None,
         languages: str | Sequence[str | None] | None = None,
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
     ) -> tuple[list[str], np.ndarray]:
         """Label of each text, and the probability of every label (B, C) fp32, both in the order of the texts.
 
@@ -72,7 +72,8 @@ class Classifier:
         languages     of all texts, or of each text; optional. A language with an own temperature is calibrated by it.
                       Models whose branches or heads are per language use them (student.heads=per_language,
                       student.inference=single)
-        batch_tokens  rows times longest row of a batch; texts of similar length share a batch
+        batch_tokens  rows times longest row of a batch; texts of similar length share a batch. None: 8192, or 2048 on a
+                      CPU
         Texts longer than the model's maximum are truncated. Raises UserError for wrong types or lengths of arguments.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
@@ -90,7 +91,7 @@ class Classifier:
         for language in dict.fromkeys(spoken):
             rows = np.array([i for i, x in enumerate(spoken) if x == language])
             lengths = np.array([length_of(encoded[i]) for i in rows])
-            for batch in evaluation_batches(lengths, batch_tokens, 0, 1):
+            for batch in evaluation_batches(lengths, batch_tokens or tokens_per_batch(self._device.type), 0, 1):
                 scores[rows[batch]] = self.probabilities([encoded[i] for i in rows[batch]], language)
         return [self.labels[i] for i in scores.argmax(axis=1)], scores
 

@@ -45,7 +45,7 @@ def predict(
     out: Path | None,
     column: str,
     pair_column: str | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
     header: bool = True,
     quoted: bool | None = None,
     min_confidence: float = 0.0,
@@ -140,7 +140,7 @@ def _is_input(out: Path, source: Path | None) -> bool:
 
 
 def _classifier(
-    path: Path, batch_tokens: int, paired: bool, language: str | None
+    path: Path, batch_tokens: int | None, paired: bool, language: str | None
 ) -> Callable[[list[Row]], list[dict[str, float]]]:
     """Load a model; return a function from rows to the probability of each label for each row."""
     classifier = Classifier(path)
