@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mbkd.config import Config, override, paper, parse
+from mbkd.config import Config, grown, override, paper, parse
 from mbkd.errors import UserError
 from mbkd.files import write_whole
 from mbkd.predict.classifier import Classifier
@@ -60,7 +60,7 @@ def teach(
 
     Arguments and errors are those of `train`. Returns the results of the teachers' runs by run directory.
     """
-    with _command_line(config, overrides) as (found, arguments):
+    with _command_line(config, overrides, teaching=True) as (found, arguments):
         wanted = list(paper.teacher_runs(found))
         if not wanted:
             raise UserError(f"{arguments[0]}: names no teacher to fine-tune (teachers.<language>.model)")
@@ -88,11 +88,18 @@ def evaluate(
 
 
 @contextmanager
-def _command_line(config: Config | str | Path, overrides: dict[str, Any]) -> Iterator[tuple[Config, list[str]]]:
-    """Yield the configuration with its overrides, and the equivalent command-line arguments of a job."""
+def _command_line(
+    config: Config | str | Path, overrides: dict[str, Any], teaching: bool = False
+) -> Iterator[tuple[Config, list[str]]]:
+    """Yield the configuration with its overrides, and the equivalent command-line arguments of a job.
+
+    teaching: zero-shot languages with a teacher become supervised, as in `mbkd teach`.
+    """
     # Override values are parsed as YAML, and JSON is valid YAML.
     items = [f"{name}={json.dumps(value, ensure_ascii=False, default=str)}" for name, value in overrides.items()]
     if not isinstance(config, Config):
+        if teaching:
+            items += grown.overrides_to_teach(override(paper.values(str(config)), items))
         yield paper.find(str(config), items), [str(config), *items]
         return
     found = parse(override(config.model_dump(mode="json"), items), "the configuration")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import mbkd
 from mbkd import config as configuration
@@ -22,6 +23,16 @@ QUICK = {"distill.signal": "labels", "train.epochs": 0.25}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
+
+
+def test_teach_takes_the_teacher_of_a_zero_shot_language(toy_yaml: Path, tmp_path: Path, monkeypatch):
+    asked: list[configuration.Config] = []
+    monkeypatch.setattr("mbkd.train.launch.carry_out", lambda wanted, *_: asked.extend(wanted) or {})
+    values = yaml.safe_load(toy_yaml.read_text())
+    values["teachers"]["de"] = values["teachers"]["en"]
+    (tmp_path / "four.yaml").write_text(yaml.safe_dump(values))
+    mbkd.teach(tmp_path / "four.yaml", runs=tmp_path)
+    assert [x.languages for x in asked] == [("en",), ("fr",), ("zh",), ("de",)]
 
 
 def test_train_returns_the_result_of_the_configured_run(toy_yaml: Path, root: Path):
