@@ -47,6 +47,8 @@ class LowRankLayer(GradientCheckpointingLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the shared layer with this branch's weights. Arguments and result are those of the layer."""
+        if self.base.training != self.training:  # a layer that is recomputed in backward: other branches ran after it
+            self.base.train(self.training)
         checkpointing = getattr(self.base, "gradient_checkpointing", False)
         if checkpointing:  # checkpoint this layer; the base alone would be recomputed without the difference
             self.base.gradient_checkpointing = False

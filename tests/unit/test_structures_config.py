@@ -364,6 +364,21 @@ def test_gradients_with_and_without_checkpointing_are_equal(kind, kinds):
             torch.testing.assert_close(found[1][name], gradient, msg=name)
 
 
+@pytest.mark.parametrize("kind", ["mblm", "low rank"])
+def test_checkpointing_recomputes_with_the_dropout_of_the_own_branch_only(kind, kinds):
+    found = []
+    for checkpointing in (False, True):
+        model = AutoModelForSequenceClassification.from_pretrained(kinds[kind], idle_dropout=False)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        model.train()(torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([1]), language="en").loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
 def test_a_larger_vocabulary_is_saved_and_loaded(student, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(student)
     before = model.get_input_embeddings().num_embeddings
