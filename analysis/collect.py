@@ -18,6 +18,10 @@ from mbkd.result import FILE, Metric, Result
 # libyaml parses a thousand configurations fifteen times as fast as the pure-Python loader.
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+# Keys of the records of sweeps and of `tuning.efficiency` that the tables read.
+SWEEP: dict[str, type] = {"experiment": str, "protocol": str, "rule": str, "groups": list}
+EFFICIENCY: dict[str, type] = {"task": str, "backbone": str, "systems": dict, "ratios": dict, "rounds": int}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -124,8 +128,8 @@ def collect(root: Path) -> Collection:
         raise UserError(f"{root}: no finished run in this folder{named}")
     runs = _distinct(runs, problems)
     runs = _of_one_task(runs, problems)
-    sweeps = _records(root, "sweeps/*.json", ("experiment", "protocol", "rule", "groups"), problems)
-    efficiency = _records(root, "efficiency-*.json", ("task", "backbone", "systems", "ratios", "rounds"), problems)
+    sweeps = _records(root, "sweeps/*.json", SWEEP, problems)
+    efficiency = _records(root, "efficiency-*.json", EFFICIENCY, problems)
     return Collection(root, runs, problems, sweeps, efficiency)
 
 
@@ -256,14 +260,16 @@ def _other_task(run: Run, usual: TaskIdentity) -> str:
     return ""
 
 
-def _records(root: Path, pattern: str, needed: tuple[str, ...], problems: list[Problem]) -> list[dict[str, Any]]:
-    """JSON objects of matching files that have all needed keys."""
+def _records(root: Path, pattern: str, needed: dict[str, type], problems: list[Problem]) -> list[dict[str, Any]]:
+    """JSON objects of matching files that have all needed keys with values of the needed types."""
     found = []
     for file in sorted(root.glob(pattern)):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(record, dict) or (missing := [key for key in needed if key not in record]):
-                raise ValueError(f"no {', '.join(missing) if isinstance(record, dict) else 'JSON object'}")
+            if not isinstance(record, dict):
+                raise ValueError("no JSON object")
+            if missing := [key for key, kind in needed.items() if not isinstance(record.get(key), kind)]:
+                raise ValueError(f"no {', '.join(missing)}")
             found.append(record)
         except (OSError, ValueError) as error:
             problems.append(Problem(str(file.relative_to(root)), f"cannot be read, omitted ({error})"))

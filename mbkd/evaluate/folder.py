@@ -28,6 +28,7 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
         raise UserError(f"split {split!r}: the task has {', '.join(tasks.splits(task))}")
     distributed.quiet()
     folder = saved.folder(path)
+    system, backbone = _origin(Path(path), inference)
     model = saved.load(folder)
     if inference is not None:
         _infer(model, inference, path)
@@ -36,7 +37,6 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
     found, truth, _ = logits(model, folder, config, split, root, ranks)
     distributed.stop()
     scores = measure.scores(found, truth, task, tasks.is_ordinal(task))
-    system, backbone = _origin(Path(path), inference)
     return Result(
         system=system,
         role="student",

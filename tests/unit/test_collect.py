@@ -186,8 +186,10 @@ def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):
         sweep = {"experiment": experiment, "protocol": "full", "rule": "all", "groups": [{"runs": names, "chosen": {}}]}
         (tmp_path / "sweeps" / f"{experiment}-1.json").write_text(json.dumps(sweep))
     (tmp_path / "sweeps" / "notes.json").write_text('{"mine": 1}')
+    (tmp_path / "sweeps" / "typo.json").write_text(json.dumps(sweep | {"groups": 7}))
     collection = collect(tmp_path)
     assert [group.experiment for group in choose(collection)] == ["ablations", "depth"]
+    assert "sweeps/typo.json: cannot be read, omitted (no groups)" in messages(collection)
     assert "sweeps/notes.json: cannot be read, omitted (no experiment, protocol, rule, groups)" in messages(collection)
 
 
