@@ -262,7 +262,8 @@ def family(config: PreTrainedConfig) -> type[BertLike]:
     """Family of an encoder's configuration. Raises UserError for unsupported encoders."""
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"a backbone of type {config.model_type!r} cannot have branches; supported: {', '.join(FAMILIES)}"
+            f"a backbone of type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}. "
+            "A student without branches can be any classifier of transformers: student.head=own student.branch_depth=0"
         )
     return FAMILIES[config.model_type]
 
