@@ -19,7 +19,7 @@ from deepspeed.accelerator import get_accelerator  # noqa: E402
 logging.disable(logging.NOTSET)
 
 
-ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # of a rank without a launcher
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # the environment of a rank without a launcher
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def start() -> Ranks:
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    if "RANK" not in os.environ:  # started by hand: one rank
+    if "RANK" not in os.environ:  # no launcher
         os.environ.update(ALONE)
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
@@ -69,9 +69,8 @@ def start() -> Ranks:
     else:
         accelerator.set_device(local)
         device = torch.device(accelerator.device_name(local))
-    if (
-        os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized()
-    ):  # one rank needs no port, so no port can be in use already
+    if os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized():
+        # A local store instead of a TCP port, which another program could use.
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(verbose=False)
@@ -94,10 +93,9 @@ def stop() -> None:
     """Leave the process group, to avoid a warning of torch at exit. Collective: all ranks must call."""
     _cpu_group.cache_clear()  # the next process group needs a new one
     if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group()  # of DeepSpeed, because it also drops cached groups
-    if (
-        "LOCAL_SIZE" not in os.environ and ALONE.items() <= os.environ.items()
-    ):  # a notebook keeps no variables of a rank
+        deepspeed.comm.destroy_process_group()  # unlike torch's function, this also drops DeepSpeed's cached groups
+    if "LOCAL_SIZE" not in os.environ and ALONE.items() <= os.environ.items():
+        # `start` has set these variables. Jobs that a notebook starts later must not inherit them.
         for name in ALONE:
             os.environ.pop(name, None)
 

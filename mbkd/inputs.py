@@ -110,7 +110,7 @@ def prepare(config: Config, root: Path, show: bool = True, verified: bool = Fals
     heldout = {split: tasks.languages(task, split) for split in present if split != "train"}
     of_teachers = sum(map(len, paths.values())) * (1 + ("dev" in present))
     total = len(config.languages) + sum(map(len, heldout.values())) + of_teachers
-    with ProgressBar("tokens, stores of a split and a language", total, show, patience=PATIENCE) as progress:
+    with ProgressBar("token stores, one per split and language", total, show, patience=PATIENCE) as progress:
         inputs = Inputs(
             train={x: tokens("train", x, backbone) for x in config.languages},
             heldout={split: {x: tokens(split, x, backbone) for x in each} for split, each in heldout.items()},
@@ -127,10 +127,12 @@ def prepare(config: Config, root: Path, show: bool = True, verified: bool = Fals
         )
     for language, teachers in inputs.teachers.items():
         if not all((each.train.labels == inputs.train[language].labels).all() for each in teachers):
-            raise UserError(f"the teacher's training rows of {language} are not the student's")
+            raise UserError(
+                f"the training rows of {language} changed while they were tokenised; run the same command again"
+            )
     for path, tokens_of in [(backbone, inputs.train), *_tokens_of_teachers(inputs)]:
         lost = any("segments.npy" not in each.manifest["files"] for each in tokens_of.values())
-        if task.pairs and lost and _has_segments(path):  # a tokenizer takes seconds to load
+        if task.pairs and lost and _has_segments(path):  # checked first, because a tokenizer takes seconds to load
             refuse_lost_segments(path, load_tokenizer(path), task)
     return inputs
 

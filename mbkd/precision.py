@@ -24,7 +24,7 @@ PEAKS: dict[str, dict[str, float]] = {
     "T4": {"fp16": 65, "fp32": 8.1},
     "V100": {"fp16": 125, "fp32": 15.7},  # SXM2
 }
-DEVICES = {  # names in torch without the maker's name, if they differ
+DEVICES = {  # key of PEAKS -> pattern of the name in torch without the vendor, if this name is not the key
     "A100": r"A100[- ](SXM4|PCIE|\d+GB).*",
     "H100": r"H100 \d+GB HBM3",
     "H100-PCIe": "H100 PCIe",

@@ -24,7 +24,8 @@ def made_from(config: Config, root: Path) -> dict[str, str]:
 def changed(result: Result, config: Config, root: Path) -> list[str]:
     """Return the names of inputs that changed after a run, such as `train rows of fr` or `teacher zh`.
 
-    An input that is missing now, or was not recorded, counts as unchanged.
+    An input that is missing now counts as unchanged. Rows of a language that were not recorded are listed as new if
+    other rows of their split were recorded.
     """
     if not result.made_from:
         return []
@@ -72,7 +73,10 @@ def refuse(found: Mapping[Path, list[str]], command: str = "") -> None:
 
 
 def member(run: Path) -> dict[str, str]:
-    """Return the entry of `made_from` for a run in an ensemble, or a folded run: a hash of its logits; {} without."""
+    """Return the `made_from` entry for a run that an ensemble contains, or that was folded: a hash of its logits.
+
+    Returns {} if the run has no logits.
+    """
     arrays = sorted((run / "logits").glob("*.npy"))
     return {f"member {run.name}": files.fingerprint([[x.name, files.digest(x)] for x in arrays])} if arrays else {}
 
@@ -119,7 +123,7 @@ def _weights(path: str, store: Path) -> str:
 
 
 def _earlier(name: str, config: Config, root: Path) -> Callable[[], str] | None:
-    """Return the function for a hash of tokens, as in older runs; None for other names."""
+    """Return the function that computes the token hash of an older run; None if the name is not a token hash."""
     before, _, language = name.partition("train tokens of ")
     if before or not language:
         return None

@@ -9,9 +9,9 @@ import typer
 from mbkd.errors import UserError
 from mbkd.files import refuse_file
 
-ConfigArgument = Annotated[str, typer.Argument(help="a YAML file, or a name from `mbkd recipes`", metavar="CONFIG")]
+ConfigArgument = Annotated[str, typer.Argument(help="A YAML file, or a name from `mbkd recipes`.", metavar="CONFIG")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="for example train.lr=2e-5 seed=3", metavar="[KEY=VALUE]...")
+    list[str] | None, typer.Argument(help="For example train.lr=2e-5 seed=3.", metavar="[KEY=VALUE]...")
 ]
 ModelArgument = Annotated[
     Path, typer.Argument(help="A run directory, a model folder, or the id of a model on the hub.", metavar="MODEL")
@@ -43,7 +43,7 @@ def is_yes(answer: YesOrNo | None) -> bool | None:
 
 
 def check_folder(out: Path | None) -> None:
-    """Raise UserError for a file in a missing folder, before any work."""
+    """Raise UserError if the folder of an output file does not exist."""
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist; create it, or name another file")
 
@@ -65,7 +65,7 @@ def check_out(out: Path | None, endings: tuple[str, ...] = ()) -> None:
 
 
 def check_beside(model: Path, out: Path | None) -> None:
-    """Raise UserError if the output goes beside a model that is not a folder, such as a hub id, before any work."""
+    """Raise UserError if no output file is named and the model, such as a hub id, is not a folder to write to."""
     if out is None and not model.is_dir():
         raise UserError(f"{model}: no such folder; for the id of a model on the hub, name the output file with --out")
 

@@ -37,7 +37,7 @@ def demo(
 
 
 def _training(teachers: bool, name: str, text: str) -> Callable[..., None]:
-    """`mbkd teach` or `mbkd train`, which have the same options."""
+    """Return the command `mbkd teach` or `mbkd train`. Both have the same options."""
 
     def command(
         config: ConfigArgument,
@@ -132,9 +132,9 @@ def baseline(
 
     found = paper.find(config, overrides or [])
     quiet()
-    from mbkd.evaluate.baseline import baseline as floor
+    from mbkd.evaluate.baseline import baseline as fit_and_measure
 
-    directory = floor(found, runs)
+    directory = fit_and_measure(found, runs)
     _show({directory: Result.read(directory)}, json)
 
 
@@ -150,7 +150,7 @@ def _job(checkpoint_minutes: float, checkpoint_steps: int | None, log: str) -> l
 def _show(results: dict[Path, Result], json: bool, several: bool = False, above: list[Result] | None = None) -> None:
     """Print results as tables followed by the directories, or as JSON.
 
-    several: print a JSON list instead of one object. above: additional rows above the results.
+    several: print a JSON list instead of one object. above: results to print in the rows above.
     """
     if json:
         documents = [{"directory": str(directory), **result.as_json()} for directory, result in results.items()]

@@ -128,7 +128,7 @@ def predict(
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum rows x longest row of a batch; default: 8192, or 2048 without a GPU."),
+        typer.Option(min=1, help="Maximum tokens of a batch, with padding; default: 8192, or 2048 without a GPU."),
     ] = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Rows with a lower probability get no label, for review by a person.")
@@ -160,7 +160,7 @@ def serve(
     ] = 8000,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum rows x longest row of a batch; default: 8192, or 1024 without a GPU."),
+        typer.Option(min=1, help="Maximum tokens of a batch, with padding; default: 8192, or 1024 without a GPU."),
     ] = None,
     max_texts: Annotated[int, typer.Option(min=1, help="Maximum texts per request.")] = 256,
     max_characters: Annotated[int, typer.Option(min=1, help="Maximum characters per text.")] = 20_000,
@@ -214,14 +214,14 @@ def export(
     model: ModelArgument,
     config: Annotated[
         str | None,
-        typer.Argument(help="A YAML file or a recipe; its dev rows check the graphs and their accuracy."),
+        typer.Argument(help="A YAML file or a recipe; its dev rows are used to check the graphs and their accuracy."),
     ] = None,
     overrides: Overrides = None,
     format: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16 or int8; repeatable.")] = None,
     rows: Annotated[
         Path | None,
-        typer.Option(help="Rows to check the graphs, in a file format of `mbkd predict`."),
+        typer.Option(help="A file of rows to check the graphs with, in a format of `mbkd predict`."),
     ] = None,
     text: Annotated[str, typer.Option(help="Column or field of --rows with the text.")] = "text",
     text_pair: Annotated[str | None, typer.Option(help="Column or field with the second text of a pair.")] = None,

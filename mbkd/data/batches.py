@@ -28,7 +28,7 @@ class Plan:
     epochs      expected passes over the union of the languages; may be a fraction
     draw        uniform: each step draws a language; proportional: with probability ~ rows ** alpha;
                 shuffled: every epoch is a shuffled deck with each language's batches exactly once
-    group_by_length  whether batches have rows of similar length; every pass still forms other batches
+    group_by_length  whether batches have rows of similar length; the batches still differ from pass to pass
 
     A pass over a language takes each row at most once, and leaves out rows that do not fill a batch. Every
     pass shuffles again. A language with fewer rows than B repeats rows within a batch.
@@ -99,7 +99,7 @@ class Plan:
         return float(sum(x.sum() for x in lengths) / sum(x.max() * len(x) for x in lengths))
 
     def _independent(self, weights: np.ndarray) -> np.ndarray:
-        """Return (steps,) language indices. Number s of the stream decides step s for any number of steps."""
+        """Return (steps,) language indices. The first steps do not depend on the number of steps."""
         bounds = np.cumsum(weights / weights.sum())[:-1]  # (N - 1,)
         uniform = (_draws(self.steps, self._seed, LANGUAGE) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
         return np.searchsorted(bounds, uniform, side="right")
@@ -128,15 +128,15 @@ def micro_batch(rows: np.ndarray, rank: int, world: int, accumulation: int, inde
     """Return a rank's rows of the global batch for one accumulation step (decision 32).
 
     rows: (B,), index: 0 .. accumulation - 1; returns (B / (world * accumulation),)
-    The parts of all ranks and steps are exactly the batch. The stride spreads a batch sorted by length evenly,
-    to avoid ranks with only long rows. Raises UserError if B does not divide.
+    All ranks and accumulation steps together take each row of the batch once. The stride gives every rank short and
+    long rows of a batch that is sorted by length. Raises UserError if B is not divisible by world * accumulation.
     """
     parts = world * accumulation
     if len(rows) % parts:
         down = len(rows) // parts * parts
         fits = f"{down} or {down + parts}" if down else f"{parts}"
         raise UserError(
-            f"batch_size {len(rows)} does not divide by {world} ranks x {accumulation} accumulation steps "
+            f"batch_size {len(rows)} is not divisible by {world} ranks x {accumulation} accumulation steps "
             f"= {parts}; {fits} would fit"
         )
     return rows[index * world + rank :: parts]

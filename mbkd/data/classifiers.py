@@ -46,7 +46,7 @@ def cached_revision(path: str) -> str | None:
 
 
 def layers(path: str) -> int | None:
-    """Return the number of layers in a model's configuration, or None. Raises UserError without a model."""
+    """Return the number of layers in a model's configuration, or None. Raises UserError if the path has no model."""
     values = configuration(path)
     found: int | None = values.get("num_hidden_layers", values.get("n_layers"))  # n_layers in DistilBERT
     return found
@@ -72,8 +72,8 @@ def configuration(path: str) -> dict[str, Any]:
 def label_order(id2label: dict[int, str], labels: tuple[str, ...], where: str) -> list[int]:
     """Return the positions of `labels` in a classifier's output. Labels match by name, never by position.
 
-    Case matters only between names that differ in nothing else. where: the classifier's folder or hub id, for the
-    message. Raises UserError if the names differ.
+    Case is ignored unless names differ in case only. where: the classifier's folder or hub id, for the message.
+    Raises UserError if the names differ.
     """
     names = {index: str(name) for index, name in id2label.items()}
     for spelt in (str, str.lower):

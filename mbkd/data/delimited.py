@@ -25,7 +25,7 @@ def dialect(lines: Lines, name: str, ending: str, quoted: bool | None = None) ->
     """Return the dialect of a whole file. Raises UserError if its quotes are ambiguous.
 
     ending: .csv or .tsv; the first line can contradict the ending.
-    quoted: None decides by the file. Commas, semicolons and bars may separate quoted fields. Tabs separate quoted
+    quoted: None detects the quoting. Commas, semicolons and bars may separate quoted fields. Tabs separate quoted
     fields only if the whole file proves this.
     """
     own = "\t" if ending == ".tsv" else ","
@@ -104,8 +104,8 @@ def _widths(lines: Iterable[str], form: Dialect) -> int | None:
 def _is_quoted(lines: Lines, delimiter: str) -> bool | None:
     """Return whether quotes enclose fields of a tab-separated file, or None if the file is ambiguous.
 
-    Text often has unbalanced quotes. A program that encloses fields encloses every field with a quote, and doubles
-    the quotes inside, or encloses the header too.
+    Plain text often has unbalanced quotes. A program that quotes fields either also quotes the header, or quotes every
+    field that contains a quote and doubles the quotes inside the field.
     """
     width, even, doubled, loose = 0, True, 0, 0
     for line in lines():

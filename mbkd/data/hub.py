@@ -71,7 +71,7 @@ def revision(path: str) -> str | None:
     """Return the revision of a hub dataset for this process: the newest one at the first call.
 
     If the hub is unreachable, this is the last revision in the store. Returns None for a local folder, and if no
-    revision is known; `datasets` then uses its cache. Raises UserError while the hub is too busy.
+    revision is known; `datasets` then uses its cache. Raises UserError if the hub is too busy.
     """
     if is_local(path):
         return None
@@ -91,9 +91,10 @@ def revision(path: str) -> str | None:
 
 
 def model_revision(path: str) -> str | None:
-    """Return the revision of a hub model for this process. As `revision`, with the hub's cache as store.
+    """Return the revision of a hub model for this process: the newest one at the first call.
 
-    Returns None for a folder, and if no revision is known. Raises UserError while the hub is too busy.
+    If the hub is unreachable, this is the last revision in the hub's cache. Returns None for a folder, and if no
+    revision is known. Raises UserError if the hub is too busy.
     """
     if Path(path).is_dir():
         return None
@@ -172,7 +173,7 @@ def configurations(path: str) -> list[str]:
         return found
     except UserError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as in `load`
         if is_local(path):
             raise UserError(f"{path}: cannot be opened in the hub's layout: {one_line(error)}") from None
         hint = f"if a folder is meant, write ./{path}"
@@ -208,7 +209,7 @@ def files(path: str, language: str) -> dict[str, list[str]]:
         return found
     except UserError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as in `load`
         raise UserError(f"{path}: cannot be opened: {one_line(error)}") from None
 
 

@@ -77,7 +77,7 @@ def is_xtreme(file: Path) -> bool:
 
 
 def unlabelled(file: Path) -> bool:
-    """Return whether a file in XTREME's layout has no labels, or the same label on several lines."""
+    """Return whether a file in XTREME's layout has no labels, or several lines that all have the same label."""
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         labels = [tuple(line.rstrip("\r\n").split("\t")[2:]) for line in lines]
     return set(labels) == {()} or (len(labels) > 1 and len(set(labels)) == 1)

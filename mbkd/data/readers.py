@@ -100,7 +100,7 @@ def table(file: Path, header: bool = True, quoted: bool | None = None) -> Rows:
     """Read a file of the user in the format of its ending (ENDINGS). Raises UserError.
 
     header: whether the first line of a CSV or TSV names the columns; otherwise the names are 1, 2, 3.
-    quoted: whether quotes enclose fields of a CSV or TSV; None: as `delimited.dialect` detects.
+    quoted: whether quotes enclose fields of a CSV or TSV; None: `delimited.dialect` detects the quoting.
     """
     kind(file)
     stat = file.stat()

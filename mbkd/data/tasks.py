@@ -173,8 +173,8 @@ def _read(task: Task, split: str, language: str) -> tuple[Rows, Columns]:
         rows = layouts.marc(rows)
     if columns.language is None and not alone and len(task.languages) > 1:
         raise UserError(
-            f"{rows.source}: which rows are {language!r}? Name the column in task.columns.language, or write"
-            " one file per language, with {language} in its name"
+            f"{rows.source}: cannot tell which rows are {language!r}; name the column in task.columns.language, or"
+            " write one file per language, with {language} in its name"
         )
     return rows, columns.model_copy(update={"language": None}) if alone else columns
 
@@ -279,7 +279,8 @@ def _refuse_empty(rows: Rows, columns: Columns) -> None:
     names = [columns.text] + ([columns.text_pair] if columns.text_pair else [])
     empty = [pc.equal(pc.utf8_trim_whitespace(rows.columns[name]), "") for name in names]
     if (wrong := first(pc.and_(empty[0], empty[-1]))) >= 0:
-        raise UserError(f"{rows.at(wrong)}: {' and '.join(names)} is empty; fill it in or remove the row")
+        empty_texts = f"{names[0]} is empty" if len(names) == 1 else f"{' and '.join(names)} are empty"
+        raise UserError(f"{rows.at(wrong)}: {empty_texts}; add a text or remove the row")
 
 
 def _refuse_repeated(rows: Rows, ids: pa.Array) -> None:

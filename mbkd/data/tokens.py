@@ -31,7 +31,7 @@ from mbkd.files import Store, fingerprint, sha256
 FORMAT = 1  # increase this when the format of a store changes
 CHUNK = 2048  # rows per call of the tokenizer; bounds the memory for any size of the data
 
-# Files of which a tokenizer needs one, and other files that change its output.
+# Patterns of vocabulary files, of which a tokenizer has at least one, and of other files that change its output.
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "bpe.codes")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 
@@ -52,7 +52,7 @@ class Tokens:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Map a complete store of `open_store`."""
+        """Memory-map a complete store in the folder of a `Store`."""
         self.folder = folder
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.fingerprint: str = self.manifest["fingerprint"]
@@ -96,7 +96,7 @@ class Tokens:
             "attention_mask": real.astype(np.int64),
         }
         columns["input_ids"][real] = self._ids[source]
-        if self._segments is not None:  # kept for models of any signature (decision 22)
+        if self._segments is not None:  # of this model's own tokenizer (decision 22)
             columns["token_type_ids"] = np.full(real.shape, self.manifest["pad_segment"], np.int64)
             columns["token_type_ids"][real] = self._segments[source]
         return columns
@@ -169,7 +169,7 @@ def _folder_fingerprint(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _hub_fingerprint(tokenizer: str) -> str:
-    """Return the hash of the files that the loaded tokenizer saves. Child processes reuse the slow result."""
+    """Return the hash of the files that the loaded tokenizer saves. Child processes reuse the hash."""
 
     def ask() -> str:
         with tempfile.TemporaryDirectory() as folder:

@@ -132,7 +132,7 @@ VERBS = table(
     head=2,
 )
 
-# How a quality of degree +-1 is modified: name | what comes before it.
+# Modifiers of a quality of degree +-1: name | the words before the quality.
 MODIFIERS = table(
     """
 plain      | -              | -                 | 很;挺           | -                 | -                | -
@@ -181,7 +181,7 @@ in March       | en mars              | 三月     | im März          | en marz
     head=0,
 )
 
-# better or worse | how much
+# degree of the first product compared with the second
 COMPARATIVES = table(
     """
 1  | better             | meilleur/meilleure           | 好一些   | besser              | mejor                | 良
@@ -192,7 +192,7 @@ COMPARATIVES = table(
     head=1,
 )
 
-# What the buyer does in the end: degree. {it} is the product as an object.
+# degree | what the buyer does after the review. {it} is the product as an object.
 OUTCOMES = table(
     """
 2  | I would buy {it} again any time. | Je l'achèterais à nouveau sans hésiter. | 我随时愿意再买一次。 | Ich würde {it} jederzeit wieder kaufen. | {It} volvería a comprar sin dudarlo. | ぜひまた買いたいです。
@@ -226,7 +226,7 @@ After {n} weeks | Après {n} semaines | 用了{n}周 | Nach {n} Wochen | Despué
     head=0,
 )
 
-# Sentence patterns, by what they do with their clauses (see `toy.FRAMES`). Slots: clauses a and b with a form
+# Sentence patterns by frame (see `toy.FRAMES`). Slots: clauses a and b with a form
 # (main, past, sub: after a conjunction, inv: German verb first, would, that, it: with a pronoun as subject),
 # x: the aspect that matters, person, this / other: the noun phrases of a comparison, cmp: the comparative.
 # In Japanese a subordinate clause always comes first, so some patterns differ less there, as in real text.

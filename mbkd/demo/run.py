@@ -15,7 +15,7 @@ from mbkd.terminal.results import print_results
 from mbkd.train.launch import carry_out
 
 CHANCE = 0.2  # five stars
-STUDENT_ROWS = 3000  # of 12,000: in the paper, teachers are trained on more data than the student's labels
+STUDENT_ROWS = 3000  # of 12,000; as in the paper, teachers are trained on more data than the student's labels
 
 
 def demo(root: Path, ranks: int) -> None:

@@ -4,7 +4,7 @@ A review starts as a meaning: frames of one or two clauses that praise or critic
 clause counts ("I thought A, but B", "B, although A", "X says A, but that is not true"). A language then expresses the
 meaning in its own word order, with its own synonyms. The stars are the weighted mean of the clauses that count, plus
 noise. `best_guess` is therefore the best possible classifier. Single words carry little information, because clauses
-that do not count lean the other way.
+that do not count mostly have the opposite sign.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _clause(rng: random.Random, subject: tuple, degree: int, verbs: bool = False
 
 
 def _frame(rng: random.Random, kind: str, degree: int, subjects: list[tuple], other: int) -> Frame:
-    """Draw a frame. The clauses that count express `degree` roughly; the others lean the other way."""
+    """Draw a frame. The clauses that count have about this degree; the others mostly have the opposite sign."""
     weights = FRAMES[kind][0]
     if degree == 0 and kind in ("said_false", "said_true", "this_than", "other_than", "outcome"):
         degree = rng.choice((-1, 1))

@@ -2,7 +2,7 @@
 
 A cache is a folder <runs>/store/logits/<language>-<hash>/ with a manifest and logits.npy: (rows, C) fp32 output of the
 engine, in the teacher's order of classes. The hash covers the teacher's weights, its tokens (data, tokenizer, length),
-the precision and the versions. The cache is built in chunks that survive a kill, and appears atomically.
+the precision and the versions. Finished chunks survive a killed process, and the complete cache appears atomically.
 """
 
 import io
@@ -142,7 +142,7 @@ def _assemble(found: Store, header: dict[str, Any], tokens: Tokens) -> str:
         rows = np.concatenate(chunk)
         part = _part(parts, number, len(rows))
         if part is None:
-            return f"{parts}/{number}.npy has become unreadable"
+            return f"{parts}/{number}.npy has become unreadable; run the same command again"
         logits[rows] = part
     if not (finite := np.isfinite(logits).all(axis=1)).all():
         row = int((~finite).argmax())

@@ -29,9 +29,9 @@ from mbkd.inputs import TeacherInput
 from mbkd.terminal.console import make_console
 from mbkd.terminal.progress import PATIENCE, ProgressBar
 
-SAMPLE = 1024  # rows of the parity check; one row is 0.1 %
-PADDED_EVERY = 4  # share of these rows that is also padded; wide batches are slow, and a wrong mask shows in every row
-AGREEMENT = 0.999
+SAMPLE = 1024  # rows of the parity check
+PADDED_EVERY = 4  # every 4th of these rows is also padded; wide batches are slow, and every row shows a wrong mask
+AGREEMENT = 0.999  # share of rows that must get the same label: one row in SAMPLE may differ
 TIE = 1e-2  # best two logits closer than this are a tie; either label teaches a student the same
 ROWS_PER_BATCH = 64
 
@@ -39,8 +39,8 @@ ROWS_PER_BATCH = 64
 def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -> dict[str, Any]:
     """Results of a teacher's checks on a language, measured over all ranks or read from the store.
 
-    A teacher with non-finite logits in half precision (mDeBERTa in fp16) is switched to fp32. `refuse` judges the rest.
-    Raises UserError for tokens of another tokenizer. Collective: all ranks must call.
+    A teacher with non-finite logits in half precision (mDeBERTa in fp16) is switched to fp32. Other results are not
+    judged here but by `refuse`. Raises UserError for tokens of another tokenizer. Collective: all ranks must call.
     """
     tokens = [x for x in (given.train, given.dev) if x is not None]
     for each in tokens:
@@ -49,7 +49,7 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
     file = store / "teachers" / f"{language}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     found: dict[str, Any] | None = distributed.all_gather_object(_read(file) if teacher.ranks.first else None)[0]
     if found is not None:
-        if found["precision"] == "float32":  # never back to fp16, which another language of the teacher may overflow
+        if found["precision"] == "float32":  # fp16 is never restored, because rows of another language may overflow
             teacher.compute_in_fp32()
         return found
     title = f"checking the teacher of {language}: engine and accuracy"
@@ -117,14 +117,17 @@ def knowledge(teacher: Teacher, dev: Tokens | None) -> dict[str, Any]:
 
 def refuse(language: str, found: dict[str, Any], allow_chance: bool) -> None:
     """Raise UserError for a teacher whose engine is wrong, or whose accuracy is not above chance."""
-    for name, what in (("engine", f"{found['precision']} engine and fp32 model"), ("padding", "padded and unpadded")):
+    for name, what in (
+        ("engine", f"{found['precision']} engine and fp32 model"),
+        ("padding", "padded and unpadded batches"),
+    ):
         agreement, difference = found[name]["agreement"], found[name]["difference"]
         if agreement < AGREEMENT:
             largest = "not finite" if difference is None else f"{difference:.3g}"
             raise UserError(
                 f"teacher of {language} ({found['teacher']}): {what} agree on {agreement:.2%} of {found[name]['rows']} "
-                f"rows only, {AGREEMENT:.1%} is needed (largest logit difference: {largest}); its logits would "
-                "mislead a student"
+                f"rows only; {AGREEMENT:.1%} is needed (largest logit difference: {largest}); fine-tune another "
+                "checkpoint"
             )
     if not allow_chance and found["accuracy"] is not None and found["accuracy"] <= found["bound"]:
         raise UserError(
@@ -136,7 +139,7 @@ def refuse(language: str, found: dict[str, Any], allow_chance: bool) -> None:
 
 def show(found: list[tuple[str, dict[str, Any]]]) -> None:
     """Print the results of the checks on standard error, one line per teacher."""
-    table = Table("teacher", "own dev accuracy", "chance", "engine against fp32", "padded against not", box=None)
+    table = Table("teacher", "own dev accuracy", "chance", "engine against fp32", "padded against unpadded", box=None)
     for language, each in found:
         accuracy, chance = (
             ("not measured: no dev rows", "-")

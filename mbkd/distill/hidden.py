@@ -18,15 +18,15 @@ from mbkd.errors import UserError
 class Matching(nn.Module):
     """Projections of every language, teacher and pair of layers.
 
-    student: an MBLM. weights: of each teacher, by language. Raises UserError for a layer that the student or a teacher
-    does not have.
+    student: an MBLM. weights: of each teacher, by language. distill: its `hidden` lists the pairs of layers.
+    Raises UserError for a layer that the student or a teacher does not have.
     """
 
     def __init__(
-        self, student: Any, teachers: dict[str, list[Teacher]], weights: dict[str, list[float]], wish: Distill
+        self, student: Any, teachers: dict[str, list[Teacher]], weights: dict[str, list[float]], distill: Distill
     ):
         super().__init__()
-        self.pairs, self.weights = wish.hidden, weights
+        self.pairs, self.weights = distill.hidden, weights
         layers, width = student.config.backbone_config.num_hidden_layers, student.encoder.config.hidden_size
         if (deepest := max(pair.student for pair in self.pairs)) > layers:
             raise UserError(f"distill.hidden: the student has {layers} layers, not {deepest}")

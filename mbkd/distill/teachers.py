@@ -67,7 +67,7 @@ class Teacher:
         self.engine: Any = inference_engine(model, self.precision)
 
     def compute_in_fp32(self) -> None:
-        """Switch to fp32 for all languages, with the weights that the engine may have rounded."""
+        """Switch to fp32 for all languages. Loads the weights again, because the engine may have rounded them."""
         if self.precision != torch.float32:
             model = load(self.path)
             narrow_classifier(model)

@@ -32,7 +32,7 @@ class EnsembleForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel] = ()):
         super().__init__(config)
-        dtype = torch.get_default_dtype()  # of the ensemble, independent of its members' saved dtype
+        dtype = torch.get_default_dtype()  # instead of the dtypes in which the members were saved
         made = members or [
             AutoModelForSequenceClassification.from_config(each, dtype=dtype) for each in config.member_configs
         ]
@@ -84,14 +84,14 @@ def save(
     prints = [tokenizer_fingerprint(str(folder)) for folder in folders]
     if other := [str(x) for x, fingerprint in zip(folders, prints, strict=True) if fingerprint != prints[0]]:
         raise UserError(
-            f"{other[0]}: has another tokenizer than {folders[0]}; all members must have the same tokenizer"
+            f"{other[0]} and {folders[0]} have different tokenizers; all members must have the same tokenizer"
         )
     members = [saved.load(folder) for folder in folders]
     for member in members:
         saved.calibrate(member, None)
     shared = {name: getattr(members[0].config, name) for name in ("id2label", "label2id")}
     precisions = {getattr(member.config, "train_precision", "auto") for member in members}
-    shared["train_precision"] = precisions.pop() if len(precisions) == 1 else "auto"  # also that of inference
+    shared["train_precision"] = precisions.pop() if len(precisions) == 1 else "auto"  # used for inference
     config = EnsembleConfig([member.config.to_dict() for member in members], **shared)
     ensemble = EnsembleForSequenceClassification(config, members)
     saved.calibrate(ensemble, temperature, temperatures)

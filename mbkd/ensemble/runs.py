@@ -24,12 +24,12 @@ from mbkd.files import folder_beside
 from mbkd.model import card
 from mbkd.result import Result
 
-# The fields that members must have in common, and their readable names.
+# The fields that must be equal in all members, and their readable names.
 COMMON = {
     "system": "system",
     "task": "task",
     "backbone": "backbone",
-    "labels": "labels, or another order of them",
+    "labels": "labels or order of labels",
     "supervised": "supervised languages",
     "zero_shot": "zero-shot languages",
 }
@@ -60,13 +60,13 @@ def read(directories: Sequence[Path]) -> list[Member]:
         seen.add(other.run.resolve())
         for field, name in COMMON.items():
             if (mine := getattr(other.result, field)) != (wanted := getattr(first.result, field)):
-                raise UserError(f"{other.run}: has another {name} ({_words(mine)}) than {first.run} ({_words(wanted)})")
+                raise UserError(f"{other.run} and {first.run}: different {name} ({_words(mine)}; {_words(wanted)})")
         if what := _differing(first, other):
             raise UserError(
                 f"{other.run}: differs from {first.run} in its inputs ({', '.join(what)}); train one of them again"
             )
         if (split := _other_rows(first, other)) is not None:
-            raise UserError(f"{other.run}: was evaluated on other rows of {split} than {first.run}")
+            raise UserError(f"{other.run} and {first.run}: evaluated on different rows of {split}")
     return [first, *others]
 
 

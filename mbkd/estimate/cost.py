@@ -28,7 +28,7 @@ CHECKPOINTS = 3  # two are kept while a third is written
 
 
 def shape(path: str) -> PreTrainedConfig:
-    """Configuration of an encoder; of the paper's models without the hub. Raises UserError if there is none."""
+    """Configuration of an encoder; those of the paper's models are built in. Raises UserError if there is none."""
     if path in paper.SHAPES and not Path(path).exists():
         return AutoConfig.for_model(**paper.SHAPES[path])
     return backbones.configuration(path, hub.pinned(path))
@@ -130,9 +130,8 @@ def activations(config: Config, word: float, rows: float, tokens: float) -> floa
     layer = size.width * (16 * word + 2) + size.heads * tokens * (2 * word + 1)
     mixed = K > 0 and student.mixers != "none"
     kept = size.layers + (0 if student.detach or not mixed else (N - 1) * K)
-    less = 0.5 * (
-        1 - flops.last_layer(student, size, rows, tokens) / size.layer(rows, tokens)
-    )  # of a last layer with one position
+    # A last layer that computes only the first position keeps less.
+    less = 0.5 * (1 - flops.last_layer(student, size, rows, tokens) / size.layer(rows, tokens))
     mixers = ((K if student.mixers == "all" else 1) if mixed else 0) * 2 * N * size.width * word
     return rows * tokens * ((kept - less) * layer + mixers)
 
@@ -168,13 +167,15 @@ def _teacher_size(path: str, classes: int) -> Size:
 
 def _counted(size: Size | None, path: str) -> Size:
     if size is None:
-        raise UserError(f"{path}: there is no plan, because FLOPs are counted for equal layers that run once each")
+        raise UserError(
+            f"{path}: its cost cannot be estimated, because FLOPs are counted only for equal layers that each run once"
+        )
     return size
 
 
 def _empty(student: Student, languages: tuple[str, ...], length: int, classes: int) -> Any:
     if student.grow is not None:
-        raise UserError("student.grow: the cost of growing a model is not estimated; it has no plan")
+        raise UserError("student.grow: the cost of growing a model cannot be estimated")
     if student.head == "own":
         return _classifier(student.backbone, classes)
     fields = student.model_dump(exclude={"backbone", "head", "grow"})

@@ -1,4 +1,4 @@
-"""Dry run: the real training step on random rows and random weights of the real shapes.
+"""Dry run: the real training step on artificial rows, with random weights of the real shapes.
 
 A dry run needs no data, download or fine-tuned teacher, because time and memory do not depend on the values.
 """
@@ -23,11 +23,11 @@ from mbkd.train.engine import training_engine
 from mbkd.train.optim import parameter_groups
 from mbkd.train.trainer import Trainer
 
-IDS = 250  # different token ids of made-up rows; a vocabulary of bytes has more
+IDS = 250  # number of different token ids in artificial rows; even a vocabulary of bytes has more
 
 
 class MadeUp:
-    """Rows of random tokens with given lengths (rows,), with the interface of a token store."""
+    """Artificial rows with given lengths (rows,) and the interface of a token store. A row repeats one token id."""
 
     def __init__(self, lengths: np.ndarray, classes: int):
         self.lengths, self.labels = lengths, np.arange(len(lengths)) % classes

@@ -64,7 +64,7 @@ def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:
     needed = sum(cost.memory(config, kind, half, 1, widest).values()) / 1e9
     if needed > (free := free_bytes(ranks.device) / 1e9):
         raise UserError(
-            f"a step needs about {needed:.1f} GB, but only {free:.1f} are free; --gpu NAME plans without a step"
+            f"a step needs about {needed:.1f} GB, but only {free:.1f} GB are free; plan without a step with --gpu NAME"
         )
     whole = config.train.batch_size
     # The estimate ignores the speedup of compilation, because compilation takes minutes.

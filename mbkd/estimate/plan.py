@@ -89,7 +89,8 @@ def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int
                     "flops": {"student", "teacher", "answers"}, "hours", "memory": {part: bytes per rank},
                     "disk": {"finished", "checkpoints"}}
     total           {"runs", "finished", "steps", "flops", "hours", "disk"} of the unfinished runs
-    cache, confirm  hours {"online", "cache"} and {"full", "confirm"}, or None without a saving
+    cache, confirm  hours {"online", "cache"}, or None without teachers; hours {"full", "confirm"}, or None without
+                    a saving
 
     Raises UserError if data, a backbone or a teacher is not found.
     """
@@ -154,7 +155,7 @@ def _batches(
 ) -> tuple[int, Counter[int]]:
     """Steps per epoch, and counts of batch widths among the first steps.
 
-    widest: with compiled layers, the greatest length; compiled layers use few widths only.
+    widest: train.max_length if layers are compiled, because batches then have one of a few widths; otherwise None.
     """
     lengths = read.lengths
     plan = Plan(lengths, batch_size, epochs=1, seed=1, draw=draw, alpha=alpha, group_by_length=group_by_length)
@@ -216,7 +217,7 @@ def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
 
 
 def _confirm_saves(left: list[Left]) -> dict[str, float] | None:
-    """Hours of a grid over all seeds, and of a search with one seed that the other seeds confirm.
+    """Hours of a grid with all seeds, and of a grid with one seed whose best point is confirmed with the others.
 
     The chosen point is unknown, so the longest training is assumed. The saving is a lower bound.
     """

@@ -251,7 +251,7 @@ def test_a_model_that_shares_its_layers_is_not_estimated(own: bool, full: Config
     student = {"backbone": str(tmp_path), "head": "own", "branch_depth": 0}
     teachers = {"teachers": {"en": {"model": str(tmp_path)}}, "distill": {"languages": ["en"]}}
     config = changed(full, {"student": student} if own else teachers)
-    with pytest.raises(UserError, match="there is no plan"):
+    with pytest.raises(UserError, match="its cost cannot be estimated"):
         cost.student_size(config) if own else cost.teacher_sizes(config)
 
 

@@ -100,12 +100,12 @@ def other_rows(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed_result("task", "xnli"), r"another task \(xnli\)"),
-        (changed_result("labels", ["5", "4", "3", "2", "1"]), "another order of them"),
+        (changed_result("task", "xnli"), r"different task \(xnli; "),
+        (changed_result("labels", ["5", "4", "3", "2", "1"]), r"order of labels \(5, 4, 3, 2, 1; 1, 2"),
         (changed_result("zero_shot", ["de"]), "zero-shot languages"),
-        (changed_result("system", "MultiKD"), r"another system \(MultiKD\)"),
+        (changed_result("system", "MultiKD"), r"different system \(MultiKD; "),
         (changed_result("made_from", {"train rows of fr": "x"}), r"differs from .* in its inputs \(train rows of fr\)"),
-        (other_rows, "other rows of test"),
+        (other_rows, "different rows of test"),
         (lambda run: shutil.rmtree(run / "logits"), "saved logits cannot be read"),
         (lambda run: (run / "ids" / "dev.en.json").write_text("[", encoding="utf-8"), "saved logits cannot be read"),
         (lambda run: (run / "result.json").unlink(), "no finished run"),

@@ -259,7 +259,7 @@ def test_marc_mirror_with_a_language_column_is_read(tmp_path):
     [
         ({"stars": "6"}, ("line 2", "'6'", "1, 2, 3, 4, 5")),
         ({"stars": None}, ("line 2", "unknown label ''")),
-        ({"review_body": " ", "product_category": ""}, ("line 2", "review_body and title and category is empty")),
+        ({"review_body": " ", "product_category": ""}, ("line 2", "review_body and title and category are empty")),
         ({"review_id": "a1"}, ("line 2", "'a1'", "line 1")),
     ],
 )
@@ -445,7 +445,7 @@ def test_one_text_of_a_pair_may_be_empty_but_not_both(tmp_path):
     assert tasks.load(own(file, text_pair="more"), "train", "en")["text_b"] == ["", "b"]
     refuses(own(file), "line 3", "text is empty")
     file = write(tmp_path / "both.csv", "text,more,label,language\na,,pos,en\n, ,neg,en\n")
-    refuses(own(file, text_pair="more"), "line 3", "text and more is empty")
+    refuses(own(file, text_pair="more"), "line 3", "text and more are empty")
 
 
 def test_the_configuration_sets_quotes_and_header_of_a_file(tmp_path):
@@ -563,14 +563,14 @@ def test_an_invalid_xnli_line_is_named(tmp_path):
     write(file, header.encode() + b"a\tb\tneutral\n\xff\td\tneutral\n")
     refuses(xnli(tmp_path), "line 3", "not UTF-8")
     write(tmp_path / "dev-en.tsv", tsv([*PAIRS, (" ", "", "neutral")]))
-    refuses(xnli(tmp_path), "dev-en.tsv, line 4", "premise and hypothesis is empty", split="dev")
+    refuses(xnli(tmp_path), "dev-en.tsv, line 4", "premise and hypothesis are empty", split="dev")
 
 
 def test_an_empty_machine_translation_in_the_training_rows_is_kept(tmp_path):
     file = write(tmp_path / "multinli.train.en.tsv", "premise\thypo\tlabel\na\t\tneutral\nc\td\tentailment\n")
     assert tasks.load(xnli(tmp_path), "train", "en")["text_b"] == ["", "d"]
     write(file, "premise\thypo\tlabel\n\t\tneutral\nc\td\tentailment\n")
-    refuses(xnli(tmp_path), "line 2", "premise and hypo is empty")
+    refuses(xnli(tmp_path), "line 2", "premise and hypo are empty")
 
 
 def test_limit_keeps_the_first_rows_of_every_language_after_the_checks(tmp_path):

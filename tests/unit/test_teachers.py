@@ -158,7 +158,7 @@ def test_a_student_with_branches_teaches_and_its_flops_are_unknown(world, toy_ya
     assert compared["engine"]["agreement"] == compared["padding"]["agreement"] == 1
     assert flops.plain_size(teacher.engine.module) is None
     config = configuration.read(toy_yaml, [f"teachers.en={{model: {folder}, fine_tuned: true}}"])
-    with pytest.raises(UserError, match="there is no plan"):
+    with pytest.raises(UserError, match="its cost cannot be estimated"):
         cost.teacher_sizes(config)
     hidden = Distill(hidden=({"student": 1, "teacher": 1},))
     with pytest.raises(UserError, match="gives no hidden states"):
