@@ -1,7 +1,7 @@
 """Lower baseline: scikit-learn's logistic regression on the frozen encoder's mean-pooled states, scaled to unit length.
 
-Dev accuracy over all languages chooses the regularization, as for every other system. Standardized features would
-follow the trained languages too closely: on SIB-200, AVG(A) on dev is 42 with them and 52 with unit length.
+Dev accuracy over all languages chooses the regularization, as for every other system. Standardized features overfit
+the trained languages: on SIB-200, AVG(A) on dev is 42 with them and 52 with unit length.
 
 Letters: B rows, n tokens, d width, C classes.
 """
@@ -75,7 +75,7 @@ def baseline(config: Config, root: Path) -> Path:
             candidates = [_fit(rows, classes, len(tasks.label_names(task)), c) for c in STRENGTHS]
             seconds = time.perf_counter() - began
             scores = {}
-            for split, stores in sorted(heldout.items()):  # dev first: it chooses
+            for split, stores in sorted(heldout.items()):  # dev first, because its scores choose the classifier
                 labels = {x: np.asarray(store.labels) for x, store in stores.items()}
                 several: list[dict[str, np.ndarray]] = [{} for _ in candidates]
                 for language, store in stores.items():
@@ -118,7 +118,10 @@ def baseline(config: Config, root: Path) -> Path:
 
 @torch.inference_mode()
 def _means(encoder: Any, tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
-    """Mean of the last layer's states over the tokens of each row, excluding padding: (B, d) fp32."""
+    """Mean of the last layer's states over the tokens of each row, excluding padding: (B, d) fp32.
+
+    wanted: (B,) indices of rows.
+    """
     found = np.empty((len(wanted), encoder.config.hidden_size), np.float32)
     budget = tokens_per_batch(encoder.device.type)
     for rows in evaluation_batches(np.asarray(tokens.lengths)[wanted], budget, 0, 1):

@@ -24,13 +24,13 @@ WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and the suffix of the folded s
 def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[Result]]:
     """Fold a run's student, measure the result on every split and language, and write a run directory.
 
-    weights: a key of WEIGHTS. `mixers` uses, per depth, the mean weights of the mixers there on dev, over languages,
-    rows and features. out: the directory to write; default: next to the run, where reports find it.
-    Returns the directory and three results: the run's, the folded run's, and that of the run without branches and with
-    the same training values. The third is left out unless that run is finished next to this one. Raises UserError.
+    weights: a key of WEIGHTS. With `mixers`, a branch's weight at a depth is its mean mixer weight there on dev, over
+    languages, rows and features. out: the directory to write; default: next to the run, where reports find it.
+    Returns the directory and the results of the run and of the folded run. A finished run in the same folder with the
+    same training values and no branches adds a third result. Raises UserError.
     """
     if weights not in WEIGHTS:
-        raise UserError(f"--weights {weights}: one of {', '.join(WEIGHTS)}")
+        raise UserError(f"--weights {weights}: must be one of {', '.join(WEIGHTS)}")
     run = run if run.name else run.absolute()  # `.` has no name
     out = out or _beside(run, weights)
     if out.exists():

@@ -25,7 +25,7 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
     """
     task = config.task
     if split not in tasks.splits(task):
-        raise UserError(f"split {split!r}: the task has {', '.join(tasks.splits(task))}")
+        raise UserError(f"split {split!r}: the task's splits are {', '.join(tasks.splits(task))}")
     distributed.quiet()
     folder = saved.folder(path)
     system, backbone = _origin(Path(path), inference)

@@ -53,7 +53,7 @@ def measure(path: Path, config: Config, split: str, root: Path) -> dict[str, Any
     """
     task = config.task
     if split not in tasks.splits(task):
-        raise UserError(f"split {split!r}: the task has {', '.join(tasks.splits(task))}")
+        raise UserError(f"split {split!r}: the task's splits are {', '.join(tasks.splits(task))}")
     folder = saved.folder(path)
     model, tokenizer = saved.load(folder), load_tokenizer(folder)
     if model.config.model_type != "mblm" or (model.outer is None and not any(map(len, model.inner))):
@@ -93,4 +93,4 @@ def write(found: dict[str, Any], file: Path) -> None:
         writer.writerows(found["rows"])
         write_whole(file, text.getvalue().encode())
     else:
-        raise UserError(f"{file}: unknown ending {file.suffix!r}; the weights go to .json or .csv")
+        raise UserError(f"{file}: unknown ending {file.suffix!r}; use .json or .csv")

@@ -23,9 +23,8 @@ class BertLike:
     """BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA: learned positions, post-norm layers, no final norm."""
 
     dropout = "hidden_dropout_prob"
-    narrowed: Callable[..., Any] = staticmethod(
-        first_position.bert
-    )  # function that computes its last layer for the first position only
+    # Computes the family's last layer for the first position only.
+    narrowed: Callable[..., Any] = staticmethod(first_position.bert)
 
     @staticmethod
     def layers(encoder: Any) -> nn.ModuleList:

@@ -128,7 +128,7 @@ def _table(title: str, each: dict[str, Any], means: dict[str, Any]) -> str:
 
 
 def _public(value: Any) -> Any:
-    """The value without local folders: an absolute path becomes its last name."""
+    """The value without local folders: of an absolute path, only the last part remains."""
     if isinstance(value, dict):
         return {name: _public(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """First position (B, 1, d) of the output of an encoder's last layer for states (B, n, d).
 
 Heads read no other position. One query and one feed-forward row instead of n take a sixth of the work; keys and values
-still need all rows. Results are equal up to the order of sums. Each layer type of transformers has one function with
+still need all tokens. Results are equal up to the order of sums. Each layer type of transformers has one function with
 the arguments of that layer.
 """
 

@@ -28,14 +28,14 @@ class Size:
     key_value_weights        the part of layer_weights that computes keys and values
     head_weights             weights of linear maps outside the layers, applied to one position
     token_weights            weights of linear maps outside the layers, applied to every token (narrow word vectors)
-    narrow                   whether the last layer computes only the first position if the head reads no other
+    narrow                   whether the last layer computes the first position only
     attention                width of all heads together, usually d
     positions                DeBERTa's vectors of relative positions
     position_maps            (weights of one map, number of maps) applied to these vectors in a layer
-    position_products        products of queries or keys with all of them, in a layer: "c2p", "p2c"
+    position_products        products of queries or keys with all these vectors, in a layer: "c2p", "p2c"
     convolution              weights of DeBERTa's convolution over tokens after the first layer
     difference               FLOPs to add the low-rank difference to the weights of one branch's layer
-    branches                 N of a student with K > 0
+    branches                 N; 0 without branches
     """
 
     parameters: int
@@ -63,7 +63,7 @@ class Size:
         return rows * tokens * each + 2 * self.positions * math.prod(self.position_maps)
 
     def last_layer(self, rows: float, tokens: float, whole: bool = False) -> float:
-        """FLOPs of a last layer. Only the first position is read; whole: all tokens are computed."""
+        """FLOPs of a last layer. Computes the first position only, unless `whole` is set or `narrow` is False."""
         if whole or not self.narrow:
             return self.layer(rows, tokens)
         key_value = self.key_value_weights  # keys and values cover all tokens
@@ -90,7 +90,7 @@ def size(model: Any) -> Size | None:
 def plain_size(model: Any) -> Size | None:
     """Size of a classifier without branches, such as a teacher.
 
-    None for branches or members, and if the layers are not found or run more than once.
+    None for a model with branches or members, and if the layers are not found or run more than once.
     """
     try:
         found = classifier_size(model)

@@ -1,8 +1,8 @@
 """A branch for one more language in a trained model: its start, its training, and the saved model.
 
 The new branch starts as the mean of the other branches. A low-rank branch starts as its base, because a mean of
-low-rank differences has a higher rank. `opening` scales the new branch in every mixer: 0 before the first step, 1
-from the end of the warm-up on, when the model equals an ordinary MBLM. Only the new branch, its inner mixer vectors
+low-rank differences has a higher rank. `opening` scales the new branch in every mixer: 0 before the first step, and 1
+after the warm-up, when the model equals an ordinary MBLM. Only the new branch, its inner mixer vectors
 and its own head are trained.
 
 The opening is a schedule, not a parameter. A learned gate in the mixers of other branches gets no gradient, because

@@ -47,7 +47,7 @@ class LowRankLayer(GradientCheckpointingLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the shared layer with this branch's weights. Arguments and result are those of the layer."""
-        if self.base.training != self.training:  # a layer that is recomputed in backward: other branches ran after it
+        if self.base.training != self.training:  # recomputed in the backward pass, after other branches set the mode
             self.base.train(self.training)
         checkpointing = getattr(self.base, "gradient_checkpointing", False)
         if checkpointing:  # checkpoint this layer; the base alone would be recomputed without the difference
@@ -58,7 +58,7 @@ class LowRankLayer(GradientCheckpointingLayer):
         return found
 
     def train(self, mode: bool = True) -> "LowRankLayer":
-        """As torch's `train`. Dropout belongs to the base, which the branches use in turn."""
+        """Set the mode as torch's `train`, also of the base, which has the dropout and serves all branches in turn."""
         self.base.train(mode)
         return super().train(mode)
 

@@ -119,7 +119,7 @@ class MBLMForSequenceClassification(PreTrainedModel):
         self.encoder.set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """As in transformers. The backbone's configuration follows, so that the saved model can be loaded."""
+        """Resize as transformers does, and update the backbone's configuration, which a saved model is built from."""
         found = super().resize_token_embeddings(*args, **kwargs)
         self.encoder.config.vocab_size = self.config.backbone["vocab_size"] = found.num_embeddings
         return found
@@ -139,10 +139,10 @@ class MBLMForSequenceClassification(PreTrainedModel):
 
         attention_mask: (B, n), 1 at tokens and 0 at padding. None: no padding, and attention runs without a mask.
         language: of the batch. Selects the branch that is trained (Eq. 8) and, in some structures, the branch or head
-        that computes the logits. None, or a language without a branch, is zero-shot. Outside of training, a language
-        with an own temperature is calibrated by it.
-        return_states: also return the states after the embeddings and each of the L layers, in branches those of the
-        own branch: (B, n, d), or (B, 1, d) of a last layer that computes only the first position.
+        that computes the logits. None, or a language without a branch, is zero-shot. Outside of training, the logits
+        are divided by the language's temperature if it has one.
+        return_states: also return the states after the embeddings and each of the L layers: (B, n, d), or (B, 1, d)
+        of a last layer that computes only the first position. A branched layer gives the state of the own branch.
         Raises ValueError for requests of hidden states or attentions: a branched layer has several.
         """
         refuse_unanswered(self.config, others)
@@ -269,7 +269,7 @@ def refuse_unanswered(config: PreTrainedConfig, asked: dict[str, Any]) -> None:
     for name in ("output_hidden_states", "output_attentions"):
         wanted = asked.get(name)
         if getattr(config, name) if wanted is None else wanted:
-            raise ValueError(f"{name}: not available, because each branch or member has its own; set False")
+            raise ValueError(f"{name}: not available, because each branch or member has its own; set it to False")
 
 
 AutoModelForSequenceClassification.register(MBLMConfig, MBLMForSequenceClassification, exist_ok=True)

@@ -83,7 +83,7 @@ def refuse_unwritten(folder: Path) -> Iterator[None]:
 
 
 def max_tokens(config: PreTrainedConfig, tokenizer: Any) -> int:
-    """Maximum tokens of a classifier; of an MBLM the length of its training, with or without mixers."""
+    """Maximum tokens of a classifier. An MBLM takes at most its training length, also without mixers."""
     if config.model_type == "mbkd-ensemble":
         return min(max_tokens(member, tokenizer) for member in config.member_configs)
     made_for = config.mixer_length if config.model_type == "mblm" else tokenizer.model_max_length
@@ -101,7 +101,7 @@ def calibrate(
 ) -> tuple[float | None, dict[str, float]]:
     """Set the divisors of the logits of a student or ensemble; return the old ones.
 
-    temperature: of rows without a language, and of languages without an own temperature. None: no division.
+    temperature: of rows without a language, and of languages that `temperatures` lacks. None: no division.
     temperatures: by language.
     """
     config, new = model.config, (temperature, dict(temperatures or {}))

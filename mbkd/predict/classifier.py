@@ -69,11 +69,10 @@ class Classifier:
         """Label of each text, and the probability of every label (B, C) fp32, both in the order of the texts.
 
         pairs         second texts, for a model of pairs of texts
-        languages     of all texts, or of each text; optional. A language with an own temperature is calibrated by it.
-                      Models whose branches or heads are per language use them (student.heads=per_language,
-                      student.inference=single)
-        batch_tokens  rows times longest row of a batch; texts of similar length share a batch. None: 8192, or 2048 on a
-                      CPU
+        languages     of all texts, or of each text; optional. Selects the temperature and, in students with
+                      heads=per_language or inference=single, the branch and the head
+        batch_tokens  maximum tokens of a batch, with padding; texts of similar length share a batch. None: 8192, or
+                      2048 on a CPU
         Texts longer than the model's maximum are truncated. Raises UserError for wrong types or lengths of arguments.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
@@ -145,7 +144,7 @@ class Classifier:
 
     def _inputs(self, rows: Sequence[Encoding]) -> dict[str, Tensor]:
         padded = self._padded(rows)
-        if padded["attention_mask"].all():  # without padding; a model without a mask avoids a device synchronization
+        if padded["attention_mask"].all():  # a forward pass without a mask needs no device synchronization
             del padded["attention_mask"]
         return {name: values.to(self._device) for name, values in padded.items()}
 
@@ -155,7 +154,7 @@ class Classifier:
 
 
 class GraphClassifier(Classifier):
-    """A `Classifier` by the ONNX graph next to a model, on the CPU; without branch weights and languages."""
+    """A `Classifier` that runs the ONNX graph in a model's folder on the CPU, without branch weights and languages."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         """Load the graph written by `mbkd export`. dtype: a key of export.FILES. Raises UserError."""

@@ -31,8 +31,8 @@ from mbkd.model import saved
 
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # names as on the Hugging Face hub
 REPORT = "export.json"
-ROWS = 1000  # rows to check and measure a graph on, at most; with a given task: per language
-LOST = 0.01  # accuracy; a graph that loses more in any language is not `good`
+ROWS = 1000  # maximum rows to check and measure a graph; with a given task, per language
+LOST = 0.01  # loss of accuracy in any language above which a graph is not `good`
 TOKENS_PER_BATCH = 2048
 TOLERANCE = 1e-4  # largest difference of fp32 logits, relative to the largest logit or to 1
 PROTOBUF_BYTES = 1.8e9  # protobuf files are limited to 2 GB; larger weights go to a separate file
@@ -80,13 +80,14 @@ def export(
     out: a folder; default: `onnx` in the model's folder.
     task: check and measure on the task's dev rows (else test, else train), up to ROWS per language.
     rows: check and measure on these texts or pairs of texts, up to ROWS.
-    Without task and rows, the graphs are checked on ROWS of the run's own rows; for other folders on random tokens.
+    Without task and rows, the graphs are checked on up to ROWS rows of the run's task; for other folders on random
+    tokens.
     Labelled rows also give accuracies. A graph that loses more than LOST in a language is kept but not `good`.
     Returns the content of export.json, and the folder. Raises UserError, also if the logits of an fp32 graph differ
     from the model's; the folder is then unchanged.
     """
     if unknown := [x for x in dtypes if x not in FILES]:
-        raise UserError(f"dtype {unknown[0]!r}: one of {', '.join(FILES)}")
+        raise UserError(f"--dtype {unknown[0]}: must be one of {', '.join(FILES)}")
     dtypes = list(dict.fromkeys(dtypes))
     _import_extra()
     folder = saved.folder(path)
@@ -99,7 +100,7 @@ def export(
     else:
         checked = _own_rows(path, tokenizer, saved.max_tokens(model.config, tokenizer))
     order = label_order(model.config.id2label, checked.names, str(folder)) if checked.names else None
-    with _workshop(out) as part:
+    with _staging(out) as part:
         report = _export(model, tokenizer, dtypes, part, checked, order) | {"rows_from": checked.source}
         write_json(part / REPORT, report)
         for dtype in dtypes:
@@ -109,7 +110,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _workshop(out: Path) -> Iterator[Path]:
+def _staging(out: Path) -> Iterator[Path]:
     """Create a hidden staging folder inside `out`, on the same filesystem; `push` skips it.
 
     The staging folder is always removed, and `out` too if empty.
@@ -200,7 +201,7 @@ def _import_extra() -> None:
 
 
 def _own_rows(path: Path, tokenizer: Any, length: int) -> Rows:
-    """Equally many rows per language of a run's task; random rows if `path` is not a run or has lost its data."""
+    """The same number of rows per language of a run's task; random rows if `path` is not a run or lacks its data."""
     with contextlib.suppress(UserError):
         if (path / "config.yaml").is_file():
             task = read(path / "config.yaml").task
@@ -228,10 +229,10 @@ def lost(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     return {x: value for x, value in lower.items() if value > LOST + 1e-9}  # tolerates rounding at exactly LOST
 
 
-def _mean_by_language(right: np.ndarray, checked: Rows) -> dict[str, float]:
-    """Share of correct rows (rows,) in each language; empty if the languages are unknown."""
+def _mean_by_language(holds: np.ndarray, checked: Rows) -> dict[str, float]:
+    """Share of true values of `holds` (rows,) in each language; empty if the languages are unknown."""
     languages = np.array(checked.language)
-    return {x: float(right[languages == x].mean()) for x in dict.fromkeys(checked.language)}
+    return {x: float(holds[languages == x].mean()) for x in dict.fromkeys(checked.language)}
 
 
 def accuracies(logits: np.ndarray, checked: Rows, order: Any) -> dict[str, float]:
@@ -275,7 +276,7 @@ def _random_texts(tokenizer: Any, longest: int) -> list[str]:
 
 def _write(model: Any, names: list[str], batches: list[Batch], length: int, file: Path, external: bool) -> None:
     """Export a graph with dynamic numbers of rows and of tokens, up to `length` tokens."""
-    # Two rows and a padded one, because the exporter folds a size of one, and a mask without zeros, into constants.
+    # Two rows, one of them padded, because the exporter turns a size of one and a mask without zeros into constants.
     rows = tuple(torch.from_numpy(np.repeat(batches[0][name], 2, axis=0)) for name in names)
     rows[names.index("attention_mask")][1, -1] = 0
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length)}

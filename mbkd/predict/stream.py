@@ -53,7 +53,7 @@ def predict(
 ) -> int:
     """Classify every row of a file and write one line per row, in the order of the input.
 
-    source: None reads standard input. header, quoted: as `readers.table`.
+    source: None reads standard input. header, quoted: as in `readers.table`.
     out: a file with an ending of OUTPUTS, written atomically; None writes JSONL to standard output.
     min_confidence: rows whose most probable label is below this probability get no label.
     language: of all rows, as in `Classifier.classify`.
@@ -75,9 +75,9 @@ def predict(
         file = sys.stdout if out is None else stack.enter_context(_output(out))
         separator = None if out is None else OUTPUTS[out.suffix]
         write = _jsonl_writer(file) if separator is None else _csv_writer(file, separator)
-        began = spoke = time.monotonic()
+        began = reported = time.monotonic()
         done = bad = unsure = 0
-        for window in _as_they_come(rows) if source is None else _windows(rows):
+        for window in _windows_of_pipe(rows) if source is None else _windows(rows):
             good = [row for row in window if isinstance(row, Row)]
             for row in window:
                 if isinstance(row, Bad):
@@ -91,9 +91,9 @@ def predict(
                     unsure += not sure
                 file.flush()
             done, bad = done + len(good), bad + len(window) - len(good)
-            if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
-                spoke = time.monotonic()
-                print(_speed(done, spoke - began), file=sys.stderr, flush=True)
+            if time.monotonic() - reported >= SECONDS_BETWEEN_LINES:
+                reported = time.monotonic()
+                print(_speed(done, reported - began), file=sys.stderr, flush=True)
     skipped = f"; {bad:,} bad rows skipped" if bad else ""
     left = f"; {unsure:,} without a label, below {min_confidence:g}" if min_confidence else ""
     print(f"{_speed(done, time.monotonic() - began)}{left}{skipped}", file=sys.stderr)
@@ -164,7 +164,7 @@ def _windows(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
         yield window
 
 
-def _as_they_come(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
+def _windows_of_pipe(rows: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
     """Group rows of an open pipe: up to WINDOW rows that arrive within SECONDS_OPEN of the first row."""
     waiting: queue.Queue[Row | Bad | BaseException | None] = queue.Queue(WINDOW)
 
@@ -239,9 +239,9 @@ def _rows(
     header: bool = True,
     quoted: bool | None = None,
 ) -> Iterator[Row | Bad]:
-    """Rows of a file, read by its ending. Standard input is JSONL if the first line starts with a brace.
+    """Rows of a file, in the format of its ending.
 
-    Any other standard input has one text per line.
+    Standard input is JSONL if its first non-blank line starts with a brace; otherwise every line is a text.
     """
     wanted = [column] if pair_column is None else [column, pair_column]
     if source is None:

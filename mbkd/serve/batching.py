@@ -49,7 +49,7 @@ class Waiting(NamedTuple):
 class Worker:
     """The thread that runs the model, and its queue.
 
-    batch_tokens: rows times the longest row of a batch; capacity: rows in the queue; observe(rows, tokens, seconds):
+    batch_tokens: maximum tokens of a batch, with padding; capacity: rows in the queue; observe(rows, tokens, seconds):
     called for every batch.
     """
 
@@ -132,7 +132,7 @@ class Worker:
             found = self._classifier.probabilities(inputs).tolist()
             asked = [i for i, row in enumerate(batch) if row.request.branches]
             weights = self._classifier.branch_weights([inputs[i] for i in asked]) if asked else {}
-        except Exception as error:  # as above, for example out of memory
+        except Exception as error:  # as in `_encoded`; for example out of memory
             self._loop.call_soon_threadsafe(_fail, [row.request for row in batch], error)
             return
         seconds = time.perf_counter() - began

@@ -9,7 +9,8 @@ from pathlib import Path
 from mbkd.errors import UserError
 from mbkd.serve.requests import Limits
 
-# Rows times the longest row of a batch. Larger batches have more padding, slow on a CPU (docs/measurements.md).
+# Maximum tokens of a batch, with padding. Larger batches have more padding, which costs time on a CPU
+# (docs/measurements.md).
 BATCH_TOKENS = {"cpu": 1024, "accelerator": 8192}
 ENGINES = {"torch": None, "onnx": "fp32", "onnx-int8": "int8"}  # engine -> precision of the ONNX graph
 LAST_SECONDS = 25  # for pending requests at shutdown; Kubernetes kills the process after 30

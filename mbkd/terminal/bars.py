@@ -1,4 +1,4 @@
-"""Progress bars of other libraries are for terminals only, because files would get a line per update."""
+"""Progress bars of other libraries, which are disabled without a terminal: a file would get a line per update."""
 
 import os
 import sys

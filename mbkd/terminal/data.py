@@ -15,7 +15,7 @@ from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import LABEL, fits
 
 LONGEST = 500  # characters of an example; more than the width of a window
-WIDER = 8  # a row of an example may need this fraction of the window beyond rich's count of cells
+WIDER = 8  # a text may need 1 / WIDER of the window's cells beyond rich's count
 QUOTED_OR_NUMBER = re.compile(r"('[^']*'|[\d,]*\d(?:\.\d+)?)")
 
 
@@ -79,7 +79,7 @@ def _rows(splits: Sequence[dict[str, Any]], labels: Iterable[str]) -> Table:
     cells = {
         "rows": [_count(each["rows"]) for each in splits],
         **{x: [_count(each["labels"][x]) for each in splits] for x in labels},
-        "doubles": [_count(each["duplicates"]) for each in splits],
+        "duplicates": [_count(each["duplicates"]) for each in splits],
         **{f"also in {x}": [_count(each["also_in"].get(x)) for each in splits] for x in others},
     }
     if not labels:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 FRAME = 3  # width of a table's column in addition to its text
 LABEL = 24  # labels may wrap to this width to keep the rows as rows
-HEADING_LINES = 3  # approximate number of lines of a label above a column
+HEADING_LINES = 3  # a label above a column wraps to about this number of lines
 
 
 class Row(NamedTuple):
@@ -28,8 +28,9 @@ Columns = Sequence[tuple[str, Sequence[str]]]  # (heading, names of columns), in
 def fitting(rows: Sequence[Row], columns: Columns, console: Console, title: str = "") -> Iterator[RenderableType]:
     """Yield tables that show every cell in full in the console's width.
 
-    Rows stay rows if all columns fit side by side. Otherwise the columns become rows under their headings; columns
-    without a heading come first. Each block is then a separate table, or several if its rows do not fit side by side.
+    Rows stay rows if all columns fit side by side. Otherwise the table is transposed: columns become rows under their
+    headings, and columns without a heading come first. Each block then has its own table, or several tables if its
+    rows do not fit side by side.
     """
     whole = across(rows, [name for _, names in columns for name in names])
     tables = [("", whole)] if fits(whole, console) else list(_down(rows, columns, console.width))
@@ -72,7 +73,7 @@ def beside(widths: Sequence[int], room: int) -> Iterator[range]:
 
 
 def _down(rows: Sequence[Row], columns: Columns, width: int) -> Iterator[tuple[str, Table]]:
-    """Yield (block, table) with the rows as columns."""
+    """Yield (block, table) of the transposed grid: rows become columns."""
     names = [name for _, group in columns for name in group]
     places: dict[str, list[int]] = {heading: [] for heading, _ in sorted(columns, key=lambda column: bool(column[0]))}
     place = 0

@@ -20,7 +20,7 @@ class ProgressBar:
     title:    name of the work
     total:    number of steps; 0 if the steps are not counted
     show:     False on every rank but the first
-    done:     steps that were done earlier
+    done:     number of steps that are already done
     patience: seconds; shorter work shows nothing
     """
 
@@ -29,7 +29,7 @@ class ProgressBar:
         self.first, self.done, self.began, self.last_line = done, done, time.monotonic(), time.monotonic()
         self.bar: Progress | None = None
         self.values: dict[str, Any] = {}
-        self.show = False  # from `_start` on
+        self.show = False  # `_start` sets it after `patience`
         self.lock = threading.Lock()  # `_start` runs in the timer's thread
         self.timer = threading.Timer(patience, self._start) if show else None
 

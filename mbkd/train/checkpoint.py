@@ -31,7 +31,7 @@ class Schedule:
 
     minutes: between checkpoints. An epoch at least this long also ends with a checkpoint. The interval is longer if
     writing checkpoints would take more than SHARE of the time.
-    steps: between further checkpoints; None for none.
+    steps: between additional checkpoints; None writes no additional ones.
     """
 
     minutes: float = 10.0
@@ -42,7 +42,7 @@ class Schedule:
 
     def due(self, step: int, epoch_ends: bool) -> bool:
         """Return whether a checkpoint is due after this step. Collective: all ranks must call."""
-        now, interval = time.monotonic(), max(60 * self.minutes, 2 * self.took / SHARE)  # 2: also at the end of epochs
+        now, interval = time.monotonic(), max(60 * self.minutes, 2 * self.took / SHARE)  # 2: epoch ends add checkpoints
         mine = now - self.written >= interval or (epoch_ends and now - self.epoch >= interval)
         if epoch_ends:
             self.epoch = now
@@ -58,7 +58,7 @@ class Schedule:
 
 
 def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: dict[str, Any], ranks: Ranks) -> None:
-    """Write the checkpoint of a step, and keep the KEPT - 1 before it only. Collective: all ranks must call.
+    """Write the checkpoint of a step; keep only this one and the KEPT - 1 before it. Collective: all ranks must call.
 
     state: of the training loop. made_from: values that must be equal when the run resumes.
     Raises UserError if the checkpoint cannot be written.
@@ -79,7 +79,7 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
                 shutil.rmtree(final)
             part.rename(final)
             there = sorted(final.parent.glob("step-*"))
-            # Later checkpoints are damaged ones that the run did not resume from.
+            # Checkpoints of later steps are damaged: the run did not resume from them.
             keep = [each for each in there if each <= final][-KEPT:]
             for old in set(there).difference(keep):
                 shutil.rmtree(old)
@@ -100,7 +100,7 @@ def newest(run: Path, made_from: dict[str, Any], show: bool = True) -> Path | No
     """Return the newest intact checkpoint of a run, or None.
 
     show: print a warning for each damaged checkpoint. Raises UserError, with the changed values, if the checkpoint
-    has another `made_from`.
+    has a different `made_from`.
     """
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         problem = _damage(folder)

@@ -30,7 +30,8 @@ def training_engine(
     DeepSpeed's JSON is derived from the configuration.
     Weights, gradients and moments are always fp32. Matrix products run in `train.precision` by autocast.
     With `train.compile`, layers are compiled at their first call. Evaluation must run them eagerly.
-    Raises UserError if the global batch does not divide over the ranks, or the device does not support the precision.
+    Raises UserError if the global batch cannot be divided evenly among the ranks and accumulation steps, or if the
+    device does not support the precision.
     Collective: all ranks must call.
     """
     micro_batch(np.arange(train.batch_size), ranks.rank, ranks.world, train.accumulation, 0)
@@ -43,7 +44,7 @@ def training_engine(
         )
     deterministic(train.deterministic)
     whole = train.zero_stage == 0
-    # Only DeepSpeed knows the norm over ZeRO's shards. For whole gradients the optimizer clips in fewer passes.
+    # With ZeRO shards only DeepSpeed knows the norm. Without shards the optimizer clips in fewer passes.
     optimizer = BranchAdamW(groups, lr=train.lr, eps=train.eps, clip=train.clip if whole else None)
     # Sparse gradients contain only the words of a batch, so no zeros are filled in or sent for the others.
     words = model.get_input_embeddings()
@@ -72,7 +73,8 @@ def training_engine(
             layer.compile(dynamic=False, backend=BACKEND)  # in place, so parameters keep their names
     still = train.idle_branches == "still" and one_branch_learns(model)
     if ranks.world == 1 and whole and still:
-        # One rank reduces nothing, but DeepSpeed would copy all gradients. Drift needs the zeros that it fills in.
+        # One rank reduces nothing, but DeepSpeed would copy all gradients. If idle branches drift, they need the zeros
+        # that DeepSpeed fills in.
         engine.enable_backward_allreduce = False
     return engine, optimizer
 
@@ -91,5 +93,5 @@ def loss_scale(engine: Any) -> torch.amp.GradScaler | None:
 
 
 def one_branch_learns(model: PreTrainedModel) -> bool:
-    """Return whether a batch trains only the branch of its language: by Eq. 8, or without mixers."""
+    """Return whether a batch trains no branch but that of its language: with detach (Eq. 8), or without mixers."""
     return getattr(model.config, "detach", True) or model.config.mixers == "none"

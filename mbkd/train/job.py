@@ -26,9 +26,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=10.0, help="minutes between checkpoints (default: 10)"
     )
-    parser.add_argument("--checkpoint-steps", type=int, help="also a checkpoint every so many steps (default: none)")
+    parser.add_argument("--checkpoint-steps", type=int, help="steps between additional checkpoints (default: none)")
     parser.add_argument("--log", default="tensorboard", help="tensorboard (default), wandb, mlflow or none")
-    parser.add_argument("--part", default="0/1", help="I/N: every N-th teacher, from number I (default: 0/1, all)")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th teacher, starting at I (default: 0/1, all)")
     parser.add_argument("--verbose", action="store_true", help="show the output of DeepSpeed and transformers")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher passes it
     return parser.parse_intermixed_args(argv)
@@ -137,7 +137,7 @@ def of_torch(error: RuntimeError) -> UserError | TransientError | None:
     if "EADDRINUSE" in said:  # `mbkd` retries with another port
         here = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         return TransientError(
-            f"the ranks cannot meet at {here}: the port is in use, perhaps by another job on this machine; if you "
+            f"the ranks cannot connect at {here}: the port is in use, perhaps by another job on this machine; if you "
             "start the launcher yourself, give a free port with --master_port"
         )
     return None

@@ -44,7 +44,7 @@ def carry_out(
     from mbkd.data import hub
 
     hub.keep(root / "store")
-    ranks = 1 if ranks is None else _refused(ranks)
+    ranks = 1 if ranks is None else _at_least_one(ranks)
     directories = {folder(root, config): config for config in wanted}
     if not fresh:
         refuse(stale(directories, root))
@@ -57,7 +57,7 @@ def carry_out(
         from mbkd.inputs import prepare
 
         for config in wanted:
-            # Raises UserError for a batch size that does not divide, before any process starts.
+            # Raises UserError for an indivisible batch size before any process starts.
             micro_batch(np.arange(config.train.batch_size), 0, ranks, config.train.accumulation, 0)
             patiently(partial(prepare, config, root))
         for directory, config in directories.items():  # deletes old runs only after all inputs are prepared
@@ -79,12 +79,13 @@ def build_cache(config: Config, arguments: list[str], root: Path, ranks: int | N
     """
     from mbkd.inputs import prepare
 
-    ranks = devices() if ranks is None else _refused(ranks)  # each rank computes its own rows, at full speed
+    # Ranks do not wait for each other here, so every device helps.
+    ranks = devices() if ranks is None else _at_least_one(ranks)
     patiently(lambda: prepare(config, root))
     patiently(lambda: launch([*arguments, "--cache", "--runs", str(root)], ranks, verbose))
 
 
-def _refused(ranks: int) -> int:
+def _at_least_one(ranks: int) -> int:
     if ranks < 1:
         raise UserError(f"--ranks {ranks}: must be at least 1")
     return ranks
@@ -118,7 +119,7 @@ def devices() -> int:
 def launch(arguments: list[str], ranks: int, verbose: bool = False, beside: int = 1) -> None:
     """Run mbkd.train.job with `arguments` and wait for its end. Several ranks use the `deepspeed` launcher.
 
-    beside: number of parallel jobs of one rank, each on its own device, that share the runs of the arguments.
+    beside: number of parallel jobs that share the runs. Each has one rank and its own device.
 
     One rank runs without the launcher, whose imports of torch and DeepSpeed take seconds and 300 MB. SIGTERM and Ctrl-C
     reach the ranks, which write a checkpoint and end. Ranks also end if this process is killed.
@@ -134,7 +135,7 @@ def launch(arguments: list[str], ranks: int, verbose: bool = False, beside: int 
         environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         commands = [[sys.executable, "-u", "-m", *job, "--part", f"{part}/{beside}"] for part in range(beside)]
     else:
-        # Calls the launcher's per-node script directly: without the search for other nodes, start-up is shorter.
+        # Calls the launcher's per-node script directly, because the search for other nodes takes time.
         here = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(ranks)}).encode()).decode()
         command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", f"--world_info={here}"]
         command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank"]
@@ -227,7 +228,7 @@ def _stop_ranks(started: int) -> None:
 
 
 def gloo_interface() -> tuple[str, str]:
-    """Return gloo's network interface, and a description of the problem with it, empty if there is none."""
+    """Return a description of gloo's network interface, and its problem; "" if there is none."""
     import socket
 
     import psutil

@@ -39,8 +39,8 @@ def parameter_groups(model: nn.Module, languages: list[str], weight_decay: float
 class BranchAdamW(torch.optim.AdamW):
     """Fused AdamW that steps only the shared groups and the groups of the language given to `begin`.
 
-    clip: maximum norm of the gradients, or None if DeepSpeed clips (ZeRO stages 1 and 2). Clipping reads the gradients
-          once, because the fused step also scales them.
+    clip: maximum norm of the gradients, or None if DeepSpeed clips (ZeRO stages 1 and 2). The fused step scales the
+          gradients, so clipping reads them only once more, for their norm.
 
     Idle parameters require no gradient, so DeepSpeed neither fills in nor reduces zeros for them.
     Sparse embedding gradients are scattered into a zero buffer that is reused across steps. The update equals the

@@ -45,7 +45,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     if distributed.all_gather_object(runs.finished(directory))[0]:  # the first rank decides for all
         return directory
     lock = runs.lock(root, config) if ranks.first else None
-    distributed.deterministic(config.train.deterministic)  # also of teachers, which run before the student's engine
+    distributed.deterministic(config.train.deterministic)  # teachers run before the engine sets this
     inputs = prepared(config, root, ranks)
     plan = Plan(
         {x: tokens.lengths for x, tokens in inputs.train.items()},
@@ -69,7 +69,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
     parameters = sum(p.numel() for p in model.parameters())
     if config.distill.hidden and alike is None:
         weights = {x: [teacher.weight for teacher in several] for x, several in inputs.teachers.items()}
-        # As a submodule of the student, so its gradients are reduced over the ranks with those of the student.
+        # A submodule of the student, because its gradients must be reduced over the ranks, too.
         model.matching = hidden.Matching(model, source.teachers, weights, config.distill)
         groups += model.matching.groups(config.train.weight_decay)
     engine, optimizer = training_engine(model, groups, config.train, ranks)

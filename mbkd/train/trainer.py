@@ -112,8 +112,8 @@ class Trainer:
                 measured = train.evaluate == "epoch" and "dev" in self.inputs.heldout
                 if epoch is not None and self.done < plan.steps and measured:
                     self.measure("dev", epoch)
-                looked = recorded or epoch is not None
-                due = self.checkpoints.due(self.done, epoch is not None) if looked else self.checkpoints.at(self.done)
+                timed = recorded or epoch is not None
+                due = self.checkpoints.due(self.done, epoch is not None) if timed else self.checkpoints.at(self.done)
                 if stopping or due:
                     self.checkpoint()
                 if stopping and self.done < plan.steps:
@@ -130,7 +130,7 @@ class Trainer:
         """
         train, distill = self.config.train, self.config.distill
         language = self.plan.language(step)  # Eq. 4: one term of the sum over languages
-        torch.manual_seed(_step_seed(self.config.seed, step, self.ranks.rank))  # makes dropout independent of a resume
+        torch.manual_seed(_step_seed(self.config.seed, step, self.ranks.rank))  # a resumed run draws the same dropout
         learning = language if self.still else None
         self.optimizer.begin(learning, train.lr * lr_factor(step, self.plan.steps, train.warmup))
         if self.config.student.grow is not None:
@@ -266,7 +266,7 @@ class Trainer:
     def measure(self, split: str, epoch: float | None = None) -> dict[str, dict[str, Any]]:
         """Evaluate a split in every language, and return the scores.
 
-        epoch: of an evaluation during training. None, at the end, also saves the logits.
+        epoch: for an evaluation during training. None, for the evaluation at the end, also saves the logits.
         Collective: all ranks must call.
         """
         stores = self.inputs.heldout[split]

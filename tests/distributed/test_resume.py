@@ -351,7 +351,7 @@ def test_a_port_of_another_job_is_named(config: Path, tmp_path: Path):
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
         done = run(sys.executable, "-m", "mbkd.train.job", config, "--runs", tmp_path, **address)
     assert done.returncode == 69, done.stderr
-    assert f"cannot meet at 127.0.0.1:{port}" in done.stderr
+    assert f"cannot connect at 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
