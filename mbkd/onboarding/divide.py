@@ -25,14 +25,14 @@ from mbkd.files import beside, refuse_full
 from mbkd.onboarding.guess import Labels
 from mbkd.onboarding.sources import MARK, RawDataset
 
-HELD_OUT = 0.1  # share of dev, and of test
+HELD_OUT = 0.1  # share of the rows for dev, and for test
 SEED = 1
 
 
 class Item(NamedTuple):
     """The properties of a row that decide its split."""
 
-    text: str
+    text: str  # of a pair the first text, or the second if the first is empty
     language: str
     label: str
 
@@ -106,8 +106,8 @@ def write_all(
     if how != "official" and not all(written_rows.values()):
         counts = ", ".join(f"{split} {count}" for split, count in written_rows.items())
         raise UserError(
-            f"{source.files['train']}: too few rows for a split ({counts}); a label of a language needs three "
-            "different texts. Add rows, or name files of your own for train, dev and test"
+            f"{source.files['train']}: too few rows for a split ({counts}); each label of a language needs three "
+            "different texts. Add rows, or write the train, dev and test files yourself"
         )
     return dropped
 

@@ -20,9 +20,9 @@ from mbkd.onboarding.sources import RawDataset, split_named
 MOST_LABELS, MOST_LANGUAGES = 50, 300
 MANY_LABELS = {"label", "labels", "class", "category", "target", "intent", "topic"}  # no limit
 SCALES = ("star", "rating", "score", "grade", "level", "severity", "priority")  # names of ordinal columns
-MISSING = {"", "nan", "<na>", "null"}  # values of programs for a missing label
+MISSING = {"", "nan", "<na>", "null"}  # a missing label as other programs write it, in lower case
 ENOUGH_ROWS, ENOUGH_OF_A_LABEL = 200, 10  # training rows that a supervised language needs
-FREE_TEXT = 15  # mean characters of a text
+FREE_TEXT = 15  # minimum mean length of a column of texts, in characters
 
 
 class Columns(NamedTuple):
@@ -33,9 +33,9 @@ class Columns(NamedTuple):
 
 
 def columns(source: RawDataset, language: str | None, given: dict[str, str | None]) -> Columns:
-    """Guess the column of each role. Columns of other languages than `language` do not count.
+    """Guess the column of each role. Columns whose names end in another language than `language` are ignored.
 
-    given: the user's choices. A single column of a pair is never a guess; text_pair then has candidates.
+    given: the user's choices. If the columns of a pair are uncertain, text_pair has candidates instead of a guess.
     Raises UserError if the only usual column of a role is not text.
     """
     there = in_language(source.columns, language)

@@ -19,8 +19,8 @@ from mbkd.onboarding import names as names_of_columns
 from mbkd.onboarding.dialogue import Dialogue
 from mbkd.onboarding.languages import is_code, looks_like
 
-MOST_BRANCHES = 10  # languages to train on that a guess may have
-MOST_SHOWN = 20  # languages of other files in a message
+MOST_BRANCHES = 10  # maximum languages to train on in a guess; each language has a branch
+MOST_SHOWN = 20  # maximum languages that a message lists
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def _read(given: str, options: Options, dialogue: Dialogue) -> tuple[sources.Raw
     """Return the rows, and the options with `header=False` if the first line is a row."""
     whole = bool(options.split or options.split_column)
     source = sources.find(given, options.header is not False, options.quoting, whole)
-    rows = next(iter(source.rows["train"].values()))  # of one file, because files without a header share no columns
+    # Looks at one file only, because files without a header share no column names.
+    rows = next(iter(source.rows["train"].values()))
     if options.header is None and guess.header_is_a_row(rows, options.label):
         what = f"Is the first line the header ({', '.join(rows.columns)[:100]})? It looks like a row."
         if not dialogue.confirm(what, "--header yes or --header no", None, False if dialogue.interactive else None):
@@ -265,10 +266,11 @@ def _languages(
         hint += f" ({', '.join(f'{x}: {problem}' for x, problem in list(why.items())[:5])})"
     if suggested and len(suggested) > MOST_BRANCHES:
         few = suggested[:3]
+        cost, cost_of_few = (suggestions.step_cost(backbone, len(each)) for each in (suggested, few))
         hint = (
-            f"{len(suggested)} languages have training rows ({', '.join(suggested)}). Each needs a branch and teacher."
-            f" A step costs {suggestions.step_cost(backbone, len(suggested)):.1f} times the plain encoder's with all"
-            f" languages, and {suggestions.step_cost(backbone, 3):.1f} times with three. The others are zero-shot"
+            f"{len(suggested)} languages have training rows ({', '.join(suggested)}). Each needs a branch and a"
+            f" teacher. A step costs {cost:.1f} times that of the plain encoder with all languages, and"
+            f" {cost_of_few:.1f} times with three; the other languages are then zero-shot"
         )
         suggested = few if dialogue.interactive else None
         if dialogue.interactive:

@@ -20,11 +20,12 @@ from mbkd.terminal.progress import ProgressBar
 
 SAMPLE = 1000  # rows per split and language
 EXAMPLES = 2
+# Limits of the warnings.
 FEW_ROWS, FEW_OF_A_LABEL = 100, 20  # training rows
-TRUNCATED = 0.05  # rows
-UNKNOWN = 0.01  # tokens
-OWN_LANGUAGE = 0.8  # rows
-CONSTANT = 0.5  # rows with the same text
+TRUNCATED = 0.05  # share of truncated rows
+UNKNOWN = 0.01  # share of unknown tokens
+OWN_LANGUAGE = 0.8  # share of rows in their own language
+CONSTANT = 0.5  # share of rows with the same text
 
 
 def inspect(config: Config) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def inspect(config: Config) -> dict[str, Any]:
     tokenizers: {name: {"model", "problem"}}, with the names `student`, `teacher en`, `teacher en 2`. A tokenizer that
     cannot be loaded has a problem, and is left out of the other facts.
     splits: an entry of `_measure` for each readable split and language.
-    problems: faults that would stop a training. warnings: faults that would degrade the results.
+    problems: faults that would stop training. warnings: faults that would degrade the results.
     """
     task = config.task
     problems: list[str] = []
@@ -109,8 +110,8 @@ def _measure(
     """Return the facts of one split of one language. Adds keys to `before`, the splits read so far.
 
     empty: rows with an empty text in a pair; duplicates: rows that repeat another row's texts; conflicts: duplicates
-    with another label; also_in: {split: rows whose texts are also in that split}; constant: share of the most frequent
-    first text.
+    with a different label; also_in: {split: rows whose texts are also in that split}; constant: share of rows with the
+    most frequent first text.
     """
     count = rows.num_rows
     text_a, text_b, labels = (rows.column(x).combine_chunks() for x in ("text_a", "text_b", "label"))
@@ -199,7 +200,9 @@ def _warnings(found: dict[str, Any], max_length: int) -> list[dict[str, str]]:
     if found["empty"]:
         said.append(("empty text", f"an empty text in a pair: {_rows(found['empty'])}"))
     if found["conflicts"]:
-        said.append(("conflicting labels", f"the text of another row with another label: {_rows(found['conflicts'])}"))
+        said.append(
+            ("conflicting labels", f"the same text as another row, but a different label: {_rows(found['conflicts'])}")
+        )
     if (look := found["looks_like"]) and look["own"] < OWN_LANGUAGE:
         others = ", ".join(f"{share:.0%} {language}" for language, share in look["others"].items())
         said.append(("wrong language", f"{look['own']:.0%} of the rows look like {found['language']} ({others})"))

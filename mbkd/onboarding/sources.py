@@ -66,8 +66,8 @@ def find(given: str, header: bool = True, quoted: bool | None = None, whole: boo
     """Read the rows of a file, a name with `{language}`, a folder, or a hub id. Raises UserError.
 
     A folder has the official files of XNLI or MARC, or the hub's layout.
-    header, quoted: as in `readers.table`, for CSV and TSV files. whole: read a file without a split in its name even
-    if files of an earlier split exist.
+    header, quoted: as in `readers.table`, for CSV and TSV files. whole: read the given file even if `mbkd init --split`
+    has already written files of its splits.
     """
     if MARK not in given and not Path(given).expanduser().is_file():
         if official := _official(given):
@@ -78,17 +78,17 @@ def find(given: str, header: bool = True, quoted: bool | None = None, whole: boo
     first, files = _split_of(given), {}
     for split in SPLITS:
         options = [given] if split == first else [] if whole and first is None else _names_of(given, split)
-        if first is None and split == "train":  # files of an earlier split have priority over the whole file
+        if first is None and split == "train":  # existing files of the splits have priority over the whole file
             options.append(given)
         if there := [name for name in options if _languages(name)]:
             files[split] = there[0]
-    if set(files) == {first}:  # for any name of a single file
+    if set(files) == {first}:  # a single file has the training rows, even if it is named after another split
         files = {"train": given}
     if not files:
-        raise UserError(f"{given}: no such file of any language")
+        raise UserError(f"{given}: no such file, in any language")
     if "train" not in files:
         raise UserError(
-            f"{given}: the name means the {first} split; no training rows found, looked for"
+            f"{given}: the name belongs to the {first} split; no training rows found, looked for"
             f" {' and '.join(_names_of(given, 'train'))}"
         )
     rows = {
@@ -272,7 +272,7 @@ def _words(split: str) -> tuple[str, ...]:
 
 
 def _on_the_hub(given: str) -> RawDataset:
-    """Read a hub dataset or a local folder in its layout, with a configuration or a column for languages."""
+    """Read a hub dataset or a local folder in its layout. Languages are configurations, or values of a column."""
     if hub.is_local(given) and not next(Path(given).rglob("*.*"), None):
         raise UserError(f"{given}: the folder is empty")
     names = hub.configurations(given)

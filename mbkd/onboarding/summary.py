@@ -1,4 +1,4 @@
-"""A summary of `mbkd init` in six lines, to make wrong guesses visible."""
+"""The summary that `mbkd init` prints: six lines that make wrong guesses visible, and warnings."""
 
 from collections import Counter
 from typing import Any, NamedTuple
