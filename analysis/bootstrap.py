@@ -17,7 +17,7 @@ CHUNK = 250  # draws per matrix product
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a difference, its 95 % interval, and the two-sided p-value of the value `margin`."""
+    """A mean or a difference, its 95 % interval, and the two-sided p-value for the hypothesis value = margin."""
 
     value: float
     low: float
@@ -29,7 +29,8 @@ class Estimate:
 def row_draws(blocks: Sequence[np.ndarray], draws: int, rng: np.random.Generator) -> np.ndarray:
     """Deviations (draws, V) of resampled means from the sample's means.
 
-    blocks: (n_b, V) each. The rows of a block are resampled together, the blocks independently; V sums over blocks.
+    blocks: (n_b, V) each, for V means; each mean is a sum over blocks of the block's mean. The blocks are resampled
+    independently, and the V columns of a block with the same rows.
     """
     total = np.zeros((draws, blocks[0].shape[1]), dtype=np.float32)
     for block in blocks:
@@ -46,8 +47,8 @@ def row_draws(blocks: Sequence[np.ndarray], draws: int, rng: np.random.Generator
 def seed_error(blocks: Sequence[np.ndarray]) -> float:
     """Standard error of the mean over R seeds beyond the row bootstrap's; 0 for one seed.
 
-    blocks: (R, n_b) each, as in `row_draws` for one V, by seed. The result is the variance of the seeds' means minus
-    the part that comes from averaging over rows; for independent rows and seeds, `row_draws` contains that part.
+    blocks: (R, n_b) each, as one column of `row_draws`, by seed. The error is computed from the variance of the seeds'
+    means minus the part that comes from the sample of rows, because `row_draws` contains that part.
     """
     seeds = len(blocks[0])
     if seeds < 2:

@@ -35,7 +35,7 @@ class Claim:
     margin: float = 0.0
     n: str = ""
     ratio: bool = False
-    few: bool = False  # one side has a single seed, so the verdict stays open: rows do not show the variance of seeds
+    few: bool = False  # one side has a single seed; without the variance over seeds, the claim is not decided
 
 
 def compare(

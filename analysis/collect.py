@@ -194,7 +194,7 @@ def _array(file: Path, dimensions: int) -> np.ndarray:
 
 
 def _distinct(runs: list[Run], problems: list[Problem]) -> list[Run]:
-    """Runs without copies: one run per configuration, seed and scores. Repetitions each remain."""
+    """Runs without copies: one run per configuration, seed and scores. Repetitions with other scores all remain."""
     same: dict[str, list[Run]] = {}
     for run in runs:
         same.setdefault(_identity(run), []).append(run)
@@ -269,7 +269,7 @@ def _records(root: Path, pattern: str, needed: dict[str, type], problems: list[P
             if not isinstance(record, dict):
                 raise ValueError("no JSON object")
             if missing := [key for key, kind in needed.items() if not isinstance(record.get(key), kind)]:
-                raise ValueError(f"no {', '.join(missing)}")
+                raise ValueError(f"missing or of a wrong type: {', '.join(missing)}")
             found.append(record)
         except (OSError, ValueError) as error:
             problems.append(Problem(str(file.relative_to(root)), f"cannot be read, omitted ({error})"))

@@ -14,7 +14,11 @@ TASKS = {"xnli": "XNLI", "marc": "MARC", "own": "own task"}
 
 @dataclass
 class Context:
-    """groups: of a collection. split: the only split to show; None for all. paper: also print the paper's numbers."""
+    """The inputs of the tables.
+
+    groups: of the collection. split: the only split to show; None for all. paper: also print the paper's numbers.
+    draws: of the bootstrap. answers: cache of the runs' answers, by task and split.
+    """
 
     collection: Collection
     groups: list[Group]

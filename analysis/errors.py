@@ -1,4 +1,4 @@
-"""Rows on which two systems differ most, by language, with texts while the data is available."""
+"""Rows on which two systems differ most, by language, with texts if the data is available."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from analysis.groups import Group
 from mbkd.config import Task
 from mbkd.errors import UserError
 
-ITEMS = 900  # total over all comparisons; keeps a page below a few MB
-NAMED = 20  # languages that a message lists, at most
-CHARACTERS = 500  # of a text; longer texts are visibly truncated
+ITEMS = 900  # maximum rows of all comparisons together; keeps the page below a few MB
+NAMED = 20  # maximum languages that a message lists
+CHARACTERS = 500  # maximum length of a text; longer texts are visibly truncated
 PAIRS = (("MultiKD + MBLM", "MultiKD"), ("MultiKD", "MultiTrain"))
 
 
@@ -53,7 +53,7 @@ class Comparison:
 
 
 def compare(context: Context) -> tuple[list[Comparison], list[Problem]]:
-    """Compare pairs of systems, with at most ITEMS rows in total and equally many per language.
+    """Compare pairs of systems, with at most ITEMS rows in total and the same number per language.
 
     The split is the requested split; else test if both systems have test scores, else dev.
     """
@@ -118,7 +118,7 @@ def _differing(
     labels = np.asarray(first.runs[0].labels(split, language))
     for run in [*first.runs, *second.runs]:
         if not np.array_equal(run.labels(split, language), labels):
-            raise ValueError(f"{run.name} has other labels than {first.runs[0].name}")
+            raise ValueError(f"the labels of {run.name} and {first.runs[0].name} differ")
     if one.shape != two.shape or len(one) != len(labels):
         raise ValueError(f"{one.shape} and {two.shape} probabilities for {len(labels)} labels")
     rows = np.arange(len(labels))

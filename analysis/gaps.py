@@ -21,7 +21,9 @@ def missing(context: Context) -> Iterator[Problem]:
                 # Sweeps may repeat their systems over other seeds, so seeds are compared within an experiment.
                 seeds = {seed for other in here if other.experiment == group.experiment for seed in other.seeds}
                 if names := [str(seed) for seed in sorted(seeds - set(group.seeds))]:
-                    yield Problem(where, f"{group.system} has no run with seed {', '.join(names)}; other systems have")
+                    yield Problem(
+                        where, f"{group.system} has no run with seed {', '.join(names)}, but other systems have"
+                    )
                 for split in context.splits(task):
                     for what in gaps(group, split):
                         yield Problem(where, what)

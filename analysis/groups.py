@@ -125,7 +125,7 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
 
 
 def _ensembles(collection: Collection, groups: Sequence[Group]) -> list[Group]:
-    """Ensembles of chosen runs, one group per group of members; ensembles of other runs are omitted."""
+    """Ensembles of chosen runs, one group for the ensembles of each chosen group. Other ensembles are omitted."""
     found, kept = [], set()
     for members in groups:
         names = {run.name for run in members.runs}

@@ -63,12 +63,13 @@ class Resampled:
     """
 
     def __init__(
-        self, groups: Sequence[Group], split: str, metric: str, draws: int, problems: list[Problem], said: "Answers"
+        self, groups: Sequence[Group], split: str, metric: str, draws: int, problems: list[Problem], answers: "Answers"
     ):
         self.metric, self.draws = metric, draws
-        self.labels, self.ids = said.labels, said.ids
-        self.said = {id(group): found for group in groups if (found := said.of(group, split, problems)) is not None}
-        self.columns = [(found.group, name) for found in self.said.values() for name in found.averages]
+        self.labels, self.ids = answers.labels, answers.ids
+        each = {id(group): answers.of(group, split, problems) for group in groups}
+        self.predictions = {key: found for key, found in each.items() if found is not None}
+        self.columns = [(found.group, name) for found in self.predictions.values() for name in found.averages]
         self.position = {(id(group), name): i for i, (group, name) in enumerate(self.columns)}
         self.shares: dict[tuple[int, str], list[np.ndarray]] = {}  # cache of `_scores`: 60 kB per run at 5,010 rows
 
@@ -78,7 +79,7 @@ class Resampled:
 
         Without stored ids, languages with equal labels row by row form a block, except in MARC, whose files are sorted.
         """
-        marc = any(found.group.task == "marc" for found in self.said.values())
+        marc = any(found.group.task == "marc" for found in self.predictions.values())
         together: dict[object, list[str]] = {}
         for language, labels in self.labels.items():
             unknown = language if marc else labels.tobytes()
@@ -100,11 +101,11 @@ class Resampled:
 
     def seeds(self, *groups: Group) -> int:
         """Fewest seeds with a known spread among the groups; 1 for an ensemble of two seeds."""
-        return min(len(self.said[id(group)].by_seed) for group in groups)
+        return min(len(self.predictions[id(group)].by_seed) for group in groups)
 
     def size(self, *groups: Group) -> str:
         """Number of seeds and rows of a comparison, in words."""
-        seeds = " and ".join(dict.fromkeys(str(len(self.said[id(group)].seeds)) for group in groups))
+        seeds = " and ".join(dict.fromkeys(str(len(self.predictions[id(group)].seeds)) for group in groups))
         lengths = [len(labels) for labels in self.labels.values()]
         rows = f"{min(lengths):,}" + (f" to {max(lengths):,}" if min(lengths) < max(lengths) else "")
         return f"{seeds} {'seed' if seeds == '1' else 'seeds'}, {rows} rows"
@@ -130,7 +131,7 @@ class Resampled:
             found.append(
                 f"No row ids of {', '.join(unknown)} are stored; languages with equal labels count as translations."
             )
-        if any(len(said.by_seed) == 1 for said in self.said.values()):
+        if any(len(found.by_seed) == 1 for found in self.predictions.values()):
             found.append("The interval of a system with one seed does not cover other seeds.")
         return found
 
@@ -164,7 +165,7 @@ class Resampled:
         mine, other = self._scores(left, name), self._scores(right, name)
         moves = self.moves[:, a] - self.moves[:, b]
         paired = [x.mean(axis=0)[None] - y.mean(axis=0)[None] for x, y in zip(mine, other, strict=True)]
-        if self.said[id(left)].seeds == self.said[id(right)].seeds and len(mine[0]) == len(other[0]):
+        if self.predictions[id(left)].seeds == self.predictions[id(right)].seeds and len(mine[0]) == len(other[0]):
             paired = [x - y for x, y in zip(mine, other, strict=True)]
             moves = moves + self._by_seeds(paired, a, b)
         else:
@@ -188,20 +189,20 @@ class Resampled:
         return self.shares[key]
 
     def _compute(self, group: Group, name: str) -> list[np.ndarray]:
-        said = self.said[id(group)]
-        languages = said.averages[name]
+        predictions = self.predictions[id(group)]
+        languages = predictions.averages[name]
         found = []
         for block in self.blocks:
             rows = len(self.labels[block[0]])
-            total = np.zeros((len(said.runs), rows), dtype=np.float32)
+            total = np.zeros((len(predictions.runs), rows), dtype=np.float32)
             for language in block:
                 if language in languages:
-                    labels, classes = self.labels[language], said.classes[language]
+                    labels, classes = self.labels[language], predictions.classes[language]
                     values = (
                         classes == labels if self.metric == "accuracy" else np.abs(classes.astype(np.int16) - labels)
                     )
                     total += values[:, self.order(language, block)]
-            found.append(said.by_seed @ (total / len(languages)))
+            found.append(predictions.by_seed @ (total / len(languages)))
         return found
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 Draw = Callable[[], tuple[Figure, str]]  # a figure and its caption; raises NoData
 
 # (light, dark) pairs: Okabe and Ito's colour-blind safe hues, each at least 3:1 against its background.
-# Figures are drawn in the light colours; `svg` turns the colours into CSS variables, which the page sets for both.
+# Figures are drawn in the light colours. `themed` replaces the colours by CSS variables; the page sets these for both.
 PALETTE = {
     "blue": ("#0072b2", "#56a9e8"),
     "vermillion": ("#d55e00", "#ff8a3d"),

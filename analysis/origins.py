@@ -12,7 +12,7 @@ from analysis.collect import Problem, Run
 from mbkd import provenance
 from mbkd.config import Config
 
-NAMED = 3  # runs that a line lists, at most
+NAMED = 3  # maximum runs that a line lists
 
 
 def differing(runs: Iterable[Run]) -> Iterator[Problem]:

@@ -85,7 +85,7 @@ def _environment() -> Environment:
 
 
 def _assets() -> dict[str, Markup]:
-    """Style, script and colours of the page; the script's hash keeps the browser from running any other script."""
+    """Style, script and colours of the page. Browsers run no script with another hash than `script_hash`."""
     script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     light, dark = look.css()

@@ -30,7 +30,7 @@ class Slip:
     rounding: bool  # whether rounding of the cells can explain the slip
 
     def __str__(self) -> str:
-        why = "rounding of the cells can explain the difference" if self.rounding else "a slip of the paper"
+        why = "rounding of the cells can explain the difference" if self.rounding else "an error in the paper"
         where = f"{backbone_name(self.backbone)} {self.system} {self.column}"
         return f"the paper prints {self.printed:.2f} for {where}, but its cells give {self.derived:.2f}: {why}"
 

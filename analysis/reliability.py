@@ -63,7 +63,7 @@ def _cells(group: Group, split: str) -> list[Cell]:
 
 
 def _error(noted: dict[str, Any], field: str) -> dict[str, Any]:
-    """Return a field of errors; results of earlier versions have the error of the overall temperature as `error`."""
+    """Field of errors by split and language. Earlier versions named the overall temperature's error `error`."""
     if "error_overall" not in noted:
         field = {"error_overall": "error", "error": ""}.get(field, field)
     found: dict[str, Any] = noted.get(field, {})

@@ -31,7 +31,7 @@ TIME = {"mbert": "1.1"}
 
 
 def structure_tables(context: Context) -> tuple[list[Table], list[Claim]]:
-    """Tables 5 and 6 and their claims, for every task with the systems; on dev if measured."""
+    """Tables 5 and 6 and their claims, for every task that has their systems; on dev if measured."""
     tables: list[Table] = []
     claims: list[Claim] = []
     for task in context.tasks:

@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-# Packages that modules and images of clusters provide, with their dependencies.
+# Packages that environment modules and container images of clusters provide, with their dependencies.
 THERE = ("torch", "transformers", "scikit-learn", "pandas", "pyarrow")
 MANYLINUX = (28, 27, 24, 17, 12, 5)  # minor versions of glibc; pip matches each exactly
 

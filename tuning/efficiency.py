@@ -4,9 +4,9 @@ MBLM is the configuration's structure, named as in reports: `MBLM, rank 8`, `MBL
 
 usage: python -m tuning.efficiency CONFIG [KEY=VALUE..] [--rounds N] [--runs RUNS]
 
-Models have random weights of the real shapes. Rows are random, with real lengths if the data is local. Time and memory
-do not depend on the values. In every round, all systems take the same batch on the same device, one after another, so
-that load on the machine affects all systems. All systems compute in the same precision.
+Models have random weights of the real shapes. Rows are artificial, with real lengths if the data is local. Time and
+memory do not depend on the values. In every round, all systems take the same batch on the same device, one after
+another, because load on the machine then affects all systems. All systems compute in the same precision.
 """
 
 import argparse
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the result (default: runs)")
     asked = parser.parse_intermixed_args()
     config = paper.find(asked.config, asked.overrides)
-    asked.runs.mkdir(parents=True, exist_ok=True)  # fails before minutes of measuring, not after
+    asked.runs.mkdir(parents=True, exist_ok=True)  # an error here must not come after minutes of measurement
     found = measure(config, asked.runs, asked.rounds)
     show(found)
     out = asked.runs / f"efficiency-{config.hash}.json"

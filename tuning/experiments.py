@@ -10,8 +10,9 @@ from mbkd.config import Config, paper
 from mbkd.errors import UserError
 from tuning import grids
 
-# full: every configuration with every seed, as in the paper. confirm: a grid with one seed; the best gets the other
-# seeds. fixed: the configuration's own values with all seeds. search: as confirm, with values that Optuna proposes.
+# full: every configuration with every seed, as in the paper. confirm: every configuration with one seed, then the best
+# one with the other seeds. fixed: the configuration's own values with all seeds. search: as confirm, with values that
+# Optuna proposes.
 Protocol = Literal["full", "confirm", "fixed", "search"]
 
 

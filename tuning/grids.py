@@ -35,7 +35,7 @@ def _split(section: type[Section], values: dict[str, Any], path: str, lists: dic
 
 
 def combinations(lists: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the lists' values, by dotted field; one empty one without lists."""
+    """Return every combination of the lists' values, by dotted field; one empty combination without lists."""
     return [dict(zip(lists, chosen, strict=True)) for chosen in product(*lists.values())]
 
 

@@ -81,7 +81,7 @@ class Pool:
         board: Board,
         ended: Ended,
     ) -> bool:
-        """Run `budget` jobs whose values Optuna proposes. Returns as `run`. Raises UserError without Optuna.
+        """Run `budget` jobs whose values Optuna proposes. Returns False as `run` does. Raises UserError without Optuna.
 
         ranges:   by dotted field, (low, high) on a log scale or a list of values
         find:     returns the job for proposed values; must be picklable for the workers
@@ -117,7 +117,7 @@ class Pool:
         how: tune.TuneConfig,
         rule: selection.Rule = "all",
     ) -> None:
-        how.reuse_actors = True  # a worker only watches its trial's process, and a new worker takes over a second
+        how.reuse_actors = True  # starting a worker takes over a second, and workers keep no state of a trial
         how.trial_name_creator = lambda trial: watcher.job(trial).name
         trial = tune.with_parameters(_trial, find=find, given=self.given, rule=rule)
         tuner = tune.Tuner(

@@ -1,6 +1,6 @@
 """The runs that a comparison still needs: grid x seeds, or a search with one seed and a confirmation.
 
-The functions are pure functions of configurations and results. The same command therefore runs exactly what is left.
+The functions are pure functions of configurations and results, so a repeated command runs exactly the missing runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ class Choice:
 
     def run(self, seed: int) -> Config:
         """Return the run with a seed."""
-        if seed not in self._runs:  # called after every run that ends, and a validation takes a millisecond
+        if seed not in self._runs:  # cached, because validation takes a millisecond and every finished run calls this
             self._runs[seed] = self.system.run(self.values, seed)
         return self._runs[seed]
 

@@ -34,7 +34,7 @@ def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None
         study.groups += singles
         study.look()
         return True
-    from tuning.pool import Pool  # takes seconds; skipped if nothing is left
+    from tuning.pool import Pool  # imported only if runs are missing, because Ray takes seconds
 
     title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
@@ -75,7 +75,7 @@ class Stages:
         missing = [run for run in teachers.values() if not self._finished(run)]
         if not self._stage("teachers", [Job(run) for run in missing]):
             return False
-        if missing:  # students of earlier teachers are stale now
+        if missing:  # finished students of replaced teachers are now stale
             self.study.settle()
         for config in taught:
             lost = [run.run_name for run in paper.teacher_runs(config) if not self._finished(run)]
@@ -115,7 +115,7 @@ class Stages:
         """
         served: set[CachedTeacher] = set()
         refused: dict[frozenset[CachedTeacher], str] = {}
-        while jobs := [Job(config, "cache") for config in _to_ask(configs, served, refused)]:
+        while jobs := [Job(config, "cache") for config in _to_cache(configs, served, refused)]:
             if not self._stage("teacher logits", jobs):
                 return False
             for job in jobs:
@@ -156,7 +156,7 @@ class Stages:
         return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
 
     def runs(self) -> bool:
-        """Run what is needed, then what the results make necessary."""
+        """Run the missing runs, then those that the results require, such as the other seeds of the best values."""
         stage = 1
         while wanted := self.study.wanted():
             if not self._stage(f"runs, stage {stage}", [Job(config) for config in wanted]):
@@ -224,20 +224,20 @@ def _cached_teachers(config: Config) -> frozenset[CachedTeacher]:
     )
 
 
-def _to_ask(
+def _to_cache(
     configs: list[Config], served: set[CachedTeacher], refused: Mapping[frozenset[CachedTeacher], str]
 ) -> list[Config]:
-    """Return few configurations whose cache jobs cover every teacher that is neither cached nor refused."""
-    found, asked = [], set(served)
+    """Return a small set of configurations whose cache jobs cover every teacher that is neither cached nor refused."""
+    found, covered = [], set(served)
     for config in sorted(configs, key=lambda config: -len(config.languages)):
-        if not _cached_teachers(config) <= asked and _refusal(config, refused) is None:
+        if not _cached_teachers(config) <= covered and _refusal(config, refused) is None:
             found.append(config)
-            asked |= _cached_teachers(config)
+            covered |= _cached_teachers(config)
     return found
 
 
 def _refusal(config: Config, refused: Mapping[frozenset[CachedTeacher], str]) -> str | None:
-    """Return why a configuration is refused: it needs all teachers of a failed job. None otherwise."""
+    """Return the reason of a failed cache job whose teachers a configuration all needs; None without such a job."""
     return next((reason for teachers, reason in refused.items() if teachers <= _cached_teachers(config)), None)
 
 

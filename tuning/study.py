@@ -38,7 +38,7 @@ class Sweep:
     file: Path = field(init=False)  # of the record: RUNS/sweeps/<name>-<hash>.json
 
     def __post_init__(self) -> None:
-        """Name the record by a hash of the request, without proposals of a search and rows added at the end."""
+        """Name the record by a hash of the request. Proposals and groups that the sweep adds later do not change it."""
         asked = [
             [group.system, group.branch_depth, choice.values, choice.system.full.hash]
             for group in self.groups
@@ -85,7 +85,7 @@ class Sweep:
 
     @property
     def tried(self) -> list[int]:
-        """The seeds with which a configuration is chosen."""
+        """The seeds of the runs among which a configuration is chosen."""
         return self.seeds if self.protocol in ("full", "fixed") else self.seeds[:1]
 
     def wanted(self) -> list[Config]:

@@ -189,8 +189,8 @@ def _combinations(
 def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
     """Print the remaining work of a sweep, including its teachers.
 
-    The confirmed configuration is not known yet, so the longest one is counted. A search is counted with its first
-    values.
+    The configuration to confirm is not known yet, so the longest one is counted. The proposals of a search are counted
+    with the values of its first configuration.
     """
     from mbkd import distributed
     from mbkd.config import paper
@@ -204,7 +204,7 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
         every = [choice.run(seed) for choice in group.choices for seed in study.tried]
         every += [longest.run(seed) for seed in study.seeds]
         left = study.budget - len(group.choices) if study.protocol == "search" else 0
-        # Optuna's proposals are not known yet; runs of other seeds cost as much as the longest proposal.
+        # Optuna's proposals are not known yet. Runs of `longest` with unused seeds have other names and the same cost.
         every += [longest.run(max(study.seeds) + 1 + number) for number in range(left)]
         for config in every:
             configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}

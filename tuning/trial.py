@@ -57,8 +57,8 @@ class Job:
 class Conditions:
     """The conditions of trials: paths, resources, and the time limit without output. Paths are absolute.
 
-    gpus:  of one trial, 0.5 for two trials per GPU; None is one if the machines have GPUs
-    ranks: None is one per GPU
+    gpus:  of one trial, such as 0.5 for two trials per GPU; None: 1 if the machines have GPUs, otherwise 0
+    ranks: of one trial; None: one per GPU
     """
 
     root: Path
@@ -147,7 +147,7 @@ def log_file(root: Path, name: str) -> Path:
 
 
 def _attempt(job: Job, given: Conditions, look: Callable[[], Any]) -> tuple[int | None, list[str]]:
-    """Run the process; return its exit code, or None after too long without output, and its last lines."""
+    """Run the process. Return its exit code, or None if it wrote no output for too long, and its last lines."""
     log = log_file(given.root, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     file = log.with_suffix(".yaml")

@@ -189,8 +189,9 @@ def test_sweeps_with_shared_runs_form_one_group(tmp_path: Path):
     (tmp_path / "sweeps" / "typo.json").write_text(json.dumps(sweep | {"groups": 7}))
     collection = collect(tmp_path)
     assert [group.experiment for group in choose(collection)] == ["ablations", "depth"]
-    assert "sweeps/typo.json: cannot be read, omitted (no groups)" in messages(collection)
-    assert "sweeps/notes.json: cannot be read, omitted (no experiment, protocol, rule, groups)" in messages(collection)
+    assert "sweeps/typo.json: cannot be read, omitted (missing or of a wrong type: groups)" in messages(collection)
+    everything = "missing or of a wrong type: experiment, protocol, rule, groups"
+    assert f"sweeps/notes.json: cannot be read, omitted ({everything})" in messages(collection)
 
 
 def test_a_sweep_repeated_with_more_seeds_replaces_its_earlier_record(tmp_path: Path):

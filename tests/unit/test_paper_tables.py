@@ -105,7 +105,7 @@ def test_the_papers_slips_are_flagged_and_no_others():
 def test_slips_are_noted_next_to_the_table(tables: dict[str, Table]):
     notes = " ".join(tables["table-4-paper"].notes)
     assert (
-        "the paper prints 62.43 for XLM-R base MultiTrain AVG(S), but its cells give 62.45: a slip of the paper"
+        "the paper prints 62.43 for XLM-R base MultiTrain AVG(S), but its cells give 62.45: an error in the paper"
         in notes
     )
     assert not tables["table-3-paper"].notes

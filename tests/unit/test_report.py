@@ -228,7 +228,7 @@ def test_missing_systems_and_seeds_are_named_first(tmp_path: Path):
     found = [problem.what for problem in collection.problems]
     assert found == [
         "no finished runs of MonoKD, MultiKD + MBLM",
-        "MultiTrain has no run with seed 2, 3; other systems have",
+        "MultiTrain has no run with seed 2, 3, but other systems have",
     ]
 
 

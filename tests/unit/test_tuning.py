@@ -20,7 +20,7 @@ from tuning import grids, protocols, stages, sweep
 from tuning.board import Board
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import Group, groups, record, wanted
-from tuning.stages import _cached_teachers, _refusal, _single_inference, _to_ask, carry_out
+from tuning.stages import _cached_teachers, _refusal, _single_inference, _to_cache, carry_out
 from tuning.study import Sweep
 from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, hopeless, work
 
@@ -304,11 +304,11 @@ def test_a_refused_teacher_fails_only_the_runs_that_use_it():
     config, _ = base("xnli-mbert", [], EXPERIMENTS["main"])
     mono, _, multi, mblm = (system.run({}, 1) for system in EXPERIMENTS["main"].systems(config, []))
     assert mono.languages == ("en",)
-    assert _to_ask([mono, multi, mblm], set(), {}) == [multi]  # one job covers all teachers
+    assert _to_cache([mono, multi, mblm], set(), {}) == [multi]  # one job covers all teachers
     refused = {_cached_teachers(multi): "zh is at chance"}
-    assert _to_ask([mono, multi, mblm], set(), refused) == [mono]
+    assert _to_cache([mono, multi, mblm], set(), refused) == [mono]
     assert [_refusal(each, refused) for each in (mono, multi, mblm)] == [None, "zh is at chance", "zh is at chance"]
-    assert _to_ask([mono, multi, mblm], set(_cached_teachers(mono)), refused) == []
+    assert _to_cache([mono, multi, mblm], set(_cached_teachers(mono)), refused) == []
     refused[_cached_teachers(mono)] = "so is en"
     assert _refusal(mono, refused) == "so is en"
 
