@@ -26,7 +26,7 @@ def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Classes chosen by a group's runs: language -> (runs, rows) uint8. Runs that lack a language are excluded."""
+    """Classes chosen by a group's runs: language -> (runs, rows) uint16. Runs that lack a language are excluded."""
 
     group: Group
     runs: tuple[Run, ...]
@@ -239,7 +239,7 @@ class Answers:
         return Predictions(group, complete, {language: np.stack(each) for language, each in classes.items()}, behind)
 
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
-        """(rows,) uint8. Raises ValueError if the arrays contradict result.json or another run's labels."""
+        """(rows,) uint16. Raises ValueError if the arrays contradict result.json or another run's labels."""
         labels = np.asarray(run.labels(split, language))
         ids = run.ids(split, language)
         if ids is not None and self.ids.setdefault(language, ids) != ids:
@@ -247,7 +247,7 @@ class Answers:
         known = self.labels.setdefault(language, labels.astype(np.int16))
         if not np.array_equal(known, labels):
             raise ValueError("labels differ from the first run's: measured on other rows")
-        chosen = run.logits(split, language).argmax(axis=1).astype(np.uint8)
+        chosen = run.logits(split, language).argmax(axis=1).astype(np.uint16)
         if abs(float(np.mean(chosen == labels)) - run.scores(split)[language]) > 1e-6:
             raise ValueError("logits and result.json have different accuracies")
         return chosen

@@ -19,7 +19,7 @@ from mbkd.files import write_whole
 
 TEMPLATE = Path(__file__).parent / "template"
 FEW = 6  # up to this number of classes, a row shows all probabilities
-# A sign in addition to the colour, because colour alone does not reach every reader.
+# A sign in addition to the colour, because some readers do not see the colours.
 MARKS = {"holds": "✓", "contradicted": "✗", "not decided": "?", "not measured": "–"}
 
 
@@ -85,7 +85,7 @@ def _environment() -> Environment:
 
 
 def _assets() -> dict[str, Markup]:
-    """Style, script and colours of the page. Browsers run no script with another hash than `script_hash`."""
+    """Style, script and colours of the page. Browsers run only the script whose hash is `script_hash`."""
     script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     light, dark = look.css()

@@ -103,7 +103,7 @@ def _command_line(
         yield paper.find(str(config), items), [str(config), *items]
         return
     found = parse(override(config.model_dump(mode="json"), items), "the configuration")
-    with tempfile.TemporaryDirectory() as folder:  # the job's processes read it from a file
+    with tempfile.TemporaryDirectory() as folder:  # the job's processes read the configuration from a file
         file = Path(folder) / "config.yaml"
         write_whole(file, found.dump().encode())
         yield found, [str(file)]

@@ -44,7 +44,7 @@ class Inputs:
 
     @property
     def rows(self) -> dict[str, dict[str, int]]:
-        """The number of rows by split and language; in training, of trained languages only."""
+        """The number of rows by split and language; the training split has trained languages only."""
         return {
             split: {x: len(tokens) for x, tokens in stores.items()}
             for split, stores in {"train": self.train, **self.heldout}.items()

@@ -98,7 +98,7 @@ def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
 
 
 def _parts(config: Config, root: Path) -> dict[str, Callable[[], str]]:
-    """Return the functions that compute each hash, by name. Raises UserError for unknown splits."""
+    """Return the functions that compute each hash, by name. Raises UserError if the task's splits are not found."""
     task, store = config.task, root / "store"
     hub.keep(store)
     found: dict[str, Callable[[], str]] = {}

@@ -55,7 +55,7 @@ def resume(run: Path, step: int, metrics_bytes: int, device: dict[str, Any]) -> 
 
 
 def lock(root: Path, config: Config) -> FileLock:
-    """Lock a run until the process ends. Raises UserError if another process holds the lock."""
+    """Lock a run; the lock ends with the process at the latest. Raises UserError if another process holds it."""
     file = root / "store" / "locks" / f"{config.run_name}.lock"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the result (default: runs)")
     asked = parser.parse_intermixed_args()
     config = paper.find(asked.config, asked.overrides)
-    asked.runs.mkdir(parents=True, exist_ok=True)  # an error here must not come after minutes of measurement
+    asked.runs.mkdir(parents=True, exist_ok=True)  # first, because an error would waste minutes of measurement
     found = measure(config, asked.runs, asked.rounds)
     show(found)
     out = asked.runs / f"efficiency-{config.hash}.json"

@@ -20,7 +20,7 @@ Protocol = Literal["full", "confirm", "fixed", "search"]
 class System:
     """A row of a table: a configuration that takes values and a seed.
 
-    language, index: a teacher's language and its index there; language is None for a student.
+    language, index: the language of a teacher and its index among that language's teachers; None, 0 for a student.
     """
 
     full: Config

@@ -290,7 +290,7 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Entry point. A user's error ends in one message and exit code 2."""
+    """Entry point. Errors end in one message and exit code 2, or UNAVAILABLE for transient errors."""
     try:
         app()
     except (UserError, TransientError, OSError) as error:

@@ -12,7 +12,7 @@ from mbkd.errors import UNAVAILABLE, TransientError, UserError, is_transient
 from mbkd.files import FULL
 from mbkd.terminal.bars import no_bars_in_files
 
-BESIDE = (  # not in the installed package; a list item per line, also in the documentation
+BESIDE = (  # commands that only a checkout has; the documentation shows each line as an item of a list
     "In the folder of the checkout:",
     "- python -m tuning.sweep: search a grid on all GPUs, and choose the best",
     "- python -m tuning.efficiency: measure time and memory as in the paper's Table 6",

@@ -140,7 +140,7 @@ def predict(
     quoting: Quoting = None,
 ) -> None:
     """Classify rows of a file or standard input (JSONL, or one text per line). Exit code 1 for bad rows."""
-    check_folder(out)  # nothing large is imported yet
+    check_folder(out)  # before large imports
     quiet()
     from mbkd.predict.stream import check_output
     from mbkd.predict.stream import predict as classify

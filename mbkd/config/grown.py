@@ -59,7 +59,7 @@ def overrides(folder: Path, values: dict[str, Any], language: str) -> list[str]:
 
 
 def overrides_to_teach(values: dict[str, Any]) -> list[str]:
-    """Return the overrides that make zero-shot languages with a teacher supervised, so that `mbkd teach` accepts them.
+    """Return the overrides for `mbkd teach`: zero-shot languages with a teacher become supervised.
 
     values: the nested values of the configuration, not validated. `mbkd grow` accepts such a configuration too.
     Raises UserError for values of wrong types.

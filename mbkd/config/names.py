@@ -35,7 +35,7 @@ def digest(values: dict[str, Any]) -> str:
 
 
 def asked(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
-    """Return the hashed values of a configuration: non-default values, without unused teachers.
+    """Return the values of a configuration to hash: non-default values, without unused teachers.
 
     values:    the configuration without its defaults
     languages: the languages that the run learns from teachers

@@ -10,11 +10,11 @@ import numpy as np
 
 from mbkd.errors import UserError
 
-WINDOW = 50  # batches whose rows are sorted by length together: little padding, and rows still mix
-LANGUAGE, ROWS, ORDER = range(3)  # the purposes of random streams; every purpose has a separate stream
+WINDOW = 50  # number of batches whose rows are sorted by length together; more would mix rows less
+LANGUAGE, ROWS, ORDER = range(3)  # keys of independent random streams
 
 EIGHTHS = (2, 3, 4, 6)  # the widths of compiled batches below max_length, in eighths of max_length
-TOKENS_PER_BATCH = 8192  # rows times the longest row, in an evaluation batch on an accelerator
+TOKENS_PER_BATCH = 8192  # maximum tokens of an evaluation batch on an accelerator, with padding
 TOKENS_ON_CPU = 2048  # the activations of a larger batch leave the processor's caches
 
 

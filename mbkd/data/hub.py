@@ -61,7 +61,7 @@ def load(path: str, language: str, split: str, scratch: str | None = None) -> da
 
 
 def fingerprint(path: str, language: str, split: str) -> list[Any]:
-    """Return the facts that decide the rows of a hub dataset: its revision and place. Raises UserError."""
+    """Return the facts that decide a dataset's rows, such as its id, revision and split. Raises UserError."""
     if (known := revision(path)) is None:
         return [load(path, language, split)._fingerprint]
     return [path, known, keywords(path, language), split]

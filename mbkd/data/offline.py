@@ -23,5 +23,7 @@ def if_unreachable(models: Iterable[str]) -> None:
     except urllib.error.HTTPError:
         pass  # the hub answered
     except OSError as error:
-        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # the client has other certificates
+        if not isinstance(
+            getattr(error, "reason", error), ssl.SSLError
+        ):  # the hub's client may trust other certificates
             os.environ["HF_HUB_OFFLINE"] = "1"

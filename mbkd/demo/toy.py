@@ -26,8 +26,8 @@ from mbkd.files import write_whole
 SUPERVISED = ("en", "fr", "zh")
 SPLITS = ("train", "dev", "test")
 
-NOISE = 0.33  # standard deviation of the reviewer-specific part of the score, in stars
-BORDERS = (-1.2, -0.4, 0.4, 1.2)  # between the five stars, on the scale of the degrees, -2 to 2
+NOISE = 0.33  # standard deviation of the reviewer-specific part of the score, on the scale of the degrees, -2 to 2
+BORDERS = (-1.2, -0.4, 0.4, 1.2)  # scores that separate the five numbers of stars, on the same scale
 
 # Frame -> ((weight of clause a, weight of clause b), how often the frame is drawn).
 # A negative weight reverses the clause. In `weigh`, clause b is about the aspect that matters.
@@ -200,12 +200,12 @@ def _draw_kinds(rng: random.Random, n: int) -> list[str]:
 
 
 def best_guess(meaning: Meaning) -> int:
-    """Return the most probable star of a meaning, 1 to 5. No classifier is better on average."""
+    """Return the most probable number of stars of a meaning, 1 to 5. No classifier is better on average."""
     return 1 + bisect.bisect(BORDERS, meaning.score)
 
 
 def stars(meaning: Meaning, rng: random.Random) -> int:
-    """Draw the star of one reviewer, 1 to 5: the meaning's score plus noise."""
+    """Draw one reviewer's number of stars, 1 to 5, from the meaning's score plus noise."""
     return 1 + bisect.bisect(BORDERS, meaning.score + rng.gauss(0.0, NOISE))
 
 
@@ -500,7 +500,7 @@ def _headline(meaning: Meaning, language: str, rng: random.Random) -> str:
 
 
 def reviews(language: str, split: str, n: int, seed: int = 0) -> Iterator[tuple[Meaning, dict]]:
-    """Yield n reviews in MARC's columns with their meanings, equally many for each star.
+    """Yield n reviews in MARC's columns with their meanings, the same number for 1 to 5 stars.
 
     Raises ValueError if n is not a multiple of five.
     """

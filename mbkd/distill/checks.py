@@ -39,8 +39,8 @@ ROWS_PER_BATCH = 64
 def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -> dict[str, Any]:
     """Results of a teacher's checks on a language, measured over all ranks or read from the store.
 
-    A teacher with non-finite logits in half precision (mDeBERTa in fp16) is switched to fp32. Other results are not
-    judged here but by `refuse`. Raises UserError for tokens of another tokenizer. Collective: all ranks must call.
+    A teacher with non-finite logits in half precision (mDeBERTa in fp16) is switched to fp32. `refuse` judges the other
+    results. Raises UserError for tokens of another tokenizer. Collective: all ranks must call.
     """
     tokens = [x for x in (given.train, given.dev) if x is not None]
     for each in tokens:

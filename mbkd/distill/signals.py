@@ -20,7 +20,7 @@ from mbkd.terminal.progress import PATIENCE, ProgressBar
 
 # (language, rows of its training split) -> logits of its teachers, classes in the student's order; None: hard labels
 Signal = Callable[[str, np.ndarray], TeacherSignal | None]
-# the same for one teacher and one language
+# rows of a language's training split -> output of one teacher, classes in the student's order
 Ask = Callable[[np.ndarray], TeacherSignal]
 
 

@@ -32,7 +32,7 @@ SAMPLE = 200  # number of steps whose batches are sampled
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Data of a run, as far as the cost depends on it.
+    """The properties of a run's data that its cost depends on.
 
     lengths  language -> (rows,) tokens of each training row
     heldout  split -> rows of all languages together
@@ -81,7 +81,7 @@ def _at_hand(config: Config) -> bool:
 def estimate(configs: Sequence[Config], root: Path, machine: Machine, ranks: int = 1) -> dict[str, Any]:
     """Estimate the cost of runs. Runs that are finished under `root` add no cost.
 
-    ranks: world size of each run; the ranks share its memory. Hours are for one device that does all the work.
+    ranks: world size of each run, used for the memory per rank. Hours are for one device that does all the work.
     Returns a dictionary:
 
     machine, text   descriptions of where speed and lengths come from

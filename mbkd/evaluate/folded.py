@@ -18,7 +18,7 @@ from mbkd.model import card, saved
 from mbkd.model.fold import fold
 from mbkd.result import Result
 
-WEIGHTS = {"mean": "", "mixers": " by mixers"}  # and the suffix of the folded system's name
+WEIGHTS = {"mean": "", "mixers": " by mixers"}  # weights of the branches -> suffix of the folded system's name
 
 
 def fold_run(run: Path, weights: str = "mean", out: Path | None = None) -> tuple[Path, list[Result]]:

@@ -1,7 +1,7 @@
 """Families of pre-trained encoders: embeddings, layers, the call of a layer, and the final norm.
 
-Each family is one small class and one line in `FAMILIES`. Attention uses SDPA where transformers supports SDPA for the
-family, which is the default there.
+Each family is one small class and one line in `FAMILIES`. Attention uses SDPA where the family supports it, which is
+transformers' default.
 """
 
 from collections.abc import Callable
@@ -142,7 +142,7 @@ class DebertaV2(BertLike):
 
         def run(block: Any, states: Tensor) -> Tensor:
             found = block(states, **shared)[0]
-            conv = getattr(getattr(block, "base", block), "conv", None)  # low-rank branches share the base's
+            conv = getattr(getattr(block, "base", block), "conv", None)  # low-rank branches use the base's
             return found if conv is None else conv(states, found, mask)
 
         return run
@@ -284,7 +284,7 @@ def narrow_classifier(model: Any) -> None:
 
 
 def empty(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder with random weights, in the precision of the surrounding model."""
+    """An encoder with random weights in torch's default dtype, which is that of the surrounding model."""
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 

@@ -2,8 +2,8 @@
 
 The new branch starts as the mean of the other branches. A low-rank branch starts as its base, because a mean of
 low-rank differences has a higher rank. `opening` scales the new branch in every mixer: 0 before the first step, and 1
-after the warm-up, when the model equals an ordinary MBLM. Only the new branch, its inner mixer vectors
-and its own head are trained.
+after the warm-up, when the model equals an ordinary MBLM. Only the new branch, its inner mixer vectors and its own head
+are trained.
 
 The opening is a schedule, not a parameter. A learned gate in the mixers of other branches gets no gradient, because
 Eq. 8 runs these mixers without a graph. Without mixers or with a head per language, training batches do not pass

@@ -139,8 +139,8 @@ class MBLMForSequenceClassification(PreTrainedModel):
 
         attention_mask: (B, n), 1 at tokens and 0 at padding. None: no padding, and attention runs without a mask.
         language: of the batch. Selects the branch that is trained (Eq. 8) and, in some structures, the branch or head
-        that computes the logits. None, or a language without a branch, is zero-shot. Outside of training, the logits
-        are divided by the language's temperature if it has one.
+        that computes the logits. None, or a language without a branch, is zero-shot. A calibrated model divides the
+        logits outside of training by the language's temperature, or by the overall one if the language has none.
         return_states: also return the states after the embeddings and each of the L layers: (B, n, d), or (B, 1, d)
         of a last layer that computes only the first position. A branched layer gives the state of the own branch.
         Raises ValueError for requests of hidden states or attentions: a branched layer has several.

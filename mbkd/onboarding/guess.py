@@ -234,7 +234,7 @@ def split_column(source: RawDataset) -> str | None:
 
 
 def supervised(train: dict[str, Counter[str]]) -> list[str]:
-    """Return the languages with enough training rows, or else all with two labels, most rows first."""
+    """Return the languages with enough training rows, otherwise all with two or more labels; most rows first."""
     rows = {x: count.total() - count[""] for x, count in train.items()}
     labels = {name for count in train.values() for name in count if name}
     order = sorted(train, key=lambda x: -rows[x])

@@ -12,9 +12,9 @@ from mbkd.model import card, saved
 
 
 def push(model: Path, repo_id: str, private: bool, licence: str | None, dry_run: bool) -> dict[str, int]:
-    """Upload a model's folder. Only the licence in the card changes. Raises UserError.
+    """Upload a model's folder. licence: replaces the licence in the uploaded card. Raises UserError.
 
-    Returns the files and their sizes in bytes that are uploaded (with dry_run: would be uploaded).
+    Returns the size in bytes of each uploaded file by name; with dry_run, of each file that would be uploaded.
     """
     try:
         validate_repo_id(repo_id)

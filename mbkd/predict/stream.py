@@ -334,7 +334,7 @@ def _delimited(
     found = delimited.records(lines, form)
     line, names = next(found, (1, []))
     if isinstance(names, csv.Error):
-        raise UserError(f"{name}, line 1: the header is {names}")
+        raise UserError(f"{name}, line {line}: the header is {names}")
     if not header:
         found, names = itertools.chain([(line, names)], found), readers.numbered(names)
     _refuse_missing(name, delimited.unique(names, name), wanted)

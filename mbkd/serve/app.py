@@ -104,7 +104,7 @@ def _file(name: str) -> Any:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Return a request's body. Raises Refused, for a body above `limit` bytes before reading all of it."""
+    """Return a request's body. Raises Refused; a body above `limit` bytes is not read to its end."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # also blocks forms of other sites, because browsers need a preflight for JSON
         raise Refused(415, f"a body of type {kind[:40]!r}", "header", "send Content-Type: application/json")

@@ -53,7 +53,8 @@ def serve(model: Path, host: str, port: int, batch_tokens: int | None, limits: L
         def stop(*_: object) -> None:
             server.should_exit = True
 
-        # uvicorn sets its own handlers later, and raises the signal again after a graceful shutdown, which is no error.
+        # uvicorn restores these handlers after its graceful shutdown and raises the signal again. With `stop`, this
+        # second signal does not end the process with an error.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         place = f"[{host}]" if ":" in host else host

@@ -14,7 +14,7 @@ from rich.text import Text
 from mbkd.terminal.console import make_console
 from mbkd.terminal.grid import LABEL, fits
 
-LONGEST = 500  # characters of an example; more than the width of a window
+LONGEST = 500  # maximum characters of an example; windows are narrower
 WIDER = 8  # a text may need 1 / WIDER of the window's cells beyond rich's count
 QUOTED_OR_NUMBER = re.compile(r"('[^']*'|[\d,]*\d(?:\.\d+)?)")
 

@@ -68,7 +68,7 @@ class BranchAdamW(torch.optim.AdamW):
             group["lr"] = lr
 
     def norm(self) -> torch.Tensor:
-        """Return the gradient norm of the last step before clipping; incomplete if DeepSpeed clips."""
+        """Return the gradient norm of the last step before clipping; not computed (0) if DeepSpeed clips."""
         return self._norm
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:

@@ -250,7 +250,7 @@ class Trainer:
         return shown | {"lr": lr, "seq/s": round(rate)}
 
     def note(self, **values: Any) -> None:
-        """Add a line to metrics.jsonl on the first rank. Lines are buffered for about a second."""
+        """Add a line to metrics.jsonl; call on the first rank only. Lines are buffered for about a second."""
         self.lines.append(values)
         if time.monotonic() - self.written > SECONDS_PER_WRITE:
             self.write_metrics()

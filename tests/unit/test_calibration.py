@@ -45,7 +45,7 @@ def test_the_fit_recovers_the_true_temperature(temperature):
         assert calibration.error(calibration.probabilities(logits, None), labels) > 0.1
 
 
-def test_two_languages_with_opposite_miscalibration_are_both_mended():
+def test_two_languages_with_opposite_miscalibration_are_both_calibrated():
     raw, labels = world(1.0)
     dev, test, factors = slice(0, 2000), slice(2000, None), {"sure": 3.0, "shy": 0.4}
     logits = {
@@ -66,7 +66,7 @@ def test_two_languages_with_opposite_miscalibration_are_both_mended():
 
 
 @pytest.mark.parametrize("rows", [4, 100])
-def test_a_languages_temperature_weighs_all_rows_together_as_ten_rows_of_its_own(rows):
+def test_in_a_languages_temperature_all_rows_together_weigh_as_much_as_ten_of_its_rows(rows):
     raw, labels = world(2.0, rows=300)
     raw[:rows] *= 3
     labels[:4] = raw[:4].argmax(axis=1)  # alone, four correct rows have no optimum

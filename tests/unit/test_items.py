@@ -76,6 +76,16 @@ def test_older_runs_without_ids_are_paired_by_labels_with_a_note(tmp_path: Path)
     assert any("No row ids of en, fr are stored" in note for note in found.notes)
 
 
+def test_a_task_with_more_than_256_labels_has_intervals(tmp_path: Path):
+    run = write_run(tmp_path, own_task(), {"test": {"en": RIGHT, "fr": RIGHT}})
+    for language in ("en", "fr"):
+        np.save(run / "labels" / f"test.{language}.npy", np.full(ROWS, 299))
+        np.save(run / "logits" / f"test.{language}.npy", np.eye(300, dtype=np.float32)[np.where(RIGHT, 299, 0)])
+    collection = collect(tmp_path)
+    found = Resampled(choose(collection), "test", "accuracy", 1000, collection.problems, Answers())
+    assert found.names and not collection.problems
+
+
 def test_a_run_of_other_rows_with_equal_labels_is_named(tmp_path: Path):
     resampled(tmp_path, {"en": [f"a-{i}" for i in range(ROWS)]}, seeds=2)
     (run,) = tmp_path.glob("*-s2-*")

@@ -108,6 +108,12 @@ def test_bad_json_lines_are_named_and_other_lines_are_classified(model, tmp_path
     assert "10 bad rows" in shown
 
 
+def test_a_malformed_header_is_named_with_its_line(tmp_path):
+    (tmp_path / "a.csv").write_text('\n"text"x,title\ngood,x\n')
+    with pytest.raises(UserError, match=r"a\.csv, line 2: the header is not well-formed"):
+        module.pairs(tmp_path / "a.csv", "text", None)
+
+
 def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path, capsys):
     (tmp_path / "a.csv").write_bytes(
         b'\xef\xbb\xbftext,title\ngood,x\nalone\n"two\nlines",x\n\n"bad"quote,x\n\xff,x\n,\nlast,\n"open,x\n'
