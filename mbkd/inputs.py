@@ -56,7 +56,7 @@ def _check_depth(config: Config) -> None:
     depth, backbone = config.student.branch_depth, config.student.backbone
     there = layers(backbone)
     if there is not None and depth > there:
-        raise UserError(f"student.branch_depth = {depth}: {backbone} has {there} layers")
+        raise UserError(f"student.branch_depth = {depth}: {backbone} has {there} layers; set it to {there} at most")
 
 
 def _check_length(config: Config, models: Iterable[str]) -> None:

@@ -108,7 +108,9 @@ def check(config: Config, labels: tuple[str, ...]) -> None:
     model = structure(folder)
     branches = model["branch_languages"]
     if language in branches:
-        raise UserError(f"{folder}: the model already has a branch for {language!r} ({', '.join(branches)})")
+        raise UserError(
+            f"{folder}: the model already has a branch for {language!r} ({', '.join(branches)}); name another language"
+        )
     names = tuple(model["id2label"][str(i)] for i in range(len(model["id2label"])))
     if names != labels:
         raise UserError(
@@ -122,5 +124,6 @@ def check(config: Config, labels: tuple[str, ...]) -> None:
     for field in STRUCTURE:
         if getattr(config.student, field) != model[field]:
             raise UserError(
-                f"student.{field} = {getattr(config.student, field)!r}: the model in {folder} has {model[field]!r}"
+                f"student.{field} = {getattr(config.student, field)!r}: {folder} was trained with {model[field]!r}; "
+                "set this value"
             )

@@ -76,7 +76,7 @@ def problem(row: list[str] | csv.Error, header: list[str], form: Dialect) -> str
         return str(row)
     if len(row) != len(header):
         cure = "quote fields that contain the separator" if form.quoted else "replace separators in texts by spaces"
-        return f"{len(row)} fields, but {len(header)} expected ({', '.join(header)}); {cure}"
+        return f"expected {len(header)} fields ({', '.join(header)}), found {len(row)}; {cure}"
     return "the line repeats the header, as in joined files; remove it" if row == header else ""
 
 

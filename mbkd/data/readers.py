@@ -88,8 +88,8 @@ def plain_tsv(file: Path, names: Sequence[str] = ()) -> Rows:
     counts = pc.list_value_length(fields)
     if (wrong := first(pc.not_equal(counts, len(header)))) >= 0:
         raise UserError(
-            f"{file}, line {wrong + 1}: {counts[wrong]} tab-separated fields, but {len(header)} expected"
-            f" ({', '.join(header)}); fix or remove the line"
+            f"{file}, line {wrong + 1}: expected {len(header)} tab-separated fields ({', '.join(header)}),"
+            f" found {counts[wrong]}; fix or remove the line"
         )
     start = 0 if names else 1
     columns = {name: pc.list_element(fields, i).slice(start) for i, name in enumerate(header)}

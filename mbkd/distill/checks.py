@@ -132,7 +132,7 @@ def refuse(language: str, found: dict[str, Any], allow_chance: bool) -> None:
     if not allow_chance and found["accuracy"] is not None and found["accuracy"] <= found["bound"]:
         raise UserError(
             f"teacher of {language} ({found['teacher']}): {found['accuracy']:.2%} correct on {found['dev']} dev rows "
-            f"is no better than chance ({found['chance']:.2%}, two standard errors above it {found['bound']:.2%}); "
+            f"is no better than chance: chance is {found['chance']:.2%}, and more than {found['bound']:.2%} is needed; "
             "fine-tune it longer (teaching.*), or set distill.allow_chance_teachers=true"
         )
 

@@ -236,7 +236,7 @@ def _labels(source: sources.RawDataset, column: str, options: Options, dialogue:
     names = _list(dialogue.ask("Labels, in the order of the classes", "--labels", wished, seen.names, _list))
     labels = guess.labels(source, column, names)
     if missing := [name for name in labels.names if name not in names]:
-        raise UserError(f"--labels: the rows also have the label {missing[0]!r}")
+        raise UserError(f"--labels: the rows also have the label {missing[0]!r}; add it to the list")
     ordinal = seen.ordinal
     if len(names) > 2:
         what = "Are the labels ordered steps of a scale, such as stars?"

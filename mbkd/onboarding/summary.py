@@ -70,9 +70,11 @@ def lines(
         codes.setdefault(standard(language), []).append(language)
     found += [f"{' and '.join(each)} are codes of one language; unify them" for each in codes.values() if len(each) > 1]
     if set(files) == {"train"}:
-        found.append("no dev or test rows: mbkd cannot evaluate, and a sweep cannot select")
+        found.append("no dev or test rows: mbkd cannot evaluate a model, and a sweep cannot choose a configuration")
     elif "dev" not in files:
-        found.append("no dev rows: a sweep cannot select, and selection by test rows inflates test scores")
+        found.append(
+            "no dev rows: a sweep cannot choose a configuration; a choice by test rows would inflate test scores"
+        )
     elif "test" not in files:
-        found.append("no test rows: scores are of dev rows, and selection by dev rows inflates these scores")
+        found.append("no test rows: scores are those of dev rows, which a choice by dev rows inflates")
     return found

@@ -204,14 +204,14 @@ def print_plan(found: dict[str, Any]) -> None:
     if found["cache"]:
         online, cache = found["cache"]["online"], found["cache"]["cache"]
         lines.append(
-            f"distill.signal: online takes {online:,.2f} hours; cache, which runs the teachers once, {cache:,.2f}: "
-            f"{online / cache:.2f} times less"
+            f"distill.signal: {online:,.2f} hours with online; {cache:,.2f} hours with cache, which runs the teachers "
+            f"once (a factor of {online / cache:.2f})"
         )
     if found["confirm"]:
         full, confirm = found["confirm"]["full"], found["confirm"]["confirm"]
         lines.append(
-            f"protocol: full, which searches with every seed, takes {full:,.2f} hours; confirm, which searches with "
-            f"one seed, at most {confirm:,.2f}: {full / confirm:.2f} times less"
+            f"protocol: {full:,.2f} hours with full, which searches with every seed; at most {confirm:,.2f} hours with "
+            f"confirm, which searches with one seed (a factor of {full / confirm:.2f} or more)"
         )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)

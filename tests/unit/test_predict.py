@@ -122,7 +122,13 @@ def test_bad_table_rows_are_named_and_other_rows_are_classified(model, tmp_path,
     assert [row["line"] for row in found] == [2, 4, 10]
     assert bad == 5
     shown = capsys.readouterr().err
-    for line, reason in {3: "1 fields, but 2", 7: "quotes", 8: "not UTF-8", 9: "empty", 11: "quotes"}.items():
+    for line, reason in {
+        3: "expected 2 fields (text, title), found 1;",
+        7: "quotes",
+        8: "not UTF-8",
+        9: "empty",
+        11: "quotes",
+    }.items():
         assert any(f"a.csv, line {line}: " in each and reason in each for each in shown.splitlines()), (line, shown)
 
 

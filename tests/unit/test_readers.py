@@ -101,7 +101,7 @@ def test_ambiguous_quotes_lead_to_a_question_and_either_answer_is_used(tmp_path)
     file = write(tmp_path / "rows.tsv", 'text\tlabel\n"One\tneg\nno label\ntwo"\tpos\nthree\tneg\n')
     refused(file, "--quoting yes or no", "task.columns.quoted")
     assert cells(file, quoted=True) == [("One\tneg\nno label\ntwo", "pos"), ("three", "neg")]
-    refused(file, "line 3", "1 fields, but 2 expected", quoted=False, predict=None)
+    refused(file, "line 3", "expected 2 fields", "found 1;", quoted=False, predict=None)
     assert predicted(file, "text", quoted=False) == [('"One',), (None,), ('two"',), ("three",)]
     comma = write(tmp_path / "rows.csv", 'text,label\n"a,x\nb","y\n')
     assert cells(comma, quoted=False) == [('"a', "x"), ('b"', '"y')]

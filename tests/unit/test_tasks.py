@@ -473,7 +473,10 @@ BAD_OWN = {
     "a header without rows": ("text,label,language\n", ("no rows",)),
     "an empty file": ("", ("is empty",)),
     "a constant label": ("text,label,language\na,pos,en\nb,pos,en\n", ("all 2 rows", "'pos'")),
-    "a line with too many fields": ("text,label,language\na,pos,en\nb, c,neg,en\n", ("line 3", "4 fields")),
+    "a line with too many fields": (
+        "text,label,language\na,pos,en\nb, c,neg,en\n",
+        ("line 3", "expected 3 fields", "found 4;"),
+    ),
     "a quote that is never closed": (
         'text,label,language\na,pos,en\n"b,neg,en\n',
         ("line 3", "check the quotes"),
@@ -557,7 +560,11 @@ def test_an_invalid_xnli_line_is_named(tmp_path):
     file = tmp_path / "multinli.train.en.tsv"
     header = "premise\thypo\tlabel\n"
     write(file, header + "a\tb\tneutral\nc\td\n")
-    refuses(xnli(tmp_path), "multinli.train.en.tsv, line 3", "2 tab-separated fields, but 3 expected")
+    refuses(
+        xnli(tmp_path),
+        "multinli.train.en.tsv, line 3",
+        "expected 3 tab-separated fields (premise, hypo, label), found 2;",
+    )
     write(file, header + "a\tb\tneutral\nc\td\tmaybe\n")
     refuses(xnli(tmp_path), "line 3", "'maybe'", "entailment, neutral, contradiction")
     write(file, header.encode() + b"a\tb\tneutral\n\xff\td\tneutral\n")
