@@ -129,7 +129,7 @@ class Student(Section):
 
     backbone: str
     branch_depth: int = Field(0, ge=0)
-    branch_rank: int = Field(0, ge=0, description="rank of each branch's difference from shared layers; 0: full")
+    branch_rank: int = Field(0, ge=0, description="rank of each branch's difference from shared layers; 0: copies")
     branch_position: Literal["bottom", "top"] = "bottom"
     mixers: Literal["all", "outer", "none"] = "all"
     heads: Literal["shared", "per_language"] = "shared"

@@ -144,7 +144,7 @@ def test_a_body_without_a_size_is_cut_off_at_the_limit(address):
     connection.close()
 
 
-def test_a_client_that_disconnects_within_its_body_has_no_effect(address):
+def test_a_client_that_disconnects_while_sending_its_body_has_no_effect(address):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")

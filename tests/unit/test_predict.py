@@ -36,7 +36,7 @@ def classify(model, source, out, text="text", pair=None, batch_tokens=256):
 
 
 @pytest.mark.parametrize("pair", [None, "title"])
-def test_every_row_gets_the_same_answer_as_alone(model, tmp_path, monkeypatch, pair):
+def test_every_row_of_a_batch_gets_the_answer_that_it_gets_alone(model, tmp_path, monkeypatch, pair):
     monkeypatch.setattr(module, "WINDOW", 16)  # several windows, the last one not full
     reviews = [pair for language in toy.LANGUAGES for pair in toy.unlabelled(language, 7)]
     source = tmp_path / "in.jsonl"

@@ -82,7 +82,7 @@ def test_an_override_of_the_signal_is_kept():
     assert hidden.distill.signal == "online"
 
 
-def test_settings_of_teachers_do_not_reach_the_systems_without_them():
+def test_settings_of_teachers_do_not_change_systems_without_teachers():
     asked = ["distill.hidden=[{student: 4, teacher: 8}]", "distill.temperatures={en: 4, fr: 2}"]
     config, _ = base("xnli-mbert", asked, EXPERIMENTS["main"])
     mono, labels, kd, _ = (system.run({}, 1).distill for system in EXPERIMENTS["main"].systems(config, []))
@@ -199,7 +199,7 @@ def swept(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_two_data_sets_in_one_folder_of_runs_have_a_file_of_teachers_each(own_data, tmp_path):
+def test_two_data_sets_in_one_folder_of_runs_have_separate_files_of_teachers(own_data, tmp_path):
     said = [swept("teachers", "--on", file, "--runs", tmp_path / "runs") for file in [*own_data, own_data[0]]]
     files = [line.split()[-1] for text in said for line in text.splitlines() if "for --teachers" in line]
     assert (files[0] == files[2], files[0] == files[1]) == (True, False)
