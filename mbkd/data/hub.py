@@ -6,6 +6,7 @@ Facts of a dataset revision never change, so a store keeps them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -151,12 +152,15 @@ def _kept(path: str, what: str, ask: Any) -> Any:
     if known is None or not _store:
         return ask()
     file = _store[0] / f"{_slug(path)}@{known}.json"
-    there: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if what not in there:
-        there[what] = ask()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, there)
-    return there[what]
+    known_facts: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # no file yet, or a damaged file
+        known_facts = dict(json.loads(file.read_text(encoding="utf-8")))
+    if what not in known_facts:
+        known_facts[what] = ask()
+        with contextlib.suppress(OSError, UserError):  # on a full or read-only disk, the next process asks again
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, known_facts)
+    return known_facts[what]
 
 
 @cache  # called for every split and language

@@ -52,10 +52,11 @@ class LowRankLayer(GradientCheckpointingLayer):
         checkpointing = getattr(self.base, "gradient_checkpointing", False)
         if checkpointing:  # checkpoint this layer; the base alone would be recomputed without the difference
             self.base.gradient_checkpointing = False
-        found = functional_call(self.base, self.weights(), args, kwargs)
-        if checkpointing:
-            self.base.gradient_checkpointing = True
-        return found
+        try:
+            return functional_call(self.base, self.weights(), args, kwargs)
+        finally:
+            if checkpointing:
+                self.base.gradient_checkpointing = True
 
     def train(self, mode: bool = True) -> "LowRankLayer":
         """Set the mode as torch's `train`, also of the base, which has the dropout and serves all branches in turn."""

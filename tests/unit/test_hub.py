@@ -1,5 +1,6 @@
 """Claims about requests to the hub: their number, and retries of a busy hub. A local hub counts the requests."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -64,6 +65,19 @@ def test_a_new_revision_is_another_dataset_and_the_last_revision_is_used_offline
     assert after and not set(before.splitlines()) & set(after.splitlines())
     hub.url = "http://127.0.0.1:9"  # no server listens on this port
     assert run_against(hub, tmp_path, home="empty").stdout == after
+
+
+@pytest.mark.parametrize("harm", ["damaged", "not writable"])
+def test_a_harmed_store_of_facts_costs_requests_and_nothing_else(harm: str, hub: Hub, tmp_path: Path):
+    before = run_against(hub, tmp_path).stdout
+    (facts,) = (tmp_path / "store").glob("hub/*.json")
+    if harm == "damaged":
+        facts.write_text("{")
+    else:
+        shutil.rmtree(facts.parent)
+        facts.parent.write_text("")
+    after = run_against(hub, tmp_path)
+    assert before and after.stdout == before, after.stderr
 
 
 def test_a_request_to_a_busy_hub_is_retried(hub: Hub, tmp_path: Path):
