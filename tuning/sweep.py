@@ -26,6 +26,7 @@ from tuning.study import Sweep
 from tuning.trial import Conditions, log_file
 
 STOPPED = 130
+UNUSED_SEED = 1_000_000  # and above: seeds of runs that exist in a plan only
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 
@@ -205,7 +206,7 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
         every += [longest.run(seed) for seed in study.seeds]
         left = study.budget - len(group.choices) if study.protocol == "search" else 0
         # Optuna's proposals are not known yet. Runs of `longest` with unused seeds have other names and the same cost.
-        every += [longest.run(max(study.seeds) + 1 + number) for number in range(left)]
+        every += [longest.run(UNUSED_SEED + number) for number in range(left)]
         for config in every:
             configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}
             configs[config.run_name] = config
