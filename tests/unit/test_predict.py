@@ -219,7 +219,7 @@ def test_rows_that_arrive_together_form_one_window_and_an_error_follows_them(mon
             yield module.Row(i, "x", None)
         raise UserError("the pipe broke")
 
-    windows = module._as_they_come(rows())
+    windows = module._windows_of_pipe(rows())
     assert [len(next(windows)) for _ in range(3)] == [4, 4, 2]
     with pytest.raises(UserError, match="the pipe broke"):
         next(windows)
