@@ -376,7 +376,13 @@ def test_every_phase_before_the_first_step_is_reported_in_order(
     run.run(configuration.read(toy_yaml, overrides), tmp_path / "runs", ranks, Schedule())
     reported = capsys.readouterr().err.splitlines()
     started = [line for line in reported if line.endswith("  started")]
-    phases = ("token stores", "loading the student", "loading a teacher", "checking the teacher of en", "starting DeepSpeed")
+    phases = (
+        "token stores",
+        "loading the student",
+        "loading a teacher",
+        "checking the teacher of en",
+        "starting DeepSpeed",
+    )
     assert len(started) == len(phases) + 3
     assert all(map(str.startswith, started, (*phases, "MonoKD + MBLM", "measuring dev", "measuring test")))
 
