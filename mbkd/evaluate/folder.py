@@ -28,10 +28,10 @@ def evaluate_folder(path: Path | str, config: Config, split: str, root: Path, in
         raise UserError(f"split {split!r}: the task's splits are {', '.join(tasks.splits(task))}")
     distributed.quiet()
     folder = saved.folder(path)
-    system, backbone = _origin(Path(path), inference)
     model = saved.load(folder)
     if inference is not None:
         _infer(model, inference, path)
+    system, backbone = _origin(Path(path), inference)
     ranks = distributed.start()
     model.to(ranks.device)
     found, truth, _ = logits(model, folder, config, split, root, ranks)

@@ -221,6 +221,15 @@ def test_a_row_longer_than_the_token_budget_is_a_separate_batch():
     assert [b.tolist() for b in evaluation_batches(np.array([5, 90, 80, 6]), 20, 0, 1)] == [[1], [2], [3, 0]]
 
 
+@pytest.mark.parametrize("count", range(2, 60))
+def test_an_evaluation_has_no_batch_of_one_row_that_could_have_two(count):
+    text = np.random.default_rng(count).integers(3, 129, count)
+    batches = evaluation_batches(text, 1024, 0, 1)
+    assert min(map(len, batches)) > 1
+    assert all(len(batch) * text[batch].max() <= 1024 for batch in batches)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+
+
 def test_compiled_batches_have_one_of_five_widths_and_are_as_wide_as_their_longest_row():
     for most in (16, 100, 128, 512):
         widths = {longest: compiled_width(longest, most) for longest in range(1, most + 1)}
