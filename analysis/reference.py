@@ -18,7 +18,7 @@ HALF = Decimal("0.005")
 
 
 @dataclass(frozen=True)
-class Slip:
+class Discrepancy:
     """A printed average that contradicts its cells."""
 
     table: str
@@ -27,7 +27,7 @@ class Slip:
     column: str
     printed: Decimal
     derived: Decimal
-    rounding: bool  # whether rounding of the cells can explain the slip
+    rounding: bool  # whether rounding of the cells can explain the discrepancy
 
     def __str__(self) -> str:
         why = "rounding of the cells can explain the difference" if self.rounding else "an error in the paper"
@@ -88,7 +88,7 @@ def comparison(table: Table, columns: Sequence[str]) -> Table | None:
     if not rows:
         return None
     headings = [heading for i in at for heading in (table.columns[i], "paper", "difference")]
-    notes = [str(slip) for slip in slips() if slip.table == table.key]
+    notes = [str(discrepancy) for discrepancy in discrepancies() if discrepancy.table == table.key]
     return Table(f"{table.key}-paper", f"{table.title}: compared with the paper", headings, rows, notes)
 
 
@@ -98,12 +98,12 @@ def number(value: float | None, form: str) -> Cell:
 
 
 @cache
-def slips() -> tuple[Slip, ...]:
+def discrepancies() -> tuple[Discrepancy, ...]:
     """Every average in Tables 3 to 8 that contradicts its cells."""
-    return tuple(_slips())
+    return tuple(_discrepancies())
 
 
-def _slips() -> Iterator[Slip]:
+def _discrepancies() -> Iterator[Discrepancy]:
     for table in ("table-3", "table-4", "table-7", "table-8"):
         for backbone, systems in tables()[table].items():
             for system, cells in systems.items():
@@ -112,11 +112,11 @@ def _slips() -> Iterator[Slip]:
                 for column, part in zip(AVERAGES, parts, strict=True):
                     derived = sum((cells[x] for x in part), Decimal(0)) / len(part)
                     if (off := abs(cells[column] - derived)) > HALF:
-                        yield Slip(table, backbone, system, column, cells[column], derived, off <= 2 * HALF)
+                        yield Discrepancy(table, backbone, system, column, cells[column], derived, off <= 2 * HALF)
     for table in ("table-5", "table-6"):  # without languages in the table: XNLI has 3 and 12
         for backbone, systems in tables()[table].items():
             for system, cells in systems.items():
                 derived = (3 * cells["AVG(S)"] + 12 * cells["AVG(Z)"]) / 15
-                # All three averages are rounded, so only a larger difference is a slip.
+                # All three averages are rounded, so only a larger difference is a discrepancy.
                 if abs(cells["AVG(A)"] - derived) > 2 * HALF:
-                    yield Slip(table, backbone, system, "AVG(A)", cells["AVG(A)"], derived, False)
+                    yield Discrepancy(table, backbone, system, "AVG(A)", cells["AVG(A)"], derived, False)

@@ -95,7 +95,7 @@ class InstantPool(pool.Pool):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Return 1."""
         return 1
 

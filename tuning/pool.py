@@ -24,7 +24,7 @@ from mbkd.errors import UserError
 from mbkd.evaluate import selection
 from mbkd.result import Result
 from tuning.board import Board
-from tuning.trial import Conditions, Job, TrialFailed, hopeless, work
+from tuning.trial import Conditions, Job, TrialFailed, needs_the_user, work
 
 CHECKOUT = Path(__file__).parents[1]
 SHIPPED = ("mbkd", "tuning")  # parts of the checkout that a trial on another machine needs
@@ -59,9 +59,9 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Return how many trials fit on the current machines at a time. Raises UserError if no trial fits."""
-        return self.given.room([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        return self.given.capacity([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
     def run(self, jobs: list[Job], board: Board, ended: Ended) -> bool:
         """Run jobs and call `ended` for each. Returns False if the user stopped before all jobs ended."""
@@ -105,7 +105,7 @@ class Pool:
             for name, values in ranges.items()
         }
         watcher = _Watcher(find, board, ended, proposed)
-        limited = tune.search.ConcurrencyLimiter(searcher, max_concurrent=self.room())
+        limited = tune.search.ConcurrencyLimiter(searcher, max_concurrent=self.capacity())
         self._fit(space, find, watcher, tune.TuneConfig(search_alg=limited, num_samples=budget), rule)
         return watcher.ended == budget
 
@@ -144,7 +144,7 @@ def _trial(params: dict[str, Any], find: Find, given: Conditions, rule: selectio
     try:
         work(job, given, lambda epoch: tune.report(epoch | {"score": epoch.get(f"dev_{average}", float("nan"))}))
     except TrialFailed:
-        if not hopeless(directory):
+        if not needs_the_user(directory):
             raise
     if job.command == "train" and runs.finished(directory):
         end["score"] = Result.read(directory).means("dev").get(average, float("nan"))

@@ -24,21 +24,21 @@ CachedTeacher = tuple[str, ...]  # identifies a teacher in a cache
 
 def carry_out(study: Sweep, given: Conditions, retries: int, address: str | None) -> bool:
     """Run the rest of a sweep. Returns False if the user stopped it. Raises UserError for bad input."""
-    study.remember()
-    study.settle()
-    study.look()
+    study.restore_proposals()
+    study.refuse_stale()
+    study.read_finished()
     singles = _single_inference(study)
     configs = [choice.run(seed) for group in singles for choice in group.choices for seed in study.seeds]
     measured = all(runs.finished(runs.folder(study.root, config)) for config in configs)
     if not study.wanted() and not _left_to_propose(study) and measured and not _costs(study):
         study.groups += singles
-        study.look()
+        study.read_finished()
         return True
     from tuning.pool import Pool  # imported only if runs are missing, because Ray takes seconds
 
     title = f"{study.name}: {study.protocol}, seeds {', '.join(map(str, study.seeds))}"
     with Pool(given, retries, address) as pool, Board(title, study.groups, study.best) as board:
-        pool.room()  # refuses a trial that fits on no machine before any preparation
+        pool.capacity()  # refuses a trial that fits on no machine before any preparation
         stages = Stages(study, pool, board)
         return stages.prepare() and stages.search() and stages.runs() and stages.single_inference() and stages.costs()
 
@@ -76,7 +76,7 @@ class Stages:
         if not self._stage("teachers", [Job(run) for run in missing]):
             return False
         if missing:  # finished students of replaced teachers are now stale
-            self.study.settle()
+            self.study.refuse_stale()
         for config in taught:
             lost = [run.run_name for run in paper.teacher_runs(config) if not self._finished(run)]
             if lost:
@@ -151,7 +151,7 @@ class Stages:
             group.choices.append(find.choice(values))
             self.study.record(False)  # keeps the proposal even if the sweep is killed
 
-        self.board.begin(f"search, {group.label}", {}, self.pool.room())
+        self.board.begin(f"search, {group.label}", {}, self.pool.capacity())
         study = self.study
         return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
 
@@ -167,7 +167,7 @@ class Stages:
     def single_inference(self) -> bool:
         """Measure the row `(single)` of Table 5 on the chosen runs without mixers, without training."""
         self.study.groups += _single_inference(self.study)
-        self.study.look()
+        self.study.read_finished()
         return self.runs()
 
     def costs(self) -> bool:
@@ -180,7 +180,7 @@ class Stages:
         for job in jobs:
             (job.home(self.root) / "failed.json").unlink(missing_ok=True)  # each start retries failed jobs
         weights = {job.name: job.config.train.epochs * len(job.config.languages) for job in jobs}
-        self.board.begin(title, weights, self.pool.room())
+        self.board.begin(title, weights, self.pool.capacity())
         return self.pool.run(jobs, self.board, self._ended)
 
     def _ended(self, job: Job, node: str | None) -> None:

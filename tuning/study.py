@@ -48,7 +48,7 @@ class Sweep:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.file = self.root / "sweeps" / f"{self.name}-{digest}.json"
 
-    def look(self) -> None:
+    def read_finished(self) -> None:
         """Read the results of all finished runs."""
         for config in self.configs():
             if config.run_name not in self.results and runs.finished(runs.folder(self.root, config)):
@@ -66,7 +66,7 @@ class Sweep:
         every = [choice.run(seed) for group in self.groups for choice in group.choices for seed in self.seeds]
         return list({config.run_name: config for config in every}.values())
 
-    def settle(self) -> None:
+    def refuse_stale(self) -> None:
         """Raise one UserError for all stale runs, teachers included; with `fresh`, delete these runs instead.
 
         A run is stale if its rows, teachers or backbone have changed.
@@ -115,7 +115,7 @@ class Sweep:
         scores = [self.score(result) for results in made for result in results]
         return max((score for score in scores if score is not None), default=None), sum(map(len, made))
 
-    def remember(self) -> None:
+    def restore_proposals(self) -> None:
         """Restore the earlier proposals of a search from its record. Raises UserError for a damaged record."""
         if self.protocol != "search" or not self.file.is_file():
             return

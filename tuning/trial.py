@@ -73,7 +73,7 @@ class Conditions:
         gpus = self.gpus if self.gpus is not None else float(there > 0)
         return replace(self, gpus=gpus, ranks=self.ranks or max(1, int(gpus)))
 
-    def room(self, machines: list[dict[str, float]]) -> int:
+    def capacity(self, machines: list[dict[str, float]]) -> int:
         """Return how many trials fit at a time on machines with `CPU` and `GPU`. A trial uses one machine.
 
         Raises UserError if no trial fits, because trials would wait forever.
@@ -127,7 +127,7 @@ def work(job: Job, given: Conditions, report: Callable[[dict[str, Any]], None]) 
     (job.home(given.root) / "failed.json").unlink(missing_ok=True)  # from an earlier attempt
 
 
-def hopeless(directory: Path) -> bool:
+def needs_the_user(directory: Path) -> bool:
     """Whether a retry cannot help, because the last attempt ended in an error that the user must fix."""
     return failure(directory).get("code") == USER_ERROR
 

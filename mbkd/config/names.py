@@ -34,7 +34,7 @@ def digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def asked(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
+def hashed_values(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
     """Return the values of a configuration to hash: non-default values, without unused teachers.
 
     values:    the configuration without its defaults

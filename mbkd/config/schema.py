@@ -344,7 +344,7 @@ class Config(Section):
     def hash(self) -> str:
         """Eight hexadecimal digits over all non-default values, without unused teachers."""
         taught = () if self.distill.signal == "labels" else self.languages
-        return names.digest(names.asked(self.model_dump(mode="json", exclude_defaults=True), taught))
+        return names.digest(names.hashed_values(self.model_dump(mode="json", exclude_defaults=True), taught))
 
     @property
     def first_hash(self) -> str | None:

@@ -64,7 +64,7 @@ def examine(teacher: Teacher, language: str, given: TeacherInput, store: Path) -
             compared = parity(teacher, given.train)
         progress.advance()
         found = {"teacher": given.path, "precision": str(teacher.precision).removeprefix("torch.")}
-        found |= compared | knowledge(teacher, given.dev)
+        found |= compared | dev_accuracy(teacher, given.dev)
         progress.advance()
     if teacher.ranks.first:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
     return result
 
 
-def knowledge(teacher: Teacher, dev: Tokens | None) -> dict[str, Any]:
+def dev_accuracy(teacher: Teacher, dev: Tokens | None) -> dict[str, Any]:
     """Accuracy on the language's dev rows, and the accuracy of guessing; empty without dev rows."""
     if dev is None:
         return {"dev": 0, "accuracy": None}

@@ -21,7 +21,7 @@ from mbkd.terminal.progress import PATIENCE, ProgressBar
 # (language, rows of its training split) -> logits of its teachers, classes in the student's order; None: hard labels
 Signal = Callable[[str, np.ndarray], TeacherSignal | None]
 # rows of a language's training split -> output of one teacher, classes in the student's order
-Ask = Callable[[np.ndarray], TeacherSignal]
+TeacherFunction = Callable[[np.ndarray], TeacherSignal]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def hard_labels(language: str, rows: np.ndarray) -> None:
     """Signal of MultiTrain: no teacher."""
 
 
-def averaged(teachers: dict[str, list[tuple[float, Ask]]]) -> Signal:
+def averaged(teachers: dict[str, list[tuple[float, TeacherFunction]]]) -> Signal:
     """Signal of MultiKD: each language has its own teachers (Eq. 4).
 
     teachers: language -> (weight, function that returns the logits) of each teacher. The logits of several teachers are
@@ -63,7 +63,7 @@ def averaged(teachers: dict[str, list[tuple[float, Ask]]]) -> Signal:
     return signal
 
 
-def cached(cache: Cache, labels: tuple[str, ...], device: torch.device) -> Ask:
+def cached(cache: Cache, labels: tuple[str, ...], device: torch.device) -> TeacherFunction:
     """A teacher whose logits come from a cache, classes in the student's order by name. Raises UserError."""
     order = label_order(cache.labels, labels, str(cache.folder))
     return lambda rows: TeacherSignal(to_device(cache.logits[rows][:, order], device))
@@ -90,7 +90,7 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Tea
     allow = config.distill.allow_chance_teachers
     from_cache = config.distill.signal == "cache"
     layers = tuple(pair.teacher for pair in config.distill.hidden)
-    asked: dict[str, list[tuple[float, Ask]]] = {}
+    asked: dict[str, list[tuple[float, TeacherFunction]]] = {}
     teachers: dict[str, list[Teacher]] = {}
     prints: dict[str, dict[str, str]] = {"teachers": {}, "cache": {}} if from_cache else {"teachers": {}}
     found: list[tuple[str, dict[str, Any]]] = []

@@ -93,7 +93,7 @@ def trainer(config: Config, ranks: distributed.Ranks, directory: Path = Path()) 
     engine, optimizer = training_engine(model, groups, config.train, ranks)
     engine.train()
 
-    def teacher(language: str) -> signals.Ask:
+    def teacher(language: str) -> signals.TeacherFunction:
         return lambda chosen: signals.TeacherSignal(torch.from_numpy(rows[language].teacher[chosen]).to(ranks.device))
 
     averaged = signals.averaged({x: [(1.0, teacher(x))] for x in config.languages})

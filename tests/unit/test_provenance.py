@@ -208,10 +208,10 @@ def sweep_of(config: Config, root: Path, fresh: bool = False) -> Sweep:
 def test_a_sweep_names_all_stale_runs_and_teachers_before_it_starts(config: Config, tmp_path: Path):
     names = [finish(config.teacher_run("fr"), tmp_path).name]
     names += [finish(run, tmp_path).name for run in sweep_of(config, tmp_path).configs()]
-    sweep_of(config, tmp_path).settle()
+    sweep_of(config, tmp_path).refuse_stale()
     swap_labels(tmp_path)
     with pytest.raises(UserError) as caught:
-        sweep_of(config, tmp_path).settle()
+        sweep_of(config, tmp_path).refuse_stale()
     assert len(names) == 5
     assert all(f"{tmp_path / name}: train rows of fr\n" in str(caught.value) for name in names)
     assert all((tmp_path / name / "result.json").is_file() for name in names)
@@ -228,10 +228,10 @@ def test_a_sweep_and_a_report_name_the_same_changes_as_a_run(
     reported = [problem.what.partition(" changed since training;")[0] for problem in origins.changed(shown, tmp_path)]
     assert reported == expected
     if not expected:
-        sweep_of(config, tmp_path).settle()
+        sweep_of(config, tmp_path).refuse_stale()
         return
     with pytest.raises(UserError) as caught:
-        sweep_of(config, tmp_path).settle()
+        sweep_of(config, tmp_path).refuse_stale()
     assert all(f"{run}: {expected[0]}\n" in str(caught.value) for run in found)
 
 
@@ -256,7 +256,7 @@ def test_a_fresh_sweep_keeps_runs_that_are_not_stale(config: Config, tmp_path: P
     runs_of_it = [finish(run, tmp_path) for run in sweep_of(config, tmp_path).configs()]
     retrain_a_teacher(tmp_path)
     study = sweep_of(config, tmp_path, fresh=True)
-    study.settle()
+    study.refuse_stale()
     assert teacher.is_dir()
     assert not any(run.exists() for run in runs_of_it)
 
@@ -266,7 +266,7 @@ def test_a_sweep_counts_finished_runs_with_first_schema_names(config: Config, tm
     study = sweep_of(config, tmp_path)
     (first, *_) = study.configs()
     finish(first, tmp_path).rename(tmp_path / (first.first_run_name or ""))
-    study.look()
+    study.read_finished()
     assert list(study.results) == [first.run_name]
     assert len(study.wanted()) == 3
     (group,) = json.loads(study.record(False).read_text())["groups"]

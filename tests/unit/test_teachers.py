@@ -399,11 +399,11 @@ def test_the_bound_of_a_teachers_accuracy_is_two_standard_errors_above_a_guess(
     world: Path, folder: Path, ranks, tmp_path: Path
 ):
     teacher, dev = Teacher(str(folder), LABELS[::-1], ranks), tokens(world, folder, tmp_path, "dev")
-    found = checks.knowledge(teacher, dev)
+    found = checks.dev_accuracy(teacher, dev)
     rate = found["chance"]
     assert found["bound"] == pytest.approx(rate + 2 * (rate * (1 - rate) / found["dev"]) ** 0.5)
     dev.labels = teacher.signal(dev, np.arange(len(dev))).logits.argmax(dim=1).numpy()  # in the student's order
-    assert checks.knowledge(teacher, dev)["accuracy"] == 1
+    assert checks.dev_accuracy(teacher, dev)["accuracy"] == 1
 
 
 @pytest.mark.parametrize("name", ["engine", "padding"])

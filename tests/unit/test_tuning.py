@@ -22,7 +22,7 @@ from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import Group, groups, record, wanted
 from tuning.stages import _cached_teachers, _refusal, _single_inference, _to_cache, carry_out
 from tuning.study import Sweep
-from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, hopeless, work
+from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, needs_the_user, work
 
 GRID = {"train.lr": [1e-5, 2e-5], "train.epochs": [2, 3]}
 
@@ -252,7 +252,7 @@ def test_a_damaged_record_of_a_search_is_named(tmp_path):
     study.record(False)
     study.file.write_text(study.file.read_text()[:50])
     with pytest.raises(UserError, match=rf"{study.file}: cannot be read .*; delete the file to search again"):
-        study.remember()
+        study.restore_proposals()
 
 
 def test_an_unknown_setting_is_named():
@@ -284,7 +284,7 @@ def test_a_study_keeps_its_name_and_a_finished_study_does_nothing(tmp_path):
     for run in new_sweep().wanted():
         finish(run)
     study = new_sweep()  # stopped after the last training, before the measured row
-    study.look()
+    study.read_finished()
     study.groups += (singles := _single_inference(study))
     (file,) = {study.record(False), new_sweep().record(False)}
     for run in wanted(singles[0], "full", [1, 2], {}, set(), "all"):
@@ -332,11 +332,11 @@ def test_a_trial_sees_exactly_the_gpus_assigned_by_ray(monkeypatch):
 
 def test_trials_are_counted_per_machine_because_no_trial_spans_two():
     head, worker = {"memory": 1e9}, {"CPU": 16.0, "GPU": 4.0, "memory": 1e9}
-    assert conditions(cpus=1, gpus=0).room([worker]) == 16
-    assert conditions(cpus=1, gpus=1).room([head, worker, worker]) == 8
-    assert conditions(cpus=6, gpus=1).room([worker, worker]) == 4
-    assert conditions(cpus=1, gpus=0.5).room([worker]) == 8
-    assert conditions(cpus=2, gpus=3).room([worker, worker]) == 2
+    assert conditions(cpus=1, gpus=0).capacity([worker]) == 16
+    assert conditions(cpus=1, gpus=1).capacity([head, worker, worker]) == 8
+    assert conditions(cpus=6, gpus=1).capacity([worker, worker]) == 4
+    assert conditions(cpus=1, gpus=0.5).capacity([worker]) == 8
+    assert conditions(cpus=2, gpus=3).capacity([worker, worker]) == 2
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_trials_are_counted_per_machine_because_no_trial_spans_two():
 )
 def test_a_trial_that_fits_on_no_machine_is_refused(cpus, gpus, machines, message):
     with pytest.raises(UserError, match=message):
-        conditions(cpus=cpus, gpus=gpus).room(machines)
+        conditions(cpus=cpus, gpus=gpus).capacity(machines)
 
 
 @pytest.mark.parametrize(("busy", "tries", "ends"), [(2, 3, True), (9, 4, False)])
@@ -375,7 +375,7 @@ def test_a_trial_is_retried_a_limited_number_of_times_after_transient_errors(tmp
         with pytest.raises(TrialFailed, match="exit code 69"):
             work(Job(config), given, print)
     assert (tmp_path / "tries").read_text().count("\n") == tries
-    assert not hopeless(directory)  # the next sweep may retry
+    assert not needs_the_user(directory)  # the next sweep may retry
 
 
 @pytest.mark.parametrize("width", [80, 200])
