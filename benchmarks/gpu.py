@@ -72,7 +72,7 @@ def variants(config: Config, shape: BertConfig, rows: int, tokens: int, ranks: d
             trainer.source = dry_run.sources(mine, lengths, ranks)[source]
 
             def step(number: int) -> None:
-                trainer.step(number)
+                trainer.step(number % trainer.plan.steps)
                 trainer.finite.clear()  # the training loop checks and clears it every few steps
 
             return step
@@ -140,7 +140,7 @@ def steps(
         def run(number: int) -> float:
             def work() -> None:
                 for each in range(wanted.steps):
-                    step((number * wanted.steps + each) % 90)
+                    step(number * wanted.steps + each)
                 distributed.synchronize()
 
             return common.seconds(work) / wanted.steps
