@@ -42,7 +42,6 @@ SERVERS = {
 def make_model(folder: Path, width: int, depth: int) -> None:
     """Write an MBLM with K = 2 and three branches on a random encoder, and its tokenizer."""
     from mbkd.model.mblm import MBLMForSequenceClassification
-    from mbkd.predict.export import export
 
     tokenizer = common.random_encoder(folder / "encoder", width, depth, 128)
     model = MBLMForSequenceClassification.from_pretrained(
@@ -50,7 +49,6 @@ def make_model(folder: Path, width: int, depth: int) -> None:
     )
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    export(folder / "model", ["fp32", "int8"], None, toy.unlabelled("en", 20))
 
 
 def serve_naively(folder: Path, kind: str) -> None:
@@ -181,7 +179,10 @@ def main() -> None:
     ]
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in SERVERS}
     with tempfile.TemporaryDirectory() as folder:
+        from mbkd.predict.export import export
+
         make_model(Path(folder), asked.width, asked.depth)
+        export(Path(folder, "model"), ["fp32", "int8"], None, toy.unlabelled("en", 20))
         for number in range(asked.repeat):
             for kind, rounds in found.items():
                 rounds.append(measure(kind, Path(folder), texts, asked))

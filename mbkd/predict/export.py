@@ -291,6 +291,12 @@ def _write(model: Any, names: list[str], batches: list[Batch], length: int, file
         external_data=external,
         verbose=False,
     )
+    # onnxruntime 1.30 replaces a Gemm by a MatMul with a transposed weight, and refuses the old shape of that weight.
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False)
+    graph.graph.ClearField("value_info")
+    onnx.save(graph, file)
 
 
 def _quantise(source: Path, file: Path, external: bool) -> None:
