@@ -3,31 +3,44 @@
 usage: python launchers/wheels.py [--out wheels] [--there torch transformers ...] [--python 3.12]
 
 Collects mbkd, DeepSpeed and their dependencies in the versions of constraints.txt, except packages that the machine
-already has (--there). DeepSpeed is built from source, because the index has no wheel. Ray, which only sweeps need, is
-included with --sweeps only.
+already has (--there) and the direct dependencies of those packages. DeepSpeed is built from source, because the index
+has no wheel. Ray, which only sweeps need, is included with --sweeps only.
 """
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Container, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-# Packages that environment modules and container images of clusters provide, with their dependencies.
+# Packages that environment modules and container images of clusters provide.
 THERE = ("torch", "transformers", "scikit-learn", "pandas", "pyarrow")
 MANYLINUX = (28, 27, 24, 17, 12, 5)  # minor versions of glibc; pip matches each exactly
 
 
-def needed(names: list[str]) -> dict[str, str]:
-    """Return the packages `names` and their dependencies, with the installed versions."""
+def direct(names: Sequence[str]) -> set[str]:
+    """Return the packages `names` and their direct dependencies.
+
+    Dependencies of dependencies differ between versions: an older transformers needs typer, but not pydantic.
+    """
+    wishes = [Requirement(line) for name in names for line in metadata.requires(name) or ()]
+    return {
+        *names,
+        *(canonicalize_name(x.name) for x in wishes if x.marker is None or x.marker.evaluate({"extra": ""})),
+    }
+
+
+def needed(names: list[str], there: Container[str] = ()) -> dict[str, str]:
+    """Return the packages `names` and their dependencies, except `there`, with the installed versions."""
     found: dict[str, str] = {}
-    waiting: list[tuple[str, set[str]]] = [(name, set()) for name in names]
+    waiting: list[tuple[str, set[str]]] = [(name, set()) for name in names if name not in there]
     done: set[tuple[str, frozenset[str]]] = set()
     while waiting:
         name, extras = waiting.pop()
@@ -37,8 +50,9 @@ def needed(names: list[str]) -> dict[str, str]:
         found[name] = metadata.version(name)
         for line in metadata.requires(name) or ():
             wish = Requirement(line)
-            if wish.marker is None or any(wish.marker.evaluate({"extra": x}) for x in ("", *extras)):
-                waiting.append((re.sub(r"[-_.]+", "-", wish.name).lower(), wish.extras))
+            wanted = wish.marker is None or any(wish.marker.evaluate({"extra": x}) for x in ("", *extras))
+            if wanted and canonicalize_name(wish.name) not in there:
+                waiting.append((canonicalize_name(wish.name), wish.extras))
     return found
 
 
@@ -61,14 +75,8 @@ def main() -> None:
     parser.add_argument("--python", help="Python version there, such as 3.12, on x86-64 Linux (default: this one)")
     parser.add_argument("--sweeps", action="store_true", help="include Ray")
     wanted = parser.parse_args()
-    missing = needed(["mbkd"])
-    if not wanted.sweeps:
-        ray = needed(["ray"])
-        others = [x for x in metadata.requires("mbkd") or () if "extra ==" not in x and not x.startswith("ray")]
-        kept = needed([re.sub(r"[-_.]+", "-", Requirement(x).name).lower() for x in others])
-        missing = {name: version for name, version in missing.items() if name in kept or name not in ray}
-    there = needed([*wanted.there, "pip"])
-    missing = {name: version for name, version in missing.items() if name not in there}
+    there = direct([*wanted.there, "pip"])
+    missing = needed(["mbkd"], there if wanted.sweeps else {*there, "ray"})
     for name in ("mbkd", "deepspeed"):
         missing.pop(name, None)
     shutil.rmtree(wanted.out, ignore_errors=True)

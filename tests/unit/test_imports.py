@@ -1,9 +1,10 @@
 """Claims about the direction of imports, as in the picture in docs/design.md."""
 
 import ast
+import runpy
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from itertools import chain
 from pathlib import Path
 
@@ -112,3 +113,16 @@ def test_every_package_that_is_imported_is_declared():
         for package in {name.split(".")[0] for name in imports(file)} - sys.stdlib_module_names - OURS - OPTIONAL:
             names = {canonicalize_name(x) for x in distributions.get(package, [package])}
             assert names & declared, f"{file} imports {package}, which pyproject.toml does not name"
+
+
+def test_wheels_hold_each_requirement_that_other_versions_of_the_given_packages_may_not_install():
+    wheels = runpy.run_path(str(ROOT / "launchers" / "wheels.py"))
+
+    def requirements(name):
+        wishes = [Requirement(line) for line in requires(name) or ()]
+        return {canonicalize_name(x.name) for x in wishes if x.marker is None or x.marker.evaluate({"extra": ""})}
+
+    there = set(wheels["THERE"]).union(*map(requirements, wheels["THERE"]))
+    collected = wheels["needed"](["mbkd"], wheels["direct"](wheels["THERE"])).keys()
+    assert requirements("mbkd") | requirements("deepspeed") | {"mbkd"} <= collected | there
+    assert not collected & there
