@@ -174,13 +174,13 @@ def main() -> None:
     if asked.serve:
         serve_naively(asked.model, asked.serve)
         return
+    from mbkd.predict.export import export
+
     texts = [
         text for number in zip(*(toy.unlabelled(x, 200) for x in toy.LANGUAGES), strict=True) for text, _ in number
     ]
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in SERVERS}
     with tempfile.TemporaryDirectory() as folder:
-        from mbkd.predict.export import export
-
         make_model(Path(folder), asked.width, asked.depth)
         export(Path(folder, "model"), ["fp32", "int8"], None, toy.unlabelled("en", 20))
         for number in range(asked.repeat):
