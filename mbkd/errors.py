@@ -81,3 +81,18 @@ def patiently(work: Callable[[], T]) -> T:
                 raise GaveUp(f"{error}; tried {len(WAITS) + 1} times") from error
             print(f"warning: {error}; trying again in {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
+
+
+def lost_rank(error: Exception) -> bool:
+    """Return whether an error of gloo or NCCL reports the loss of another rank."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in said
+        for words in (
+            "closed by peer",
+            "reset by peer",
+            "ncclRemoteError",
+            "NCCL communicator was aborted",
+            "collective operation timeout",
+        )
+    )

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mbkd.data.readers import one_line
 from mbkd.distributed import Ranks, all_gather_object, wait_for_all
-from mbkd.errors import UserError
+from mbkd.errors import UserError, lost_rank
 from mbkd.files import sha256, write_json
 
 KEPT = 2
@@ -84,8 +86,8 @@ def save(engine: Any, run: Path, step: int, state: dict[str, Any], made_from: di
             for old in set(there).difference(keep):
                 shutil.rmtree(old)
     except (UserError, OSError, RuntimeError) as error:
-        if "by peer" in str(error):
-            raise  # another rank was lost, so the disk is not the cause
+        if lost_rank(error) or isinstance(error, torch.distributed.DistBackendError | torch.OutOfMemoryError):
+            raise  # the disk is not the cause
         shutil.rmtree(part, ignore_errors=True)
         last = max(final.parent.glob("step-*"), default=None)
         kept = f"the run resumes from {last}" if last else "there is no earlier checkpoint"

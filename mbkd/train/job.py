@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from mbkd.config import paper
-from mbkd.errors import STOPPED, UNAVAILABLE, Stopped, TransientError, UserError, is_transient
+from mbkd.errors import STOPPED, UNAVAILABLE, Stopped, TransientError, UserError, is_transient, lost_rank
 from mbkd.terminal.bars import no_bars_in_files
 from mbkd.train import tracking
 from mbkd.train.launch import gloo_interface
@@ -92,21 +92,6 @@ def main(argv: list[str] | None = None) -> list[Path]:
         sys.exit(UNAVAILABLE if is_transient(named) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def lost_rank(error: Exception) -> bool:
-    """Return whether an error of gloo or NCCL reports the loss of another rank."""
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(
-        words in said
-        for words in (
-            "closed by peer",
-            "reset by peer",
-            "ncclRemoteError",
-            "NCCL communicator was aborted",
-            "collective operation timeout",
-        )
-    )
 
 
 def of_torch(error: RuntimeError) -> UserError | TransientError | None:

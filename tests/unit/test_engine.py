@@ -1,9 +1,11 @@
 """Claims about the DeepSpeed engine and its setup of a process."""
 
 import ctypes
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,26 @@ def test_a_checkpoint_is_kept_if_later_ones_are_damaged(ranks, tmp_path):
     for done in (1, 2):
         checkpoint.save(made, tmp_path, done, {}, {}, ranks)
     assert sorted(x.name for x in (tmp_path / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
+
+
+@pytest.mark.parametrize(
+    ("error", "disk"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 534"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (RuntimeError("[enforce fail at gloo/transport/tcp/pair.cc:547] Connection closed by peer"), False),
+        (RuntimeError("NCCL communicator was aborted on rank 0."), False),
+        (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled cuda error"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+    ],
+)
+def test_only_errors_of_the_disk_are_errors_of_the_checkpoint(error: Exception, disk: bool, ranks, tmp_path):
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    with pytest.raises(UserError if disk else type(error), match="make room" if disk else None) as raised:
+        checkpoint.save(SimpleNamespace(save_checkpoint=failing), tmp_path, 1, {}, {}, ranks)
+    assert disk or raised.value is error
 
 
 def test_matrix_products_run_in_bf16_mixers_and_logits_in_fp32(ranks):

@@ -12,8 +12,8 @@ import torch
 from transformers import BertConfig
 
 from mbkd.config import changed, paper
-from mbkd.errors import UserError, is_transient
-from mbkd.train.job import lost_rank, of_torch
+from mbkd.errors import UserError, is_transient, lost_rank
+from mbkd.train.job import of_torch
 from mbkd.train.launch import _devices, share
 from tests.conftest import run
 
