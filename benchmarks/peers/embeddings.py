@@ -1,10 +1,9 @@
 """Compare the accuracy per minute of sentence embeddings with that of mbkd on the same encoder and rows.
 
-usage: python -m benchmarks.peers.embeddings --student FOLDER [--config study.yaml] [--out FILE] [key=value ...]
+usage: python -m benchmarks.peers.embeddings --config study.yaml [--out FILE] [key=value ...]
 
-Without --config, the task is SIB-200 if its data is next to the checkout. Training rows are in English, French and
-Chinese, and ten languages are evaluated. Otherwise the task is toy reviews. Each variant is a command, timed from its
-start to its result:
+The configuration names the rows and a pre-trained encoder. Each variant is a command, timed from its start to its
+result:
 
 mbkd baseline        a logistic regression on the frozen encoder's mean states
 mbkd train           a plain student on hard labels
@@ -25,39 +24,12 @@ import yaml
 
 from benchmarks import common
 from benchmarks.peers import setting
-from mbkd.config import Config, paper, parse
+from mbkd.config import Config, paper
 from mbkd.data import tasks
-from mbkd.demo import toy
 from mbkd.evaluate import measure
 
 MODULE = "benchmarks.peers.embeddings"
-SIB = Path(__file__).parents[3] / "shared" / "data" / "sib200"
-LABELS = ("science/technology", "travel", "politics", "sports", "health", "entertainment", "geography")
-ZERO_SHOT = ("deu_Latn", "spa_Latn", "rus_Cyrl", "jpn_Jpan", "tur_Latn", "swh_Latn", "tha_Thai")
 BASELINE, TRAIN, SENTENCE, SETFIT = "mbkd baseline", "mbkd train", "SentenceTransformer", "SetFit"
-
-
-def make_config(folder: Path, student: str, epochs: float) -> Config:
-    """Return a configuration of SIB-200, or of toy reviews."""
-    if SIB.is_dir():
-        task: dict[str, Any] = {
-            "kind": "own",
-            "files": {split: str(SIB / "{language}" / f"{split}.tsv") for split in ("train", "dev", "test")},
-            "columns": {"text": "text", "label": "category", "id": "index_id", "language": None},
-            "labels": LABELS,
-            "supervised": ("eng_Latn", "fra_Latn", "zho_Hans"),
-            "zero_shot": ZERO_SHOT,
-        }
-    else:
-        toy.write_reviews(folder / "data", train=500, dev=100, test=200)
-        task = {"kind": "marc", "path": str(folder / "data"), "zero_shot": ("de", "es", "ja")}
-    values = {
-        "task": task,
-        "student": {"backbone": student},
-        "distill": {"signal": "labels"},
-        "train": {"lr": 1e-4, "epochs": epochs},
-    }
-    return parse(values, MODULE)
 
 
 def rows(config: Config, split: str, language: str) -> tuple[list[str], np.ndarray]:
@@ -144,9 +116,7 @@ def show(config: Config, found: dict[str, list[float]], averages: dict[str, Any]
 
 def main() -> None:
     asked = common.parser(MODULE, __doc__)
-    asked.add_argument("--student", help="an encoder's folder; required without --config")
-    asked.add_argument("--config", help="the configuration of a run")
-    asked.add_argument("--epochs", type=float, default=3, help="epochs of `mbkd train` without --config")
+    asked.add_argument("--config", required=True, help="a configuration with a pre-trained encoder")
     asked.add_argument("--shots", type=int, default=16, help="rows of each class and language for SetFit")
     asked.add_argument("--rounds", type=int, default=1)
     asked.add_argument("--one", nargs=2, help="internal: run one variant")
@@ -155,14 +125,10 @@ def main() -> None:
     if wanted.one:
         one(wanted.one[0], paper.find(wanted.config, wanted.overrides), wanted.shots, Path(wanted.one[1]))
         return
-    if not wanted.config and not wanted.student:
-        asked.error("give --student FOLDER or --config FILE: the comparison needs a pre-trained encoder")
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "output.txt"
-        made = paper.find(wanted.config, []) if wanted.config else make_config(folder, wanted.student, wanted.epochs)
         file = folder / "config.yaml"
-        file.write_text(made.dump(), encoding="utf-8")
-        config = paper.find(str(file), wanted.overrides)
+        config = paper.find(wanted.config, wanted.overrides)
         file.write_text(config.dump(), encoding="utf-8")
         plain = ["student.branch_depth=0", "distill.signal=labels"]
         averages: dict[str, dict[str, float]] = {}
