@@ -5,6 +5,9 @@ same rows for all systems, on each system's mean over seeds. The remaining varia
 seeds' means. It is drawn from Student's t with R - 1 degrees of freedom: R = 5 values are too few to resample.
 Resampling rows and seeds crosswise would count their interaction three times. docs/measurements.md reports the
 coverage of both methods.
+
+The interval's tails are too short for Holm's thresholds if seeds are few: the remaining variance is often estimated
+as 0. So p-values draw the whole variance of the seeds' means from Student's t, and only the rest from the rows.
 """
 
 from collections.abc import Sequence
@@ -44,22 +47,45 @@ def row_draws(blocks: Sequence[np.ndarray], draws: int, rng: np.random.Generator
     return total
 
 
-def seed_error(blocks: Sequence[np.ndarray]) -> float:
-    """Standard error of the mean over R seeds beyond the row bootstrap's; 0 for one seed.
+def seed_variance(blocks: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Variance of the mean over R seeds, and its part from the interaction of rows and seeds; 0 for one seed.
 
-    blocks: (R, n_b) each, as one column of `row_draws`, by seed. The error is computed from the variance of the seeds'
-    means minus the part that comes from the sample of rows, because `row_draws` contains that part.
+    blocks: (R, n_b) each, as one column of `row_draws`, by seed. `row_draws` contains the interaction, too.
     """
     seeds = len(blocks[0])
     if seeds < 2:
-        return 0.0
+        return 0.0, 0.0
     means = sum(block.mean(axis=1, dtype=np.float64) for block in blocks)  # (R,)
     interaction = 0.0  # variance of a seed's mean from the interaction of rows and seeds
     for block in blocks:
         within = block.var(axis=1, ddof=1, dtype=np.float64).sum()
         shared = block.mean(axis=0, dtype=np.float64).var(ddof=1)
         interaction += (within - seeds * shared) / (seeds - 1) / block.shape[1]
-    return float(np.sqrt(max(0.0, np.var(means, ddof=1) - interaction) / seeds))
+    return float(np.var(means, ddof=1)) / seeds, float(interaction) / seeds
+
+
+def seed_error(blocks: Sequence[np.ndarray]) -> float:
+    """Standard error of the mean over R seeds beyond the row bootstrap's; 0 for one seed."""
+    whole, interaction = seed_variance(blocks)
+    return float(np.sqrt(max(0.0, whole - interaction)))
+
+
+def with_seeds(
+    moves: np.ndarray, parts: Sequence[tuple[Sequence[np.ndarray], Sequence[int]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations (draws,) with the spread over seeds: for the interval, and for p.
+
+    moves: (draws,) of the rows. parts: the blocks (R, n_b) of independent sets of seeds, and the seed of their draws.
+    """
+    known = [seed_variance(blocks) for blocks, _ in parts]
+    spread = float(np.var(moves))
+    rest = max(0.0, spread - sum(interaction for _, interaction in known)) / spread if spread else 0.0
+    interval, test = moves, moves * np.sqrt(rest)
+    for (blocks, stream), (whole, interaction) in zip(parts, known, strict=True):
+        for_interval, for_p = np.sqrt(max(0.0, whole - interaction)), np.sqrt(whole)
+        interval = interval + seed_draws(for_interval, len(blocks[0]), len(moves), np.random.default_rng(stream))
+        test = test + seed_draws(for_p, len(blocks[0]), len(moves), np.random.default_rng(stream))
+    return interval, test
 
 
 def seed_draws(error: float, seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray | float:
@@ -67,15 +93,17 @@ def seed_draws(error: float, seeds: int, draws: int, rng: np.random.Generator) -
     return error * rng.standard_t(seeds - 1, draws) if error > 0 else 0.0
 
 
-def estimate(value: float, moves: np.ndarray, margin: float = 0.0) -> Estimate:
+def estimate(value: float, moves: np.ndarray, margin: float = 0.0, test: np.ndarray | None = None) -> Estimate:
     """Percentile interval and p-value from deviations (draws,) around a value.
 
-    Without any deviation, as between systems with identical answers, p is 1.
+    test: deviations for p, if others than the interval's. Without any deviation, as between systems with identical
+    answers, p is 1.
     """
-    found = value + moves
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(value + moves, [0.025, 0.975])
+    test = moves if test is None else test
+    found = value + test
     tail = min(np.count_nonzero(found <= margin), np.count_nonzero(found >= margin))
-    p = min(1.0, 2 * (tail + 1) / (len(found) + 1)) if np.ptp(moves) > 0 else 1.0
+    p = min(1.0, 2 * (tail + 1) / (len(found) + 1)) if np.ptp(test) > 0 else 1.0
     return Estimate(value, float(low), float(high), p, margin)
 
 

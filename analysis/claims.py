@@ -12,6 +12,7 @@ from analysis.tables import NOTHING, Cell, Row, Table
 LEVEL = 0.05
 # Margin of "not worse": half a point is the standard error of one language's accuracy on the XNLI test set.
 NOT_WORSE = 0.5
+FEW = 3  # seeds that a verdict needs; two seeds say too little about their spread
 Verdict = Literal["holds", "contradicted", "not decided", "not measured"]
 
 
@@ -35,7 +36,7 @@ class Claim:
     margin: float = 0.0
     n: str = ""
     ratio: bool = False
-    few: bool = False  # one side has a single seed; without the variance over seeds, the claim is not decided
+    few: bool = False  # one side has fewer than FEW seeds, so the claim is not decided
 
 
 def compare(
@@ -52,8 +53,8 @@ def compare(
     found = resampled.difference(left, right, average, margin) if left and right else None
     if found is None or left is None or right is None:
         return Claim(table, block, text, "not measured", margin=margin)
-    interval, n = (found.low, found.high), resampled.size(left, right)
-    few = resampled.seeds(left, right) < 2
+    interval, n = (found.low, found.high), resampled.size(average, left, right)
+    few = resampled.seeds(average, left, right) < FEW
     return Claim(table, block, text, "not decided", found.value, interval, found.p, None, margin, n, few=few)
 
 
@@ -97,7 +98,7 @@ def checklist(claims: Sequence[Claim]) -> Table:
         rows.append(Row(claim.text, cells, f"{claim.table}, {claim.block}"))
     notes = [
         f"Holds or contradicted: p after Holm's correction over the claims of a table is below {LEVEL}.",
-        "A system with one seed decides no claim: the interval covers that model, not other seeds.",
+        f"A system with fewer than {FEW} seeds decides no claim. With one seed, the interval covers that model only.",
         f"Not worse: lower by at most {NOT_WORSE} points. A ratio holds within 0.05.",
     ]
     columns = ["difference", "95 % interval", "p", "p (Holm)", "n", "verdict"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from analysis import reference
 from analysis.collect import Collection
-from analysis.groups import Group
+from analysis.groups import ASIDE, Group
 from analysis.items import Answers, Resampled
 from analysis.tables import Cell, Row, Table
 
@@ -46,17 +46,17 @@ class Context:
         order = {"mbert": 0, "xlmr": 1}
         return sorted(there, key=lambda name: (order.get(reference.backbone_key(name), 2), name))
 
-    def find(self, task: str, backbone: str, system: str, sweep: str = "") -> Group | None:
+    def find(self, task: str, backbone: str, system: str, sweep: str = "main") -> Group | None:
         """Group of a system, preferring K = 4 over other depths, and grid and depth-sweep runs last.
 
         sweep: name of the sweep whose groups take precedence, so that compared systems share their training.
         """
         there = [g for g in self.groups if (g.task, g.backbone, g.system) == (task, backbone, system)]
 
-        def rank(group: Group) -> tuple[bool, int, bool, int, int]:
-            aside = ("grid", "depth").index(group.experiment) + 1 if group.experiment in ("grid", "depth") else 0
+        def rank(group: Group) -> tuple[bool, int, bool, int, int, int]:
+            aside = ASIDE.index(group.experiment) + 1 if group.experiment in ASIDE else 0
             off = group.branch_depth not in (0, reference.BRANCH_DEPTH)
-            return bool(sweep) and group.experiment != sweep, aside, off, -len(group.runs), group.branch_depth
+            return group.experiment != sweep, aside, off, group.record, -len(group.runs), group.branch_depth
 
         return min(there, key=rank, default=None)
 

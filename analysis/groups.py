@@ -1,16 +1,18 @@
 """Runs of a system after selection, one per seed: from a sweep's record, else by the same rule."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.collect import Collection, Problem, Run
+from mbkd.config.names import hashed_values
 from mbkd.errors import UserError
 from mbkd.evaluate.selection import Candidate, not_considered
 from mbkd.evaluate.selection import choose as best
 
 Key = tuple[str, str, str, int]  # task, backbone, system, branch depth
+ASIDE = ("grid", "depth")  # experiments whose groups a table shows only without others
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Group:
     """The runs behind a system's mean scores.
 
     values: chosen values, such as {"train.lr": 2e-5}; empty without a choice. how: the origin of the choice, in words.
-    experiment: the sweep's; empty without a record. For an ensemble, every pair of seeds is a run.
+    experiment: the sweep's; empty without a record. record: its position among the records, the preferred one first.
+    For an ensemble, every pair of seeds is a run.
     """
 
     task: str
@@ -29,6 +32,7 @@ class Group:
     values: dict[str, Any] = field(default_factory=dict)
     how: str = ""
     experiment: str = ""
+    record: int = 0
 
     @property
     def role(self) -> str:
@@ -51,10 +55,12 @@ def choose(collection: Collection) -> list[Group]:
     named = {run.name: run for run in collection.runs}
     groups: list[Group] = []
     seen = set()
-    for sweep in collection.sweeps:
+    # All systems come from the same record if it has them, so that compared systems share their training.
+    for position, sweep in enumerate(sorted(collection.sweeps, key=lambda sweep: _preference(sweep, named))):
         for record in sweep["groups"]:
             group = _recorded(sweep, record, named, collection.problems)
             if group is not None:
+                group = replace(group, record=position)
                 # Sweeps share runs: the same MultiKD runs serve Tables 3, 5 and 6.
                 same = group.experiment == "depth", group.runs[0].name, len(group.runs)
                 if same not in seen:
@@ -62,14 +68,42 @@ def choose(collection: Collection) -> list[Group]:
                 seen.add(same)
     # A sweep repeated with more seeds contains the earlier sweep's runs.
     groups = [group for group in groups if not any(_within(group, other) for other in groups)]
-    for key, runs in _by_key(run for run in collection.runs if run.role != "ensemble").items():
+    collection.problems.extend(_ambiguous(groups))
+    for key, runs in _by_key(run for run in collection.runs if not _derived(run, named)).items():
         there = [group for group in groups if _key(group.runs[0]) == key]
-        # The depth sweep trains with fixed values, so its runs do not replace the choice of a search.
-        if any(group.experiment != "depth" for group in there):
+        # Sweeps of one system or of fixed values do not replace a choice among all its runs.
+        if any(group.experiment not in ASIDE for group in there):
             continue
         if {run.name for run in runs} - {run.name for group in there for run in group.runs}:
             groups += _chosen(key, runs, collection.problems)
-    return groups + _ensembles(collection, groups)
+    return groups + _of_chosen(collection, groups, named)
+
+
+def _preference(sweep: dict[str, Any], named: dict[str, Run]) -> tuple[int, float]:
+    """Sort key of a sweep's record: most runs, then the highest mean of dev AVG(A)."""
+    runs = [named[name] for record in sweep["groups"] for name in record.get("runs", []) if name in named]
+    dev = [run.result.averages.get("dev", {}).get("A") or 0.0 for run in runs]
+    return -len(runs), -sum(dev) / max(1, len(dev))
+
+
+def _ambiguous(groups: Sequence[Group]) -> Iterator[Problem]:
+    """One problem per experiment whose records have different runs of the same systems."""
+    several: dict[tuple[str, str, str], dict[str, list[Group]]] = {}
+    for group in groups:
+        if group.experiment not in ASIDE:
+            here = several.setdefault((group.task, group.backbone, group.experiment), {})
+            here.setdefault(f"{group.system} {group.branch_depth}", []).append(group)
+    for (task, backbone, experiment), systems in several.items():
+        if found := [each for each in systems.values() if len({group.record for group in each}) > 1]:
+            shown = min(found[0], key=lambda group: group.record)
+            values = ", ".join(f"{name}={value}" for name, value in shown.values.items()) or "the same values"
+            yield Problem(
+                f"{experiment} sweeps, {task}, {backbone}",
+                f"{len({group.record for group in found[0]})} sweeps have different runs of "
+                f"{', '.join(each[0].system for each in found)}; the tables show the sweep with the most runs, then "
+                f"with the best dev AVG(A) ({shown.system}: {values}). For a report of another sweep, copy its runs "
+                "into another folder",
+            )
 
 
 def _within(group: Group, other: Group) -> bool:
@@ -124,19 +158,30 @@ def _chosen(key: Key, runs: Sequence[Run], problems: list[Problem]) -> list[Grou
     return [Group(*key, chosen, found.values, how)]
 
 
-def _ensembles(collection: Collection, groups: Sequence[Group]) -> list[Group]:
-    """Ensembles of chosen runs, one group for the ensembles of each chosen group. Other ensembles are omitted."""
+def _derived(run: Run, named: dict[str, Run]) -> bool:
+    """Whether a run is an ensemble of runs, or a folded model of a run in the folder."""
+    return run.role == "ensemble" or run.result.folded_from in named
+
+
+def _of_chosen(collection: Collection, groups: Sequence[Group], named: dict[str, Run]) -> list[Group]:
+    """Ensembles and folded models of chosen runs, one group for those of each chosen group. Others are omitted."""
     found, kept = [], set()
     for members in groups:
         names = {run.name for run in members.runs}
-        mine = [run for run in collection.runs if run.role == "ensemble" and set(run.result.members) <= names]
-        for key, runs in _by_key(mine).items():
+        pairs = [run for run in collection.runs if run.role == "ensemble" and set(run.result.members) <= names]
+        for key, runs in _by_key(pairs).items():
             if runs[0].name not in kept:  # two sweeps can choose the same members
                 found.append(Group(*key, _by_seed(runs), {}, f"all ensembles of {members.system}'s seeds"))
                 kept |= {run.name for run in runs}
+        for key, runs in _by_key(run for run in collection.runs if run.result.folded_from in names).items():
+            how = f"folded from {members.system}'s runs"
+            group = Group(*key, _by_seed(runs), members.values, how, members.experiment, members.record)
+            found.append(group)
+            kept |= {run.name for run in runs}
     for run in collection.runs:
-        if run.role == "ensemble" and run.name not in kept:
-            collection.problems.append(Problem(run.name, "omitted: its members are not the chosen runs"))
+        if _derived(run, named) and run.name not in kept:
+            what = "its source is not a chosen run" if run.result.folded_from else "its members are not the chosen runs"
+            collection.problems.append(Problem(run.name, f"omitted: {what}"))
     return found
 
 
@@ -156,8 +201,12 @@ def _by_key(runs: Iterable[Run]) -> dict[Key, list[Run]]:
 
 
 def _without_seed(run: Run) -> dict[str, Any]:
-    """The configuration as flat `a.b` -> value, without the seed."""
-    return {key: value for key, value in _flat(run.config).items() if key != "seed"}
+    """The configuration as flat `a.b` -> value, without the seed and unused teachers."""
+    values = run.config
+    if {"teachers", "distill"} <= set(values):
+        taught = () if values["distill"]["signal"] == "labels" else run.result.trained
+        values = hashed_values(values, tuple(x for x in taught if x in values["teachers"]))
+    return {key: value for key, value in _flat(values).items() if key != "seed"}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

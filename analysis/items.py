@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -26,12 +27,11 @@ def averages(group: Group, split: str) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Classes chosen by a group's runs: language -> (runs, rows) uint16. Runs that lack a language are excluded."""
+    """Classes chosen by the runs that measured all languages of an average: language -> (runs, rows) uint16."""
 
     group: Group
     runs: tuple[Run, ...]
     classes: dict[str, np.ndarray]
-    averages: dict[str, tuple[str, ...]]
 
     @property
     def by_seed(self) -> np.ndarray:
@@ -59,7 +59,8 @@ class Predictions:
 class Resampled:
     """Averages x100 of groups on one split of one task, with intervals.
 
-    Groups that miss a language or arrays have no averages. metric: accuracy, or mae.
+    Each average is over the runs that measured all its languages. Groups that miss arrays have no averages.
+    metric: accuracy, or mae.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Resampled:
     ):
         self.metric, self.draws = metric, draws
         self.labels, self.ids = answers.labels, answers.ids
-        each = {id(group): answers.of(group, split, problems) for group in groups}
-        self.predictions = {key: found for key, found in each.items() if found is not None}
-        self.columns = [(found.group, name) for found in self.predictions.values() for name in found.averages]
+        self.predictions = {
+            (id(group), name): found for group in groups for name, found in answers.of(group, split, problems).items()
+        }
+        self.columns = [(found.group, name) for (_, name), found in self.predictions.items()]
         self.position = {(id(group), name): i for i, (group, name) in enumerate(self.columns)}
         self.shares: dict[tuple[int, str], list[np.ndarray]] = {}  # cache of `_scores`: 60 kB per run at 5,010 rows
 
@@ -99,13 +101,13 @@ class Resampled:
         """The averages among S, Z and A that have intervals."""
         return tuple(name for name in AVERAGES if any(column == name for _, column in self.columns))
 
-    def seeds(self, *groups: Group) -> int:
-        """Fewest seeds with a known spread among the groups; 1 for an ensemble of two seeds."""
-        return min(len(self.predictions[id(group)].by_seed) for group in groups)
+    def seeds(self, name: str, *groups: Group) -> int:
+        """Fewest seeds with a known spread behind an average of the groups; 1 for an ensemble of two seeds."""
+        return min(len(self.predictions[id(group), name].by_seed) for group in groups)
 
-    def size(self, *groups: Group) -> str:
+    def size(self, name: str, *groups: Group) -> str:
         """Number of seeds and rows of a comparison, in words."""
-        seeds = " and ".join(dict.fromkeys(str(len(self.predictions[id(group)].seeds)) for group in groups))
+        seeds = " and ".join(dict.fromkeys(str(len(self.predictions[id(group), name].seeds)) for group in groups))
         lengths = [len(labels) for labels in self.labels.values()]
         rows = f"{min(lengths):,}" + (f" to {max(lengths):,}" if min(lengths) < max(lengths) else "")
         return f"{seeds} {'seed' if seeds == '1' else 'seeds'}, {rows} rows"
@@ -155,7 +157,7 @@ class Resampled:
         if at is None:
             return None
         scores = self._scores(group, name)
-        return self._estimate(scores, self.moves[:, at] + self._by_seeds(scores, at))
+        return self._estimate(scores, *bootstrap.with_seeds(self.moves[:, at], [(scores, (SEED, at))]))
 
     def difference(self, left: Group, right: Group, name: str, margin: float = 0.0) -> Estimate | None:
         """Difference left - right of an average, paired by rows and by common seeds; p for a difference of `margin`."""
@@ -165,21 +167,18 @@ class Resampled:
         mine, other = self._scores(left, name), self._scores(right, name)
         moves = self.moves[:, a] - self.moves[:, b]
         paired = [x.mean(axis=0)[None] - y.mean(axis=0)[None] for x, y in zip(mine, other, strict=True)]
-        if self.predictions[id(left)].seeds == self.predictions[id(right)].seeds and len(mine[0]) == len(other[0]):
+        seeds, others = (self.predictions[id(group), name].seeds for group in (left, right))
+        if seeds == others and len(mine[0]) == len(other[0]):
             paired = [x - y for x, y in zip(mine, other, strict=True)]
-            moves = moves + self._by_seeds(paired, a, b)
+            found = bootstrap.with_seeds(moves, [(paired, (SEED, a, b))])
         else:
-            moves = moves + self._by_seeds(mine, a) - self._by_seeds(other, b)
-        return self._estimate(paired, moves, margin)
-
-    def _by_seeds(self, scores: list[np.ndarray], *stream: int) -> np.ndarray | float:
-        rng = np.random.default_rng([SEED, *stream])
-        return bootstrap.seed_draws(bootstrap.seed_error(scores), len(scores[0]), self.draws, rng)
+            found = bootstrap.with_seeds(moves, [(mine, (SEED, a)), (other, (SEED, b))])
+        return self._estimate(paired, *found, margin)
 
     @staticmethod
-    def _estimate(scores: list[np.ndarray], moves: np.ndarray, margin: float = 0.0) -> Estimate:
+    def _estimate(scores: list[np.ndarray], moves: np.ndarray, test: np.ndarray, margin: float = 0.0) -> Estimate:
         value = 100 * sum(float(part.mean(dtype=np.float64)) for part in scores)
-        return bootstrap.estimate(round(value, 6) + 0.0, 100 * moves, margin)  # adding 0.0 avoids -0.00
+        return bootstrap.estimate(round(value, 6) + 0.0, 100 * moves, margin, 100 * test)  # adding 0.0 avoids -0.00
 
     def _scores(self, group: Group, name: str) -> list[np.ndarray]:
         """For each block (seeds, rows): contributions of rows to the average by seed; the blocks' means sum to it."""
@@ -189,8 +188,8 @@ class Resampled:
         return self.shares[key]
 
     def _compute(self, group: Group, name: str) -> list[np.ndarray]:
-        predictions = self.predictions[id(group)]
-        languages = predictions.averages[name]
+        predictions = self.predictions[id(group), name]
+        languages = tuple(predictions.classes)
         found = []
         for block in self.blocks:
             rows = len(self.labels[block[0]])
@@ -212,31 +211,31 @@ class Answers:
     def __init__(self) -> None:
         self.labels: dict[str, np.ndarray] = {}  # language -> (rows,), of the first run with the language
         self.ids: dict[str, bytes] = {}  # language -> ids of the rows as a JSON list, if a run has stored them
-        self.read: dict[int, Predictions | None] = {}
+        self.read: dict[int, dict[str, Predictions]] = {}
 
-    def of(self, group: Group, split: str, problems: list[Problem]) -> Predictions | None:
-        """Predictions of a group; None if any run lacks arrays, with the reason among the problems."""
+    def of(self, group: Group, split: str, problems: list[Problem]) -> dict[str, Predictions]:
+        """Predictions behind each average of a group; empty if a run lacks arrays, with the reason in `problems`."""
         if id(group) not in self.read:
             self.read[id(group)] = self._read(group, split, problems)
         return self.read[id(group)]
 
-    def _read(self, group: Group, split: str, problems: list[Problem]) -> Predictions | None:
-        classes: dict[str, list[np.ndarray]] = {}
-        behind = averages(group, split)
-        languages = [x for x in group.runs[0].languages if any(x in each for each in behind.values())]
-        # Incomplete runs are in no average; the table reports their gaps.
-        complete = tuple(run for run in group.runs if languages and set(languages) <= set(run.scores(split)))
-        for run in complete:
-            for language in languages:
+    def _read(self, group: Group, split: str, problems: list[Problem]) -> dict[str, Predictions]:
+        found, classes = {}, {}
+        for name, languages in averages(group, split).items():
+            # The table reports the gaps of incomplete runs.
+            complete = tuple(run for run in group.runs if set(languages) <= set(run.scores(split)))
+            for run, language in product(complete, languages):
                 try:
-                    classes.setdefault(language, []).append(self._run(run, split, language))
+                    if (run.name, language) not in classes:
+                        classes[run.name, language] = self._run(run, split, language)
                 except (OSError, ValueError) as error:
                     what = f"no intervals for {group.system} ({error})"
                     problems.append(Problem(f"{run.name}, {split} {language}", what))
-                    return None
-        if not complete:
-            return None
-        return Predictions(group, complete, {language: np.stack(each) for language, each in classes.items()}, behind)
+                    return {}
+            if complete:
+                here = {language: np.stack([classes[run.name, language] for run in complete]) for language in languages}
+                found[name] = Predictions(group, complete, here)
+        return found
 
     def _run(self, run: Run, split: str, language: str) -> np.ndarray:
         """(rows,) uint16. Raises ValueError if the arrays contradict result.json or another run's labels."""

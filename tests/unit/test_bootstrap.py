@@ -20,8 +20,8 @@ def sample(rng: np.random.Generator, seeds: int, rows: int, spread: tuple[float,
 
 def interval(x: np.ndarray, draws: int, rng: np.random.Generator) -> bootstrap.Estimate:
     moves = bootstrap.row_draws([x.mean(axis=0)[:, None]], draws, rng)[:, 0]
-    moves = moves + bootstrap.seed_draws(bootstrap.seed_error([x]), len(x), draws, rng)
-    return bootstrap.estimate(float(x.mean()), moves)
+    moves, test = bootstrap.with_seeds(moves, [([x], (int(rng.integers(2**31)),))])
+    return bootstrap.estimate(float(x.mean()), moves, test=test)
 
 
 def coverage(spread: tuple[float, float, float], trials: int, seeds: int = 5, rows: int = 200) -> float:
@@ -101,6 +101,13 @@ def test_p_is_small_exactly_if_the_interval_excludes_zero():
     assert bootstrap.estimate(-2.2, moves).p < 0.05
     assert bootstrap.estimate(0.0, moves, margin=-2.2).p < 0.05
     assert bootstrap.estimate(0.0, np.zeros(10)).p == 1.0
+
+
+@pytest.mark.parametrize("spread", [(0.05, 0.0, 1.0), (0.1, 0.2, 0.5), (0.5, 0.5, 1.0)])
+def test_p_with_three_seeds_is_rarely_below_the_threshold_of_seven_claims(spread: tuple[float, float, float]):
+    rng, level = np.random.default_rng(1), 0.05 / 7
+    found = [interval(sample(rng, 3, 200, spread), 1000, rng).p for _ in range(800)]
+    assert np.mean(np.array(found) < level) < 2 * level
 
 
 def test_p_is_one_for_systems_with_equal_answers():

@@ -6,6 +6,7 @@ import re
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,7 +265,27 @@ def test_an_average_needs_the_scores_of_all_its_languages(tmp_path: Path):
     assert "MultiKD, seed 2: no test score for ur; its averages over them are missing" in table.notes
     assert "mBERT-based model: not measured: MonoKD, MultiKD + MBLM" in table.notes
     assert any("test ur" in problem.where for problem in collection.problems)
-    assert {claim.verdict for claim in claims} == {"not measured"}
+    texts = {table.key: table for table in found}["table-3-intervals"]
+    assert row(texts, "MultiKD")["AVG(S)"].value == pytest.approx(row(table, "MultiKD")["AVG(S)"].value, abs=0.01)
+    assert {claim.verdict for claim in claims if "MultiKD > MultiTrain" not in claim.text} == {"not measured"}
+
+
+def test_an_interval_has_the_runs_of_its_average(tmp_path: Path):
+    for system in ("MultiTrain", "MultiKD"):
+        for seed in (1, 2, 3):
+            one = changed(configs("xnli")[system], {"seed": seed})
+            right = dict(correct(one, (0.6 if (system, seed) == ("MultiKD", 3) else 0.8, 0.7), seed, ("test",))["test"])
+            if (system, seed) == ("MultiKD", 3):
+                del right["ur"]
+            write_run(tmp_path, one, {"test": right})
+    _, _, found, claims = report.make(tmp_path, draws=1000)
+    tables = {table.key: table for table in found}
+    for name, runs in (("AVG(S)", 3), ("AVG(Z)", 2)):
+        cell = row(tables["table-3"], "MultiKD")[name]
+        assert cell.n == runs
+        assert row(tables["table-3-intervals"], "MultiKD")[name].value == pytest.approx(cell.value, abs=0.01)
+    first = next(claim for claim in claims if claim.text == "MultiKD > MultiTrain on AVG(S)")
+    assert first.n.startswith("3 seeds") and first.difference == pytest.approx(-20 / 3, abs=0.5)
 
 
 def test_a_zero_shot_language_without_dev_rows_gives_one_note_and_no_averages(tmp_path: Path):
@@ -288,30 +309,96 @@ def test_a_zero_shot_language_without_dev_rows_gives_one_note_and_no_averages(tm
     assert first.verdict == "holds"
 
 
+def write_sweep(root: Path, name: str, chosen: dict[str, list[Config]]) -> None:
+    """Write the record of a sweep with the chosen runs of each system."""
+    (root / "sweeps").mkdir(exist_ok=True)
+    groups = [
+        {"runs": [x.run_name for x in runs], "chosen": {"train.lr": runs[0].train.lr}} for runs in chosen.values()
+    ]
+    sweep = {"experiment": name.partition("-")[0], "protocol": "fixed", "rule": "all", "groups": groups}
+    (root / "sweeps" / f"{name}.json").write_text(json.dumps(sweep))
+
+
+def write_rates(root: Path, shares: dict[float, float], systems: tuple[str, ...], seeds: int = 3) -> dict[Any, Config]:
+    """Write runs whose share of correct rows depends on the learning rate only; return them by system, seed, rate."""
+    found = {}
+    for system in systems:
+        for seed in range(1, seeds + 1):
+            for lr, share in shares.items():
+                one = changed(configs("xnli")[system], {"seed": seed, "train": {"lr": lr}})
+                write_run(root, one, correct(one, (share, share), seed))
+                found[system, seed, lr] = one
+    return found
+
+
 def test_the_ablations_are_compared_within_their_own_sweep(tmp_path: Path):
-    runs = {}
-    for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching"):
-        for seed, lr in ((1, 2e-5), (2, 2e-5), (1, 3e-5)):
-            one = changed(configs("xnli")[system], {"seed": seed, "train": {"lr": lr}})
-            runs[system, seed, lr] = write_run(tmp_path, one, correct(one, (0.8, 0.7), seed, ("dev",))).name
-    (tmp_path / "sweeps").mkdir()
-    for experiment, chosen in (("main", [(1, 2e-5), (2, 2e-5)]), ("ablations", [(1, 3e-5)])):
-        records = [
-            {"runs": [runs[system, seed, lr] for seed, lr in chosen], "chosen": {"train.lr": chosen[0][1]}}
-            for system in ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching")
-            if experiment == "ablations" or "detaching" not in system
-        ]
-        sweep = {"experiment": experiment, "protocol": "fixed", "rule": "all", "groups": records}
-        (tmp_path / "sweeps" / f"{experiment}-1.json").write_text(json.dumps(sweep))
+    systems = ("MultiKD", "MultiKD + MBLM", "MultiKD + MBLM - detaching")
+    runs = write_rates(tmp_path, {2e-5: 0.6, 3e-5: 0.8}, systems)
+    write_sweep(tmp_path, "main-1", {x: [runs[x, seed, 2e-5] for seed in (1, 2)] for x in systems[:2]})
+    write_sweep(tmp_path, "ablations-1", {x: [runs[x, seed, 3e-5] for seed in (1, 2, 3)] for x in systems})
     collection, _, found, _ = report.make(tmp_path, draws=1000)
-    assert not any("has no run with seed" in problem.what for problem in collection.problems)
+    assert [problem.what for problem in collection.problems] == ["no finished runs of MonoKD, MultiTrain"]
     tables = {table.key: table for table in found}
-    assert {row.label: row.cells[-1].value for row in tables["table-5"].rows} == {
-        "mBERT": 1,
-        "+ MBLM": 1,
-        "- detaching": 1,
-    }
-    assert row(tables["table-7"], "MultiKD")["runs"].value == 2
+    for label in ("mBERT", "+ MBLM", "- detaching"):
+        assert row(tables["table-5"], label)["AVG(A)"].value == pytest.approx(80, abs=5)
+    assert row(tables["table-3"], "MultiKD")["AVG(A)"].value == pytest.approx(60, abs=5)
+
+
+@pytest.mark.parametrize("names", [("main-1", "main-2"), ("main-2", "main-1")])
+def test_the_systems_of_a_table_come_from_one_of_several_sweeps(tmp_path: Path, names: tuple[str, str]):
+    systems = ("MultiTrain", "MultiKD", "MultiKD + MBLM")
+    runs = write_rates(tmp_path, {2e-5: 0.6, 3e-5: 0.8}, systems)
+    (tmp_path / runs["MultiKD + MBLM", 3, 3e-5].run_name / "result.json").unlink()  # a failed seed
+    runs[("MultiTrain", 4, 3e-5)] = more = changed(configs("xnli")["MultiTrain"], {"seed": 4, "train": {"lr": 3e-5}})
+    write_run(tmp_path, more, correct(more, (0.8, 0.8), 4))
+    for name, lr in zip(names, (2e-5, 3e-5), strict=True):
+        write_sweep(tmp_path, name, {x: [one for (y, _, z), one in runs.items() if (x, lr) == (y, z)] for x in systems})
+    collection, _, found, claims = report.make(tmp_path, draws=1000)
+    table = {table.key: table for table in found}["table-3"]
+    values = [row(table, x)["AVG(A)"].value for x in systems]
+    assert max(values) - min(values) < 3
+    assert not any(claim.verdict == "contradicted" for claim in claims if not claim.ratio)
+    said = [problem.what for problem in collection.problems if problem.where.startswith("main sweeps")]
+    assert len(said) == 1 and said[0].startswith("2 sweeps have different runs of MultiTrain, MultiKD, MultiKD + MBLM")
+
+
+def test_a_grid_of_one_seed_does_not_hide_the_runs_of_other_seeds(tmp_path: Path):
+    runs = write_rates(tmp_path, {2e-5: 0.7}, ("MultiKD",), 5) | write_rates(tmp_path, {3e-5: 0.8}, ("MultiKD",), 1)
+    write_sweep(tmp_path, "grid-1", {"MultiKD": [runs["MultiKD", 1, 3e-5]]})
+    table = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}["table-3"]
+    assert row(table, "MultiKD")["runs"].value == 5
+
+
+def test_folded_models_are_those_of_the_chosen_runs(tmp_path: Path):
+    runs = write_rates(tmp_path, {2e-5: 0.6, 3e-5: 0.8}, ("MultiKD", "MultiKD + MBLM"))
+    for (system, seed, lr), one in runs.items():
+        if system == "MultiKD + MBLM":
+            folder = write_run(
+                tmp_path / "folded",
+                one,
+                correct(one, (0.6 if lr == 2e-5 else 0.8,) * 2, seed),
+                system=f"{system}, folded",
+                folded_from=one.run_name,
+            )
+            folder.rename(tmp_path / f"{one.run_name}-folded")
+    write_sweep(
+        tmp_path, "main-1", {x: [runs[x, seed, 2e-5] for seed in (1, 2, 3)] for x in ("MultiKD", "MultiKD + MBLM")}
+    )
+    collection, _, found, _ = report.make(tmp_path, draws=1000)
+    table = {table.key: table for table in found}["table-3"]
+    assert row(table, "MultiKD + MBLM, folded")["AVG(A)"].value == pytest.approx(60, abs=5)
+    left = [problem.where for problem in collection.problems if "its source is not a chosen run" in problem.what]
+    assert left == sorted(f"{one.run_name}-folded" for (x, _, lr), one in runs.items() if "MBLM" in x and lr == 3e-5)
+
+
+def test_teachers_that_a_run_does_not_use_make_no_configuration(tmp_path: Path):
+    for seed in (1, 2, 3, 4):
+        unused = {"en": {"model": "runs/teacher/model", "fine_tuned": True}}
+        values = {"seed": seed} | ({"teachers": unused} if seed > 2 else {})
+        one = changed(configs("xnli")["MultiTrain"], values)
+        write_run(tmp_path, one, correct(one, (0.8, 0.7), seed))
+    table = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}["table-3"]
+    assert row(table, "MultiTrain")["runs"].value == 4
 
 
 def test_logits_that_contradict_the_result_give_no_interval(tmp_path: Path):
