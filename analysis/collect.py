@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ class Run:
         """Ids of the rows as a JSON list; None for runs without stored ids. Raises OSError."""
         file = self.folder / "ids" / f"{split}.{language}.json"
         return file.read_bytes() if file.is_file() else None
+
+    @cached_property
+    def conditions(self) -> dict[str, str]:
+        """Device, precision and code revision of the training, as far as environment.json has them."""
+        try:
+            noted = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        found = {"device": noted.get("device"), "precision": noted.get("precision"), "code revision": noted.get("git")}
+        return {name: str(value).partition(",")[0] for name, value in found.items() if value}
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Lines of metrics.jsonl as objects; empty without that file."""

@@ -16,13 +16,18 @@ NAMED = 3  # maximum runs that a line lists
 
 
 def differing(runs: Iterable[Run]) -> Iterator[Problem]:
-    """One problem per origin that runs of a task do not share; weights are compared within a backbone."""
+    """One problem per origin that runs of a task do not share; weights are compared within a backbone.
+
+    Device, precision and code revision of students are origins, too.
+    """
     found: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         for name, value in run.result.made_from.items():
             if name.startswith("member "):
                 continue
             found[run.task, run.backbone if name == "backbone" else "", name][value].append(run.name)
+        for name, value in run.conditions.items() if run.role == "student" else ():
+            found[run.task, "", name][value].append(run.name)
     lines: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (task, _, name), kinds in found.items():
         if len(kinds) > 1:

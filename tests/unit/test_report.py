@@ -164,6 +164,30 @@ def test_table_2_shows_each_teacher_in_its_language(made: tuple[dict[str, Table]
     assert row(table, "Average")["XNLI"].value == pytest.approx(np.mean(each))
 
 
+def test_dev_chooses_between_two_teachers_of_a_language_for_the_average_of_table_2(tmp_path: Path):
+    of = configs("xnli")["MultiKD"]
+    write_run(tmp_path, of, correct(of, (0.8, 0.7), 1))
+    other = changed(of, {"teachers": {"en": {"model": "other/encoder"}}})
+    for one, shares in ((of.teacher_run("en"), (0.9, 0.6)), (other.teacher_run("en"), (0.5, 0.8))):
+        right = [correct(one, (share, 0.0), 1, (split,)) for split, share in zip(SPLITS, shares, strict=True)]
+        write_run(tmp_path, one, {**right[0], **right[1]})
+    for language in ("fr", "zh"):
+        write_run(tmp_path, of.teacher_run(language), correct(of.teacher_run(language), (0.6, 0.0), 1))
+    table = {table.key: table for table in report.make(tmp_path, draws=1000)[2]}["table-2"]
+    assert row(table, "(en) encoder")["XNLI"].value == pytest.approx(80, abs=5)
+    assert row(table, "Average")["XNLI"].value == pytest.approx(60, abs=5)
+
+
+def test_students_of_other_devices_precisions_and_code_are_named(tmp_path: Path):
+    for seed, device, precision in ((1, "cpu, 2 threads a rank", "fp32"), (2, "NVIDIA H100", "bf16")):
+        one = changed(configs("xnli")["MultiKD"], {"seed": seed})
+        folder = write_run(tmp_path, one, correct(one, (0.8, 0.7), seed))
+        environment = {"device": device, "precision": precision, "git": "0123abc"}
+        (folder / "environment.json").write_text(json.dumps(environment))
+    said = [problem.what for problem in report.make(tmp_path, draws=1000)[0].problems]
+    assert any(what.startswith("the runs have different device, precision: xnli-multikd-s1") for what in said)
+
+
 def test_only_translated_rows_are_resampled_together(made: tuple[dict[str, Table], list[Claim], Path]):
     tables = made[0]
     assert any("resampled together" in note for note in tables["table-3-intervals"].notes)
