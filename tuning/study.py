@@ -69,16 +69,25 @@ class Sweep:
     def refuse_stale(self) -> None:
         """Raise one UserError for all stale runs, teachers included; with `fresh`, delete these runs instead.
 
-        A run is stale if its rows, teachers or backbone have changed.
+        A run is stale if its rows, teachers or backbone have changed. The students of a stale teacher are stale, too.
         """
-        every = self.configs()
-        taught = [config for config in every if config.role == "student" and config.distill.signal != "labels"]
-        every += [run for config in taught for run in paper.teacher_runs(config)]
-        where = {runs.folder(self.root, config): config for config in every}
+        where = {runs.folder(self.root, config): config for config in self.configs()}
+        teachers = {
+            student: {runs.folder(self.root, run): run for run in paper.teacher_runs(config)}
+            for student, config in where.items()
+            if config.role == "student" and config.distill.signal != "labels"
+        }
+        for each in teachers.values():
+            where |= each
         stale = provenance.stale(where, self.root)
+        for student, each in teachers.items():
+            names = sorted({f"teacher {run.languages[0]}" for folder, run in each.items() if folder in stale})
+            if names and runs.finished(student):
+                stale.setdefault(student, names)
         if not self.fresh:
             provenance.refuse(stale)
-        for folder in stale:
+        # Students first: if the command is killed here, its teacher is still stale at the next start.
+        for folder in [folder for folder in where if folder in stale]:
             with runs.lock(self.root, where[folder]):
                 shutil.rmtree(folder)
             self.results.pop(where[folder].run_name, None)

@@ -261,6 +261,35 @@ def test_a_fresh_sweep_keeps_runs_that_are_not_stale(config: Config, tmp_path: P
     assert not any(run.exists() for run in runs_of_it)
 
 
+def test_a_fresh_sweep_retrains_a_stale_teacher_and_its_students(config: Config, tmp_path: Path):
+    labels = changed(config, {"distill": {"signal": "labels"}})
+
+    def new_sweep(fresh: bool = False) -> Sweep:
+        groups = protocols.groups([System(config), System(labels)], [{}])
+        return Sweep("grid", groups, "full", [1, 2], "all", tmp_path, "", fresh=fresh)
+
+    def finish_all() -> list[Path]:
+        return [finish(run, tmp_path) for run in (config.teacher_run("fr"), *new_sweep().configs())]
+
+    teacher, *students, one, other = finish_all()
+    write_model(tmp_path / "plain-fr", b"another encoder")
+    with pytest.raises(UserError) as caught:
+        new_sweep().refuse_stale()
+    named = str(caught.value).splitlines()[1:-1]
+    assert named == [f"  {teacher}: backbone", *(f"  {student}: teacher fr" for student in students)]
+    with runs.lock(tmp_path, config.teacher_run("fr")), pytest.raises(UserError, match="another process"):
+        new_sweep(fresh=True).refuse_stale()
+    assert [run.exists() for run in (teacher, *students)] == [True, False, False]  # the next start names the teacher
+    (study := new_sweep(fresh=True)).refuse_stale()
+    study.read_finished()
+    assert [run.exists() for run in (teacher, one, other)] == [False, True, True]
+    assert [runs.folder(tmp_path, run) for run in study.wanted()] == students
+    finish_all()
+    (study := new_sweep()).refuse_stale()
+    study.read_finished()
+    assert study.wanted() == []
+
+
 def test_a_sweep_counts_finished_runs_with_first_schema_names(config: Config, tmp_path: Path):
     finish(config.teacher_run("fr"), tmp_path)
     study = sweep_of(config, tmp_path)
