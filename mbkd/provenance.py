@@ -13,12 +13,12 @@ from mbkd.errors import UserError
 from mbkd.result import Result
 
 
-def made_from(config: Config, root: Path) -> dict[str, str]:
+def made_from(config: Config, root: Path, trained_as: str = "") -> dict[str, str]:
     """Return the hash of every input of a run besides its configuration and the code, by readable name.
 
-    Raises UserError for a missing input.
+    trained_as: the name of the run whose weights this run reuses. Raises UserError for a missing input.
     """
-    return {name: find() for name, find in _parts(config, root).items()}
+    return {name: find() for name, find in _parts(config, root, trained_as).items()}
 
 
 def changed(result: Result, config: Config, root: Path) -> list[str]:
@@ -31,7 +31,7 @@ def changed(result: Result, config: Config, root: Path) -> list[str]:
         return []
     found = []
     try:
-        parts = _parts(config, root)
+        parts = _parts(config, root, result.trained_as)
     except (UserError, OSError):
         return []
     for name, before in result.made_from.items():
@@ -97,7 +97,7 @@ def teacher_path(config: Config, language: str, index: int, root: Path) -> str:
     return str(run / "model")
 
 
-def _parts(config: Config, root: Path) -> dict[str, Callable[[], str]]:
+def _parts(config: Config, root: Path, trained_as: str = "") -> dict[str, Callable[[], str]]:
     """Return the functions that compute each hash, by name. Raises UserError if the task's splits are not found."""
     task, store = config.task, root / "store"
     hub.keep(store)
@@ -111,6 +111,8 @@ def _parts(config: Config, root: Path) -> dict[str, Callable[[], str]]:
             name = language if len(several) == 1 else f"{language} {index + 1}"
             found[f"teacher {name}"] = partial(_teacher, config, language, index, root)
     found["backbone"] = partial(_weights, config.student.backbone, store)
+    if trained_as:
+        found[f"weights of {trained_as}"] = partial(_weights, str(root / trained_as / "model"), store)
     return found
 
 

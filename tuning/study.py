@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbkd import provenance, runs
-from mbkd.config import Config, paper
+from mbkd.config import Config, changed, paper
 from mbkd.evaluate import selection
 from mbkd.files import read_json, write_json
 from mbkd.result import Result
@@ -62,8 +62,11 @@ class Sweep:
         return self.results[config.run_name]
 
     def configs(self) -> list[Config]:
-        """Return every run that the groups may need."""
+        """Return every run that the groups may need, and the runs of the row `(single)` of Table 5."""
         every = [choice.run(seed) for group in self.groups for choice in group.choices for seed in self.seeds]
+        if self.name == "ablations":
+            none = [config for config in every if config.student.mixers == "none"]
+            every += [changed(config, {"student": {"inference": "single"}}) for config in none]
         return list({config.run_name: config for config in every}.values())
 
     def refuse_stale(self) -> None:

@@ -29,7 +29,7 @@ from mbkd.train.trainer import STEPS_PER_RECORD, Trainer
 from mbkd.train.work import speed
 
 # Fields that a run with another `student.inference` copies from the result of the trained run.
-OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds", "made_from")
+OF_THE_TRAINING = ("teacher_accuracy", "train_seconds", "step_seconds")
 
 
 def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Schedule, log: str = "none") -> Path:
@@ -118,7 +118,10 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
         if alike is not None:
             trained = Result.read(alike)
             result = replace(
-                result, **{name: getattr(trained, name) for name in OF_THE_TRAINING}, trained_as=alike.name
+                result,
+                **{name: getattr(trained, name) for name in OF_THE_TRAINING},
+                made_from=trained.made_from and provenance.made_from(config, root, alike.name),
+                trained_as=alike.name,
             )
         if config.distill.hidden and alike is None:
             del model.matching

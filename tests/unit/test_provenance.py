@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,35 @@ def test_a_fresh_sweep_retrains_a_stale_teacher_and_its_students(config: Config,
     (study := new_sweep()).refuse_stale()
     study.read_finished()
     assert study.wanted() == []
+
+
+@pytest.mark.parametrize("retrained", [False, True])
+def test_a_sweep_and_a_report_name_a_stale_single_run(config: Config, tmp_path: Path, retrained: bool):
+    def new_sweep(fresh: bool = False) -> Sweep:
+        groups = protocols.groups([System(trained)], [{}])
+        return Sweep("ablations", groups, "fixed", [1], "all", tmp_path, "", fresh=fresh)
+
+    trained = changed(config, {"student": {"branch_depth": 1, "mixers": "none"}})
+    alone = changed(trained, {"student": {"inference": "single"}})
+    finish(config.teacher_run("fr"), tmp_path)
+    run, single = finish(trained, tmp_path), finish(alone, tmp_path)
+    noted = provenance.made_from(alone, tmp_path, run.name)
+    result = replace(Result.read(single), trained_as=run.name, made_from=noted)
+    result.write(single)
+    new_sweep().refuse_stale()
+    if retrained:
+        write_model(run / "model", b"another training")
+    else:
+        swap_labels(tmp_path)
+    what = f"weights of {run.name}" if retrained else "train rows of fr"
+    shown = Run(single, single.name, result, yaml.safe_load((single / "config.yaml").read_text()))
+    (problem,) = origins.changed([shown], tmp_path)
+    assert problem.what == f"{what} changed since training; train again with --fresh"
+    with pytest.raises(UserError, match=f"{single}: {what}\n"):
+        new_sweep().refuse_stale()
+    new_sweep(fresh=True).refuse_stale()
+    assert (run.exists(), single.exists()) == (retrained, False)
+    new_sweep().refuse_stale()
 
 
 def test_a_sweep_counts_finished_runs_with_first_schema_names(config: Config, tmp_path: Path):
