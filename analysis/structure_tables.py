@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from analysis import reference
 from analysis.claims import Claim, compare, decide, ratio
+from analysis.collect import Problem
 from analysis.context import TASKS, Context, block_name, depth_note
 from analysis.groups import Group
 from analysis.items import Resampled
@@ -173,18 +174,27 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
         mine, single = (statistics.median(run.result.parameters for run in here[x].runs) for x in (name, SINGLE))
         return Cost(mine / single, 1.0, False, source, f"{len(here[name].runs)} runs")
     label, task = _short(name), here[SINGLE].task
-    for record in context.collection.efficiency:
-        if (record["task"], record["backbone"]) == (task, backbone) and label in record["systems"]:
-            single, mine = record["systems"]["Single"], record["systems"][label]
-            seconds = [each["step_seconds"]["online"]["median"] for each in (mine, single)]
-            time = seconds[0] / seconds[1]
-            if name not in (SINGLE, ENSEMBLE):  # median of per-round ratios: load on the machine cancels
-                time = record["ratios"]["measured"]["online"]
-            source = (
-                f"Params and Time measured in turn, teachers online, {record['rounds']} rounds ({record['machine']})"
-            )
-            parameters = mine["parameters"] / single["parameters"]
-            return Cost(parameters, time, True, source, f"{record['rounds']} rounds")
+    depth = next((group.branch_depth for group in (here[name], *here.values()) if group.branch_depth), 0)
+    records = [
+        record
+        for record in context.collection.efficiency
+        if (record["task"], record["backbone"]) == (task, backbone) and label in record["systems"]
+        if record.get("branch_depth", depth) == depth
+    ]
+    records.sort(key=lambda record: "branch_depth" not in record)
+    if len(records) > 1 and "branch_depth" not in records[0] and name not in (SINGLE, ENSEMBLE):
+        what = f"{len(records)} records of tuning.efficiency contain {label} without a branch depth; the first is shown"
+        context.collection.problems.append(Problem(f"{TASKS[task]}, {block_name(backbone)}", what))
+    if records:
+        record = records[0]
+        single, mine = record["systems"]["Single"], record["systems"][label]
+        seconds = [each["step_seconds"]["online"]["median"] for each in (mine, single)]
+        time = seconds[0] / seconds[1]
+        if name not in (SINGLE, ENSEMBLE):  # median of per-round ratios: load on the machine cancels
+            time = record["ratios"]["measured"]["online"]
+        source = f"Params and Time measured in turn, teachers online, {record['rounds']} rounds ({record['machine']})"
+        parameters = mine["parameters"] / single["parameters"]
+        return Cost(parameters, time, True, source, f"{record['rounds']} rounds")
     results = {key: [run.result for run in here[key].runs] for key in (SINGLE, name)}
     modes = {result.step_seconds["teacher"] for each in results.values() for result in each}
     sizes = {key: statistics.median(result.parameters for result in each) for key, each in results.items()}

@@ -77,6 +77,7 @@ def measure(config: Config, root: Path, rounds: int) -> dict[str, Any]:
         "kind": "efficiency",
         "task": config.task.kind,
         "backbone": config.student.backbone,
+        "branch_depth": config.student.branch_depth,
         "machine": distributed.device_name(ranks),
         "precision": made[0].precision,
         "versions": environment()["packages"],

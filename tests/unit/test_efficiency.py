@@ -54,6 +54,7 @@ def test_a_structure_is_recorded_under_its_name(toy: Config, tmp_path: Path):
     """A report expects full branches in a system named MBLM."""
     found = efficiency.measure(changed(toy, {"student": {"branch_rank": 2, "detach": False}}), tmp_path, 1)
     assert list(found["systems"]) == ["Single", "Ens2", "MBLM - detaching, rank 2"]
+    assert found["branch_depth"] == toy.student.branch_depth
 
 
 def test_a_student_without_branches_is_refused(toy: Config, tmp_path: Path):

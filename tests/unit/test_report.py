@@ -154,6 +154,16 @@ def test_time_comes_from_the_efficiency_record_not_from_runs_with_cached_teacher
     assert "Params and Time measured in turn, teachers online, 30 rounds (a GPU)" in " ".join(table.notes)
     (time,) = [claim for claim in claims if claim.text.startswith("Time")]
     assert (time.verdict, time.n) == ("holds", "30 rounds")
+    for depth in (2, 4, None):  # a record of K = 4 is preferred to records of another K or without K
+        other = {**record, "systems": {"Single": system(100, 1.0), "MBLM": system(100 + (depth or 0), 1.1)}}
+        other |= {"branch_depth": depth} if depth else {}
+        (tmp_path / f"efficiency-0{depth}.json").write_text(json.dumps(other))
+        tables = report.make(tmp_path, draws=1000)[2]
+        table = next(table for table in tables if table.key == "table-6")
+        assert row(table, "MBLM")["Params"].text == ("1.32×" if depth == 2 else "1.04×")
+    (tmp_path / "efficiency-04.json").unlink()
+    problems = report.make(tmp_path, draws=1000)[0].problems
+    assert any("2 records of tuning.efficiency contain MBLM without a branch depth" in x.what for x in problems)
 
 
 def test_table_2_shows_each_teacher_in_its_language(made: tuple[dict[str, Table], list[Claim], Path]):
