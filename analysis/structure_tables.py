@@ -200,7 +200,11 @@ def _cost(context: Context, backbone: str, name: str, here: dict[str, Group]) ->
     sizes = {key: statistics.median(result.parameters for result in each) for key, each in results.items()}
     steps = {key: statistics.median(x.step_seconds["median"] for x in each) for key, each in results.items()}
     source = "Params and Time from the runs' own records, teachers " + " and ".join(sorted(modes))
-    time = steps[name] / steps[SINGLE] if len(modes) == 1 else None
+    conditions = [run.conditions for key in (SINGLE, name) for run in here[key].runs]
+    comparable = len({(each.get("device"), each.get("precision")) for each in conditions}) == 1
+    if not comparable:
+        source += ", on different devices or in different precisions, so Time is omitted"
+    time = steps[name] / steps[SINGLE] if len(modes) == 1 and comparable else None
     return Cost(sizes[name] / sizes[SINGLE], time, modes == {"online"}, source, f"{len(here[name].runs)} runs")
 
 

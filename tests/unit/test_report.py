@@ -189,13 +189,17 @@ def test_dev_chooses_between_two_teachers_of_a_language_for_the_average_of_table
 
 
 def test_students_of_other_devices_precisions_and_code_are_named(tmp_path: Path):
-    for seed, device, precision in ((1, "cpu, 2 threads a rank", "fp32"), (2, "NVIDIA H100", "bf16")):
-        one = changed(configs("xnli")["MultiKD"], {"seed": seed})
-        folder = write_run(tmp_path, one, correct(one, (0.8, 0.7), seed))
+    conditions = (("MultiKD", "cpu, 2 threads a rank", "fp32"), ("MultiKD + MBLM", "NVIDIA H100", "bf16"))
+    for system, device, precision in conditions:
+        one = configs("xnli")[system]
+        folder = write_run(tmp_path, one, correct(one, (0.8, 0.7), 1))
         environment = {"device": device, "precision": precision, "git": "0123abc"}
         (folder / "environment.json").write_text(json.dumps(environment))
-    said = [problem.what for problem in report.make(tmp_path, draws=1000)[0].problems]
-    assert any(what.startswith("the runs have different device, precision: xnli-multikd-s1") for what in said)
+    collection, _, tables, _ = report.make(tmp_path, draws=1000)
+    said = [problem.what for problem in collection.problems]
+    assert any(what.startswith("the runs have different device, precision: xnli-multikd-mblm-s1") for what in said)
+    table = {table.key: table for table in tables}["table-6"]
+    assert row(table, "MBLM")["Time"].text == "–" and row(table, "Single")["Time"].text == "1.00×"
 
 
 def test_only_translated_rows_are_resampled_together(made: tuple[dict[str, Table], list[Claim], Path]):
