@@ -1,6 +1,7 @@
 """Gaps of a report: systems, seeds and languages that other systems have."""
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from analysis.collect import Problem
 from analysis.context import TASKS, Context, block_name
@@ -11,6 +12,10 @@ from analysis.scores import gaps
 def missing(context: Context) -> Iterator[Problem]:
     """Gaps of every task and backbone, each reported once."""
     for task in context.tasks:
+        for name, same in groupby(sorted(context.backbones(task), key=block_name), key=block_name):
+            if len(there := list(same)) > 1:
+                what = f"{', '.join(there)} have the same heading, {name}; rename a folder to separate their rows"
+                yield Problem(TASKS[task], what)
         for backbone in context.backbones(task):
             where = f"{TASKS[task]}, {block_name(backbone)}"
             here = [g for g in context.groups if (g.task, g.backbone, g.role) == (task, backbone, "student")]

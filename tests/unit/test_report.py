@@ -202,6 +202,14 @@ def test_students_of_other_devices_precisions_and_code_are_named(tmp_path: Path)
     assert row(table, "MBLM")["Time"].text == "–" and row(table, "Single")["Time"].text == "1.00×"
 
 
+def test_backbones_with_the_same_heading_are_named(tmp_path: Path):
+    for backbone in ("one/student", "two/student"):
+        one = changed(configs("xnli")["MultiKD"], {"student": {"backbone": backbone}})
+        write_run(tmp_path, one, correct(one, (0.8, 0.7), 1))
+    said = [problem.what for problem in report.make(tmp_path, draws=1000)[0].problems]
+    assert any(what.startswith("one/student, two/student have the same heading") for what in said)
+
+
 def test_only_translated_rows_are_resampled_together(made: tuple[dict[str, Table], list[Claim], Path]):
     tables = made[0]
     assert any("resampled together" in note for note in tables["table-3-intervals"].notes)
