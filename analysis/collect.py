@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,9 @@ YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Keys of the records of sweeps and of `tuning.efficiency` that the tables read.
 SWEEP: dict[str, type] = {"experiment": str, "protocol": str, "rule": str, "groups": list}
 EFFICIENCY: dict[str, type] = {"task": str, "backbone": str, "systems": dict, "ratios": dict, "rounds": int}
+
+
+NAMED = 3  # maximum runs that a line lists
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,12 @@ def collect(root: Path) -> Collection:
     sweeps = _records(root, "sweeps/*.json", SWEEP, problems)
     efficiency = _records(root, "efficiency-*.json", EFFICIENCY, problems)
     return Collection(root, runs, problems, sweeps, efficiency)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first NAMED names, and the number of others."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _read(path: Path, problems: list[Problem]) -> Run | None:

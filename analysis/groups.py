@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from analysis.collect import Collection, Problem, Run
+from analysis.collect import Collection, Problem, Run, shortened
 from mbkd.config.names import hashed_values
 from mbkd.errors import UserError
 from mbkd.evaluate.selection import Candidate, not_considered
@@ -178,10 +178,12 @@ def _of_chosen(collection: Collection, groups: Sequence[Group], named: dict[str,
             group = Group(*key, _by_seed(runs), members.values, how, members.experiment, members.record)
             found.append(group)
             kept |= {run.name for run in runs}
+    omitted: dict[str, list[str]] = {}
     for run in collection.runs:
         if _derived(run, named) and run.name not in kept:
-            what = "its source is not a chosen run" if run.result.folded_from else "its members are not the chosen runs"
-            collection.problems.append(Problem(run.name, f"omitted: {what}"))
+            what = "folded from" if run.result.folded_from else "ensembles of"
+            omitted.setdefault(f"omitted: {what} runs that are not chosen", []).append(run.name)
+    collection.problems.extend(Problem(shortened(names), what) for what, names in omitted.items())
     return found
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from analysis.collect import Problem, Run
+from analysis.collect import Problem, Run, shortened
 from mbkd import provenance
 from mbkd.config import Config
-
-NAMED = 3  # maximum runs that a line lists
 
 
 def differing(runs: Iterable[Run]) -> Iterator[Problem]:
@@ -31,7 +29,7 @@ def differing(runs: Iterable[Run]) -> Iterator[Problem]:
     lines: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (task, _, name), kinds in found.items():
         if len(kinds) > 1:
-            lines[task, " versus ".join(_names(each) for each in kinds.values())].append(name)
+            lines[task, " versus ".join(shortened(each) for each in kinds.values())].append(name)
     for (task, names), what in lines.items():
         yield Problem(task, f"the runs have different {', '.join(what)}: {names}. The tables contain all of them")
 
@@ -64,9 +62,4 @@ def changed(runs: Sequence[Run], root: Path) -> Iterator[Problem]:
             )
             yield Problem(run.name, f"{', '.join(other)} changed since; {do}")
     for what, names in lines.items():
-        yield Problem(_names(names), f"{what} changed since training; train again with --fresh")
-
-
-def _names(runs: list[str]) -> str:
-    more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-    return ", ".join(runs[:NAMED]) + more
+        yield Problem(shortened(names), f"{what} changed since training; train again with --fresh")

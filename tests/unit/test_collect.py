@@ -225,4 +225,4 @@ def test_ensembles_of_runs_that_were_not_chosen_are_left_out(tmp_path: Path):
     collection = collect(tmp_path)
     groups = {group.system: group for group in choose(collection)}
     assert groups["Ens2"].runs[0].result.members == tuple(of.run_name for of in good)
-    assert "its members are not the chosen runs" in messages(collection)
+    assert "omitted: ensembles of runs that are not chosen" in messages(collection)
