@@ -69,7 +69,9 @@ def teachers_table(context: Context) -> Table:
             if group.task == task and values:
                 name = Path(group.backbone).name
                 key = languages.index(language), f"({language}) {TEACHERS.get(name, name)}"
-                shown = found.setdefault(key, {})[task] = score(values)
+                if task in found.setdefault(key, {}):  # of a less preferred sweep
+                    continue
+                shown = found[key][task] = score(values)
                 # Dev chooses between teachers of a language, because the shown split can be test.
                 dev = [x for run in group.runs if (x := run.scores("dev").get(language)) is not None]
                 here = statistics.fmean(dev) if dev else -1.0, shown.mean

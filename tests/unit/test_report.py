@@ -188,6 +188,21 @@ def test_dev_chooses_between_two_teachers_of_a_language_for_the_average_of_table
     assert row(table, "Average")["XNLI"].value == pytest.approx(60, abs=5)
 
 
+def test_table_2_has_the_preferred_of_two_sweeps_of_teachers(tmp_path: Path):
+    one, other = (
+        changed(configs("xnli")["MultiKD"], {"teaching": {"lr": lr}}).teacher_run("en") for lr in (1e-5, 2e-5)
+    )
+    for teacher, share in ((one, 0.9), (other, 0.5)):
+        write_run(tmp_path, teacher, correct(teacher, (share, 0.0), 1))
+    for name, chosen in (("teachers-1", one), ("teachers-2", other)):
+        write_sweep(tmp_path, name, {"en": [chosen]})
+    collection, _, tables, _ = report.make(tmp_path, draws=1000)
+    assert row({table.key: table for table in tables}["table-2"], "(en) RoBERTa")["XNLI"].value == pytest.approx(
+        90, abs=5
+    )
+    assert any(problem.where.startswith("teachers sweeps") for problem in collection.problems)
+
+
 def test_students_of_other_devices_precisions_and_code_are_named(tmp_path: Path):
     conditions = (("MultiKD", "cpu, 2 threads a rank", "fp32"), ("MultiKD + MBLM", "NVIDIA H100", "bf16"))
     for system, device, precision in conditions:
