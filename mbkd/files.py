@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from mbkd.errors import UserError
 
 MANIFEST = "manifest.json"
+REPEAT = 60.0  # seconds between two such reports
 PATIENCE = 5.0  # seconds before a process reports that it waits for another one
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -164,8 +165,11 @@ class Store:
         try:
             self.lock.acquire(timeout=PATIENCE)
         except Timeout:
-            log.warning("waiting for another process that builds %s", self.folder.name)
-            self.lock.acquire()
+            # Repeated, because a sweep stops a trial that prints nothing for `--hang-minutes`.
+            while not self.lock.is_locked:
+                log.warning("waiting for another process that builds %s", self.folder.name)
+                with contextlib.suppress(Timeout):
+                    self.lock.acquire(timeout=REPEAT)
         try:
             if problem := self.problem():  # empty if another process has built it meanwhile
                 if self.folder.exists():

@@ -121,9 +121,9 @@ def sweep(
     whole = carry_out(study, given_to_trials, retries, address)
     file = study.record(whole and not study.failed)
     show(study)
-    if name == "teachers":
-        for written in write_teachers(study):
-            print(f"the chosen teachers, for --teachers: {written}")
+    # A sweep that is stopped or has failed runs keeps the file of an earlier sweep.
+    for written in write_teachers(study) if name == "teachers" and whole and not study.failed else ():
+        print(f"the chosen teachers, for --teachers: {written}")
     print(f"report: python -m analysis.report {root} --out {root}/report")
     print(file)
     if not whole:

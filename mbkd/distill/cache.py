@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mbkd.terminal.progress import ProgressBar
 
 FORMAT = 2  # increment when the files of a cache change their meaning
 BATCHES_PER_CHUNK = 8
+REPEAT = 60.0  # seconds between two reports of the wait
 PATIENCE = 2.0  # seconds between two attempts to take another builder's lock
 
 
@@ -74,12 +76,13 @@ def open_cache(
     if ranks.first:
         with refuse_full(found.folder):
             found.folder.parent.mkdir(parents=True, exist_ok=True)
-    waited = False
+    waiting = time.monotonic() - REPEAT
     # Only the first rank takes the lock. It reports every PATIENCE seconds, so no collective call times out.
     while (state := distributed.all_gather_object(_look(found) if ranks.first else "")[0]) == "busy":
-        if ranks.first and not waited:
+        # Repeated, because a sweep stops a trial that prints nothing for `--hang-minutes`.
+        if ranks.first and time.monotonic() - waiting >= REPEAT:
             print(f"waiting for another process that builds {found.folder}", file=sys.stderr, flush=True)
-        waited = True
+            waiting = time.monotonic()
     if state == "ours":
         try:
             teacher = make()

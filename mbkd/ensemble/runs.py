@@ -29,6 +29,7 @@ COMMON = {
     "system": "system",
     "task": "task",
     "backbone": "backbone",
+    "trained": "trained languages",
     "labels": "labels or order of labels",
     "supervised": "supervised languages",
     "zero_shot": "zero-shot languages",
@@ -61,6 +62,11 @@ def read(directories: Sequence[Path]) -> list[Member]:
         for field, name in COMMON.items():
             if (mine := getattr(other.result, field)) != (wanted := getattr(first.result, field)):
                 raise UserError(f"{other.run} and {first.run}: different {name} ({_words(mine)}; {_words(wanted)})")
+        for field in ("student.branch_depth", "train.max_length"):
+            section, name = field.split(".")
+            values = [getattr(getattr(each.config, section), name) for each in (other, first)]
+            if values[0] != values[1]:
+                raise UserError(f"{other.run} and {first.run}: different {field} ({values[0]}; {values[1]})")
         if what := _differing(first, other):
             raise UserError(
                 f"{other.run}: differs from {first.run} in its inputs ({', '.join(what)}); train one of them again"

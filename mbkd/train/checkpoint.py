@@ -110,7 +110,8 @@ def newest(run: Path, made_from: dict[str, Any], show: bool = True) -> Path | No
             if show:
                 print(f"warning: {folder}: {problem}; the checkpoint before it is used", file=sys.stderr, flush=True)
             continue
-        before = _manifest(folder)["made_from"]
+        # Manifests of earlier versions have no backbone.
+        before = {"backbone": made_from.get("backbone")} | _manifest(folder)["made_from"]
         changed = [k for k in {**before, **made_from} if before.get(k) != made_from.get(k)]
         if changed:
             lines = "\n".join(f"  {k}: was {before.get(k)!r}, is {made_from.get(k)!r}" for k in sorted(changed))

@@ -308,6 +308,8 @@ class Trainer:
     def _made_from(self) -> dict[str, Any]:
         """Return the values that must be equal when a run resumes from a checkpoint."""
         made_from: dict[str, Any] = {"configuration": self.config.hash}
+        # The checkpoint replaces the weights of the backbone, so a changed backbone would pass unnoticed.
+        made_from["backbone"] = self.inputs.made_from.get("backbone")
         for kind, prints in self.fingerprints().items():
             made_from |= {f"{kind} {language}": value for language, value in prints.items()}
         versions = runs.environment()["packages"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mbkd import config as configuration
@@ -92,6 +93,15 @@ def changed_result(field: str, value: object) -> Callable[[Path], None]:
     return change
 
 
+def changed_config(section: str, field: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        values = yaml.safe_load((run / "config.yaml").read_text())
+        values[section][field] -= 1
+        (run / "config.yaml").write_text(yaml.safe_dump(values))
+
+    return change
+
+
 def other_rows(run: Path) -> None:
     labels = np.load(run / "labels" / "test.de.npy")
     np.save(run / "labels" / "test.de.npy", labels[::-1])
@@ -104,6 +114,9 @@ def other_rows(run: Path) -> None:
         (changed_result("labels", ["5", "4", "3", "2", "1"]), r"order of labels \(5, 4, 3, 2, 1; 1, 2"),
         (changed_result("zero_shot", ["de"]), "zero-shot languages"),
         (changed_result("system", "MultiKD"), r"different system \(MultiKD; "),
+        (changed_result("trained", ["en"]), r"different trained languages \(en; "),
+        (changed_config("student", "branch_depth"), r"different student.branch_depth \("),
+        (changed_config("train", "max_length"), r"different train.max_length \("),
         (changed_result("made_from", {"train rows of fr": "x"}), r"differs from .* in its inputs \(train rows of fr\)"),
         (other_rows, "different rows of test"),
         (lambda run: shutil.rmtree(run / "logits"), "saved logits cannot be read"),

@@ -212,6 +212,20 @@ def test_compiled_layers_equal_eager_layers_before_and_after_a_resume(tmp_path: 
     assert largest(parameters(resumed.engine.module), parameters(eager.engine.module)) < 1e-5
 
 
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path: Path, ranks):
+    config = configuration(tmp_path)
+    made = {}
+    for name in ("first", "second"):
+        made[name] = trainer(config, ranks, tmp_path / "run")
+        made[name].inputs = dataclasses.replace(made[name].inputs, made_from={"backbone": name})
+    runs.begin(tmp_path / "run", config, {})
+    made["first"].step(0)
+    made["first"].done = 1
+    made["first"].checkpoint()
+    with pytest.raises(UserError, match=r"inputs have changed.*\n  backbone: was 'first', is 'second'"):
+        made["second"].begin_or_resume()
+
+
 def test_the_distance_of_hidden_states_is_multiplied_by_its_weight(tmp_path: Path, ranks):
     losses = {}
     for weight in (0.25, 1.0, 2.0):
