@@ -34,6 +34,19 @@ def read(file: str | Path, overrides: list[str] | None = None) -> Config:
     return parse(override(read_values(file), overrides or []), str(file))
 
 
+class _Loader(yaml.SafeLoader):
+    """yaml's safe loader, which keeps the last of two equal keys, with an error instead."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key.value, str):
+                problem = f"`{key.value}` occurs twice; join both entries"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen |= {key.value} if isinstance(key.value, str) else set()
+        return super().construct_mapping(node, deep)
+
+
 def read_values(file: str | Path) -> dict[str, Any]:
     """Return the values of a YAML file without validation. Raises UserError."""
     try:
@@ -41,7 +54,7 @@ def read_values(file: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); give a YAML file or a name from `mbkd recipes`") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)

@@ -186,3 +186,8 @@ def _draws(count: int, *key: int) -> np.ndarray:
 
 def _permutation(count: int, *key: int) -> np.ndarray:
     return np.argsort(_draws(count, *key), kind="stable")
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Indices, int64, of at most `most` of `count` rows. Rows sorted by label keep their shares of labels."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

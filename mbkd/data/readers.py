@@ -289,6 +289,8 @@ def lines(file: Path) -> Iterator[str]:
             yield from stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{file}: incomplete or damaged gzip file ({one_line(error)})") from None
+    except UnicodeDecodeError as error:  # only UTF-16; in UTF-8, surrogates replace such bytes
+        raise UserError(f"{file}: damaged UTF-16 ({one_line(error)}); save the file as UTF-8") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 

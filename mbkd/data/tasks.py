@@ -148,6 +148,8 @@ def fingerprint(task: Task, split: str, language: str, store: Path | None = None
         sources = hub.fingerprint(path, language, _hub_split(task, split))
     columns = {name: getattr(task.columns, name) for name in ("text", "text_pair", "label", "language", "id")}
     columns |= task.columns.model_dump(exclude_defaults=True)  # new fields keep old hashes
+    if task.kind == "own" and "{language}" in task.files.get(split, ""):
+        columns["language"] = None  # all rows of the file are of this language
     parts = [task.kind, columns, task.labels, task.limit, split, language, sources]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mbkd import distributed
+from mbkd.data.batches import evenly_spaced
 from mbkd.data.tokens import Tokens
 from mbkd.distill.teachers import Teacher, dtype, load
 from mbkd.errors import UserError
@@ -78,7 +79,7 @@ def parity(teacher: Teacher, tokens: Tokens) -> dict[str, Any]:
     Collective: all ranks must call.
     """
     ranks = teacher.ranks
-    rows = np.unique(np.linspace(0, len(tokens) - 1, SAMPLE).astype(np.int64))
+    rows = evenly_spaced(len(tokens), SAMPLE)
     mine = rows[ranks.rank :: ranks.world]
     plain = load(teacher.path).to(ranks.device)
     # (rows, largest difference, agreeing rows) of each comparison

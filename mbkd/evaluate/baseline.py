@@ -18,7 +18,7 @@ from mbkd import config as configuration
 from mbkd import provenance, runs
 from mbkd.config import Config, paper
 from mbkd.data import hub, tasks
-from mbkd.data.batches import evaluation_batches, tokens_per_batch
+from mbkd.data.batches import evaluation_batches, evenly_spaced, tokens_per_batch
 from mbkd.data.tokens import Tokens, open_store
 from mbkd.errors import UserError
 from mbkd.evaluate import calibration, measure
@@ -40,7 +40,7 @@ def baseline(config: Config, root: Path) -> Path:
     directory is reused. Returns the directory. Raises UserError.
     """
     task, backbone, length = config.task, config.student.backbone, config.train.max_length
-    asked = f"{task.model_dump_json()} {backbone} {length} {config.languages} unit length, C by dev"
+    asked = f"{task.model_dump_json()} {backbone} {length} {config.languages} unit length, C by dev, evenly spaced rows"
     digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
     directory = root / f"{task.kind}-baseline-{digest}"
     plain = configuration.changed(config, {"student": {"branch_depth": 0}, "distill": paper.HARD_LABELS})
@@ -65,13 +65,14 @@ def baseline(config: Config, root: Path) -> Path:
     with folder_beside(directory) as part:
         with ProgressBar("frozen encoder", len(train) + sum(map(len, heldout.values()))) as progress:
 
-            def features(store: Tokens, most: int | None = None) -> np.ndarray:
-                found = _means(encoder, store, np.arange(len(store))[:most])
+            def features(store: Tokens, which: np.ndarray) -> np.ndarray:
+                found = _means(encoder, store, which)
                 progress.advance()
                 return found
 
-            rows = np.concatenate([features(store, ROWS) for store in train.values()])
-            classes = np.concatenate([np.asarray(store.labels)[:ROWS] for store in train.values()])
+            chosen = {x: evenly_spaced(len(store), ROWS) for x, store in train.items()}
+            rows = np.concatenate([features(store, chosen[x]) for x, store in train.items()])
+            classes = np.concatenate([np.asarray(store.labels)[chosen[x]] for x, store in train.items()])
             candidates = [_fit(rows, classes, len(tasks.label_names(task)), c) for c in STRENGTHS]
             seconds = time.perf_counter() - began
             scores = {}
@@ -79,7 +80,7 @@ def baseline(config: Config, root: Path) -> Path:
                 labels = {x: np.asarray(store.labels) for x, store in stores.items()}
                 several: list[dict[str, np.ndarray]] = [{} for _ in candidates]
                 for language, store in stores.items():
-                    these = features(store)
+                    these = features(store, np.arange(len(store)))
                     for answer, answers in zip(candidates, several, strict=True):
                         answers[language] = answer(these)
                 each = [measure.scores(answers, labels, task, tasks.is_ordinal(task)) for answers in several]

@@ -80,29 +80,35 @@ def write_all(
     """
     dropped = 0
     written_rows = dict.fromkeys(SPLITS, 0)
+    pending: list[tuple[str | None, Rows, list[bool]]] = []  # language of the file, its rows, and whether each fits
+    items: list[Item] = []  # all fitting rows of all files, because equal texts of two files go to one split
     for language in dict.fromkeys(x for by in source.rows.values() for x in by):
         parts = {split: by[language] for split, by in source.rows.items() if language in by}
-        kept = {}
+        official = {}
         for split, rows in parts.items():
             first, second = (rows.columns[columns[x] or columns["text"]].to_pylist() for x in ("text", "text_pair"))
             given = [labels.spelt.get(x, "") for x in rows.columns[columns["label"]].to_pylist()]
             good = [bool((a + b).strip()) and x != "" for a, b, x in zip(first, second, given, strict=True)]
             dropped += good.count(False)
             if how == "official":
-                kept[split] = rows.keep(pa.array(good))
+                official[split] = rows.keep(pa.array(good))
                 continue
             of = [language or alone or ""] * len(good)
             if columns["language"]:
                 of = [language_key(x) for x in rows.columns[columns["language"]].to_pylist()]
-            items = map(Item, [a or b for a, b in zip(first, second, strict=True)], of, given)
-            places = iter(assign([x for x, fits in zip(items, good, strict=True) if fits], trained))
-            split_of = [next(places) if fits else None for fits in good]
-            kept = {x: rows.keep(pa.array([each == x for each in split_of])) for x in SPLITS}
-            for each in SPLITS:
-                written_rows[each] += split_of.count(each)
-        file = source.files["train"].replace(MARK, language or MARK)
+            here = map(Item, [a or b for a, b in zip(first, second, strict=True)], of, given)
+            items += [x for x, fits in zip(here, good, strict=True) if fits]
+            pending.append((language, rows, good))
+        if official:
+            write(source.files["train"].replace(MARK, language or MARK), official, header, force, written)
+    places = iter(assign(items, trained) if items else ())
+    for language, rows, good in pending:
+        split_of = [next(places) if fits else None for fits in good]
+        kept = {x: rows.keep(pa.array([each == x for each in split_of])) for x in SPLITS}
+        for each in SPLITS:
+            written_rows[each] += split_of.count(each)
         # tickets.fr.csv -> tickets.fr.dev.csv matches tickets.{language}.csv -> tickets.{language}.dev.csv
-        write(file, kept, header, force, written)
+        write(source.files["train"].replace(MARK, language or MARK), kept, header, force, written)
     if how != "official" and not all(written_rows.values()):
         counts = ", ".join(f"{split} {count}" for split, count in written_rows.items())
         raise UserError(

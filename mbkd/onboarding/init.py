@@ -260,7 +260,7 @@ def _languages(
             raise UserError(f"no rows of {unknown[0]}; available languages: {', '.join(there)}")
         return list(dict.fromkeys(called[language_key(x)] for x in _list(text)))
 
-    train = {x: count for x, count in counts["train"].items() if x in usable}
+    train = {x: count for x, count in counts.get("train", {}).items() if x in usable}
     suggested, hint = guess.supervised(train) or None, "no usable language has rows of two labels"
     if why:
         hint += f" ({', '.join(f'{x}: {problem}' for x, problem in list(why.items())[:5])})"

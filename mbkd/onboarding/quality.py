@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from mbkd.config import Config
 from mbkd.data import tasks
+from mbkd.data.batches import evenly_spaced
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
 from mbkd.inputs import refuse_lost_segments
@@ -124,7 +125,7 @@ def _measure(
         if other != split
     }
     before.setdefault(split, []).append(keys)
-    sample = np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+    sample = evenly_spaced(count, SAMPLE)
     first, second = (x.take(pa.array(sample)).to_pylist() for x in (text_a, text_b))
     names = tasks.label_names(config.task)
     return {

@@ -32,7 +32,7 @@ class Taken(NamedTuple):
 
     def training_rows(self) -> dict[str, int]:
         """Return the number of training rows of each supervised language."""
-        return {x: self.counts["train"].get(x, Counter()).total() for x in self.supervised}
+        return {x: self.counts.get("train", {}).get(x, Counter()).total() for x in self.supervised}
 
     def measured_rows(self) -> dict[str, int]:
         """Return the number of rows of each zero-shot language, over all splits."""

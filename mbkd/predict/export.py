@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from mbkd.config import Task, read
 from mbkd.data import tasks
-from mbkd.data.batches import evaluation_batches
+from mbkd.data.batches import evaluation_batches, evenly_spaced
 from mbkd.data.classifiers import label_order
 from mbkd.data.tokens import load_tokenizer
 from mbkd.errors import UserError
@@ -210,10 +209,13 @@ def _own_rows(path: Path, tokenizer: Any, length: int) -> Rows:
 
 
 def _task_rows(task: Task, count: int, whose: str) -> Rows:
-    """First `count` rows per language of a task's dev split (else test, else train). Raises UserError."""
+    """`count` rows per language, evenly spaced, of a task's dev split (else test, else train). Raises UserError."""
     split = next(x for x in ("dev", "test", "train") if x in tasks.splits(task))
     languages = tasks.languages(task, split)
-    there = [(row, language) for language in languages for row in islice(tasks.load(task, split, language), count)]
+    there = []
+    for language in languages:
+        rows = tasks.load(task, split, language)
+        there += [(row, language) for row in rows.select(evenly_spaced(len(rows), count))]
     return Rows(
         [(row["text_a"], row["text_b"] or None) for row, _ in there],
         f"{whose} {split} rows in {len(languages)} languages",

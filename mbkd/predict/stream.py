@@ -271,6 +271,8 @@ def _checked(row: Row | Bad) -> Row | Bad:
         return row
     if not readers.is_unicode(f"{row.text}{row.pair}"):
         return Bad(row.line, "not UTF-8")
+    if "\0" in f"{row.text}{row.pair}":
+        return Bad(row.line, "a NUL character, as in UTF-16 without its mark")
     return row if row.text.strip() or (row.pair or "").strip() else Bad(row.line, "the text is empty")
 
 

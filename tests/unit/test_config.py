@@ -125,6 +125,11 @@ def test_a_string_that_yaml_reads_as_another_type_is_refused_with_its_field_and_
     assert "add quotes, because YAML reads yes and no as true and false" in str(caught.value)
 
 
+def test_a_section_that_occurs_twice_is_refused_with_its_line(tmp_path):
+    with pytest.raises(UserError, match=r"c\.yaml:6:1: not valid YAML: `train` occurs twice"):
+        read(tmp_path, "train: {epochs: 3}", "train: {epochs: 3}\ntrain: {lr: 1e-5}")
+
+
 def test_an_invalid_date_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"c\.yaml: month .*put quotes around"):
         read(tmp_path, "[a, b]", "[2021-13-01, b]")

@@ -118,6 +118,19 @@ def session(file):
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
 
+def test_the_checked_rows_of_sorted_files_have_all_labels(tmp_path):
+    lines = [f"row {i},{i // 20},en\n" for i in range(100)]
+    (tmp_path / "dev.csv").write_text("text,label,language\n" + "".join(lines))
+    values = {
+        "kind": "own",
+        "files": dict.fromkeys(("train", "dev"), str(tmp_path / "dev.csv")),
+        "labels": list("01234"),
+        "supervised": ["en"],
+    }
+    rows = export._task_rows(Task.model_validate(values), 10, "the")
+    assert sorted(rows.label) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_the_graph_agrees_with_torch_on_a_thousand_reviews(exported):
     """The oracle calls the tokenizer and the model directly, in batches of other shapes."""
     folder, report, out = exported

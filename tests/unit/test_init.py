@@ -467,6 +467,24 @@ def test_a_header_that_looks_like_a_row_leads_to_a_question(tmp_path: Path):
     assert sum(len(tasks.load(split, x, "en")) for x in split.files) == 60
 
 
+def test_a_training_file_without_rows_gives_one_message(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="no usable language has rows of two labels"):
+        init(tmp_path / "a.csv", tmp_path, language="en", text="text", label="label", header=True, split=False)
+
+
+def test_equal_texts_in_the_files_of_two_languages_get_the_same_split(tmp_path: Path):
+    for language in ("en", "de"):
+        rows = rows_of(100, "text", "label") + rows_of(100, "text", "label", language=language)
+        save(tmp_path / f"a.{language}.csv", rows)
+    task = init(tmp_path / "a.{language}.csv", tmp_path, supervised=["en"], split=True).task
+    found = {
+        (split, x): {row["text_a"] for row in tasks.load(task, split, x)} for split in task.files for x in ("en", "de")
+    }
+    held_out = found["dev", "de"] | found["test", "de"]
+    assert len(held_out) > 100 and not held_out & found["train", "en"]
+
+
 def test_pandas_headers_and_label_names_are_headers(tmp_path: Path):
     rows = [{"0": a, "1": ("x", "y")[i % 2]} for i, (a, _) in enumerate(texts("en", 60))]
     assert init_one(save(tmp_path / "pandas.csv", rows), tmp_path, text="0", label="1").columns.text == "0"

@@ -234,6 +234,13 @@ def test_marked_encodings_are_read_in_plain_and_compressed_files(tmp_path, encod
     assert cells(file) == predicted(file, "text", "label") == [("Grüße 你好", "x")]
 
 
+def test_utf_16_without_its_mark_or_damaged_gives_no_rows(tmp_path):
+    unmarked = write(tmp_path / "a.txt", "first\nsecond\n".encode("utf-16-le"))
+    assert set(predicted(unmarked)) == {(None,)}
+    with pytest.raises(UserError, match=r"b\.txt: damaged UTF-16"):
+        predicted(write(tmp_path / "b.txt", "first\n".encode("utf-16") + b"\x00"))
+
+
 @pytest.mark.parametrize(
     ("encoding", "named"), [("cp1250", "iconv -f"), ("utf-16-be", "utf-16-be"), ("utf-16-le", "utf-16-le")]
 )
