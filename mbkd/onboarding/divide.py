@@ -38,10 +38,13 @@ class Item(NamedTuple):
 
 
 def assign(items: list[Item], supervised: set[str]) -> list[str]:
-    """Return the split of every row. Rows with the same text get the split of the first one."""
+    """Return the split of every row. Rows with the same text get the split of the first one.
+
+    Rows of supervised languages come first, because a text that is also in a zero-shot language is needed for training.
+    """
     strata: dict[tuple[str, str], list[str]] = {}
     seen: set[str] = set()
-    for item in items:
+    for item in sorted(items, key=lambda item: item.language not in supervised):
         if (key := _key(item.text)) not in seen:
             seen.add(key)
             strata.setdefault((item.language, item.label), []).append(key)

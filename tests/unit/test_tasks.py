@@ -599,7 +599,6 @@ def test_kinds_define_their_labels_and_their_order():
     ]
 
 
-@pytest.mark.parametrize("layout", [xnli_mt, hub_folder])
 def test_the_fingerprint_of_a_file_per_language_differs_from_that_of_a_file_with_a_language_column(tmp_path):
     file = write(tmp_path / "a.en.csv", "text,label,language\none,neg,en\ntwo,pos,fr\n")
     single, each = own(file, "en"), own(tmp_path / "a.{language}.csv", "en")
@@ -607,6 +606,7 @@ def test_the_fingerprint_of_a_file_per_language_differs_from_that_of_a_file_with
     assert tasks.fingerprint(single, "train", "en") != tasks.fingerprint(each, "train", "en")
 
 
+@pytest.mark.parametrize("layout", [xnli_mt, hub_folder])
 def test_the_fingerprint_depends_on_the_bytes_and_the_relevant_fields(tmp_path, layout):
     layout(tmp_path / "a", "en", "fr")
     layout(tmp_path / "b", "en", "fr")
