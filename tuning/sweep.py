@@ -19,8 +19,8 @@ from mbkd.files import refuse_file, write_whole
 from mbkd.result import Result
 from mbkd.terminal.results import print_results
 from tuning import grids, protocols
-from tuning.experiments import EXPERIMENTS, GRID, Experiment, Protocol, base
-from tuning.protocols import Group
+from tuning.experiments import EXPERIMENTS, GRID, Experiment, Protocol, System, base
+from tuning.protocols import Choice, Group
 from tuning.stages import carry_out
 from tuning.study import Sweep
 from tuning.trial import Conditions, log_file
@@ -110,6 +110,7 @@ def sweep(
             several = [grids.with_values(full, {"seed": seed}).seed for seed in lists.pop("seed")]
             seeds_wanted = list(dict.fromkeys(several))
         systems = experiment.systems(full, _depths(depths))
+        lists = _effective(name, systems, lists)
         tried = _combinations(name, experiment, protocol, lists) or [{x: grids.value_of(full, x) for x in spans}]
         groups += protocols.groups(systems, tried)
     command = shlex.join(["python", "-m", "tuning.sweep", *sys.argv[1:]])
@@ -170,6 +171,19 @@ def _depths(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--depths {text}: write whole numbers with commas, such as 0,2,4") from None
+
+
+def _effective(name: str, systems: Sequence[System], lists: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The lists that change runs of the experiment. A YAML file can have lists for teachers and for students."""
+    students = ("train.", "distill.", "student.")
+
+    def changes(path: str, values: list[Any]) -> bool:
+        if name == "teachers" and path.startswith(students):
+            return False
+        runs = ({Choice(system, {path: value}).run(1).run_name for value in values} for system in systems)
+        return len(values) == 1 or any(len(each) > 1 for each in runs)
+
+    return {path: values for path, values in lists.items() if changes(path, values)}
 
 
 def _combinations(

@@ -11,7 +11,7 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from mbkd import errors, runs
-from mbkd.config import paper, parse
+from mbkd.config import changed, paper, parse
 from mbkd.errors import UNAVAILABLE, UserError
 from mbkd.files import write_json
 from mbkd.result import Result
@@ -207,6 +207,14 @@ def test_two_data_sets_in_one_folder_of_runs_have_separate_files_of_teachers(own
         config, _ = base(str(given), [], EXPERIMENTS["main"], Path(file))
         expected = base(str(given), [], EXPERIMENTS["main"])[0].teacher_run("en")
         assert config.teachers["en"][0].model == str(tmp_path / "runs" / expected.run_name / "model")
+
+
+def test_a_list_of_the_other_section_does_not_replace_the_papers_grid(own_data, tmp_path):
+    rates = {"train.lr": [1e-4, 2e-4], "teaching.lr": [3e-4, 4e-4]}
+    full, _ = base(str(own_data[0]), [], EXPERIMENTS["main"])
+    assert list(sweep._effective("teachers", EXPERIMENTS["teachers"].systems(full, []), rates)) == ["teaching.lr"]
+    tuned = changed(full, {"teachers": {x: {"model": "x", "fine_tuned": True} for x in full.teachers}})
+    assert list(sweep._effective("main", EXPERIMENTS["main"].systems(tuned, []), rates)) == ["train.lr"]
 
 
 def test_two_data_sets_of_one_kind_are_refused_in_one_sweep(own_data, tmp_path):
