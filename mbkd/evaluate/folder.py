@@ -75,7 +75,8 @@ def logits(
     with ProgressBar(f"measuring {split}", len(languages)) as progress, precision.autocast(kind, ranks.device):
         for language in languages:
             tokens = open_store(root / "store", task, split, language, str(folder), length)
-            route = {"language": language} if saved.takes_language(model.config) else {}
+            known = saved.spelling(model.config, language)
+            route = {"language": known} if saved.takes_language(model.config) else {}
             found[language] = measure.logits(model, tokens, ranks, **route)[:, order]
             truth[language] = np.asarray(tokens.labels)
             ids[language] = tokens.row_ids

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
 from mbkd import result
+from mbkd.config import language_key
 from mbkd.data.readers import one_line
 from mbkd.errors import UserError
 from mbkd.model import positions
@@ -89,6 +90,19 @@ def max_tokens(config: PreTrainedConfig, tokenizer: Any) -> int:
     made_for = config.mixer_length if config.model_type == "mblm" else tokenizer.model_max_length
     there = positions.of(config.to_dict())
     return int(made_for if there is None else min(there, made_for))
+
+
+def spelling(config: Any, language: str | None) -> str | None:
+    """The spelling of a language in a model's branches and temperatures, such as pt_BR for pt-br.
+
+    A language that the model does not know is returned unchanged.
+    """
+    if language is None:
+        return None
+    each = [config, *getattr(config, "member_configs", ())]  # an ensemble's members
+    names = [name for one in each for name in getattr(one, "branch_languages", ())]
+    names += getattr(config, "calibration_temperatures", {})
+    return next((name for name in names if language_key(name) == language_key(language)), language)
 
 
 def takes_language(config: PreTrainedConfig) -> bool:

@@ -51,7 +51,7 @@ class Classifier:
 
     def _read(self, folder: Path, config: Any) -> None:
         """Read the attributes from a model's configuration and its tokenizer."""
-        self._tokenizer = load_tokenizer(folder)
+        self._config, self._tokenizer = config, load_tokenizer(folder)
         self.temperature: float | None = getattr(config, "calibration_temperature", None)
         self.temperatures: dict[str, float] = getattr(config, "calibration_temperatures", {})
         members = getattr(config, "member_configs", None) or [config]  # members of an ensemble
@@ -85,6 +85,8 @@ class Classifier:
                 raise UserError(f"{len(texts)} texts but {len(values)} {name}; their numbers must be equal")
         if wrong := [x for x in (*texts, *(x for x in seconds if x is not None)) if not isinstance(x, str)]:
             raise UserError(f"{wrong[0]!r} is not a text")
+        known = {x: saved.spelling(self._config, x) for x in dict.fromkeys(spoken)}
+        spoken = [known[x] for x in spoken]
         encoded = self.encode(list(zip(texts, seconds, strict=True)))
         scores = np.empty((len(texts), len(self.labels)), np.float32)
         for language in dict.fromkeys(spoken):
@@ -98,6 +100,7 @@ class Classifier:
         """State how the probabilities of rows of a language, or of rows without a language, are calibrated."""
         if self.temperature is None:
             return "the probabilities are not calibrated and do not tell how often a label is correct"
+        language = saved.spelling(self._config, language)
         if language in self.temperatures:
             return f"probabilities: calibrated, temperature {self.temperatures[language]:.3g} of {language}"
         unknown = f" (none for {language})" if language is not None else ""

@@ -106,6 +106,7 @@ def test_classify_keeps_the_order_and_passes_each_texts_language_to_the_model(st
         model.classify(texts, languages="en")[1], model.classify(texts, languages=["en"] * len(rows))[1]
     )
     assert not np.allclose(model.classify(texts, languages="en")[1], model.classify(texts, languages="fr")[1])
+    assert np.array_equal(model.classify(texts, languages="EN")[1], model.classify(texts, languages="en")[1])
     assert model.classify([])[1].shape == (0, len(model.labels))
 
 
