@@ -282,9 +282,11 @@ def _mean(results: Sequence[Result], label: str) -> Result:
 def write_teachers(study: Sweep) -> Iterator[Path]:
     """Write the best teachers of each task to a YAML file for `--teachers`; yield the files.
 
-    A hash of the task in a file's name keeps the teachers of other data in the same folder.
+    A hash of the task in a file's name keeps the teachers of other data in the same folder. Raises UserError if two
+    settings have different teachers of a language, because students would learn from both.
     """
     by_task: dict[str, dict[str, Any]] = {}
+    settings: dict[tuple[str, str], Config] = {}
     for group in study.groups:
         best = study.chosen(group)
         if best is not None:
@@ -296,8 +298,16 @@ def write_teachers(study: Sweep) -> Iterator[Path]:
                 "weight": weight,
             }
             task = best.system.full.task.model_dump(mode="json", exclude_defaults=True, exclude={"zero_shot"})
-            several = by_task.setdefault(f"{group.task}-{names.digest(task)}", {}).setdefault(language, [])
-            several += [teacher] if teacher not in several else []  # two settings can have the same teachers
+            file_of = f"{group.task}-{names.digest(task)}"
+            several = by_task.setdefault(file_of, {}).setdefault(language, [])
+            if teacher in several:  # two settings can have the same teachers
+                continue
+            if settings.setdefault((file_of, language), best.system.full) is not best.system.full:
+                raise UserError(
+                    f"two settings have different teachers of {language} ({several[0]['model']}, {teacher['model']}); "
+                    "run the teachers of each setting with its own --runs folder"
+                )
+            several.append(teacher)
     for name, teachers in by_task.items():
         file = study.root / "sweeps" / f"teachers-{name}.yaml"
         write_whole(file, yaml.safe_dump({"teachers": teachers}, sort_keys=False, allow_unicode=True).encode())

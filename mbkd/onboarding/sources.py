@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mbkd.config import SPLITS, Task
+from mbkd.config import SPLITS, Task, language_key
 from mbkd.data import hub, layouts, readers, tasks
 from mbkd.data.layouts import HUB_SPLITS
 from mbkd.data.readers import Rows
@@ -97,8 +97,12 @@ def find(given: str, header: bool = True, quoted: bool | None = None, whole: boo
         for split, name in files.items()
     }  # fmt: skip
     unread: dict[str, str] = {}
-    for by_language in rows.values():
+    for split, by_language in rows.items():
         unread |= _leave_out_words(by_language)
+        spelt: dict[str, str] = {}
+        for language in filter(None, by_language):
+            if (other := spelt.setdefault(language_key(language), language)) != language:
+                raise UserError(f"{files[split]}: {other} and {language} are one language; join the two files")
     return RawDataset(None, files, rows, unread=unread)
 
 

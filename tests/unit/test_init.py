@@ -485,6 +485,13 @@ def test_equal_texts_in_the_files_of_two_languages_get_the_same_split(tmp_path: 
     assert len(held_out) > 100 and not held_out & found["train", "en"]
 
 
+def test_two_files_of_one_language_with_other_spellings_are_refused(tmp_path: Path):
+    for spelling in ("pt-BR", "pt_BR"):
+        save(tmp_path / f"r.{spelling}.csv", rows_of(50, "text", "label"))
+    with pytest.raises(UserError, match="pt-BR and pt_BR are one language; join the two files"):
+        init(tmp_path / "r.{language}.csv", tmp_path, split=False)
+
+
 def test_pandas_headers_and_label_names_are_headers(tmp_path: Path):
     rows = [{"0": a, "1": ("x", "y")[i % 2]} for i, (a, _) in enumerate(texts("en", 60))]
     assert init_one(save(tmp_path / "pandas.csv", rows), tmp_path, text="0", label="1").columns.text == "0"

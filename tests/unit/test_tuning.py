@@ -230,6 +230,20 @@ def test_a_teacher_of_two_settings_is_written_once(own_data, tmp_path):
     assert len(base(str(other), [], EXPERIMENTS["main"], file)[0].teachers["en"]) == 1
 
 
+def test_different_teachers_of_two_settings_are_not_merged(own_data, tmp_path):
+    values = yaml.safe_load(own_data[0].read_text())
+    values["teachers"]["en"]["model"] = "other"
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(values))
+    settings = [base(str(file), [], EXPERIMENTS["teachers"])[0] for file in (own_data[0], other)]
+    found = [group for full in settings for group in groups(EXPERIMENTS["teachers"].systems(full, []), [{}])]
+    study = Sweep("teachers", found, "fixed", [1], "all", tmp_path, "")
+    for config in study.configs():
+        study.results[config.run_name] = result(config, 0.9)
+    with pytest.raises(UserError, match="two settings have different teachers of en"):
+        list(sweep.write_teachers(study))
+
+
 def test_a_missing_file_of_teachers_gives_the_names_of_the_existing_ones(own_data, tmp_path):
     swept("teachers", "--on", own_data[0], "--runs", tmp_path / "runs")
     (file,) = (tmp_path / "runs" / "sweeps").glob("*.yaml")
