@@ -40,6 +40,7 @@ class Cache:
     labels    names of the classes
     sha256    of logits.npy
     checked   results of the teacher's checks (see mbkd.distill.checks)
+    dev       fingerprint of the dev tokens of these checks; None without dev rows
     """
 
     def __init__(self, folder: Path):
@@ -49,6 +50,7 @@ class Cache:
         self.labels = {int(index): name for index, name in manifest["labels"].items()}
         self.sha256: str = manifest["files"]["logits.npy"]["sha256"]
         self.checked: dict[str, Any] = manifest["checked"]
+        self.dev: str | None = manifest.get("dev", "")  # "" in caches of earlier versions: unknown
 
 
 def open_cache(
@@ -89,7 +91,8 @@ def open_cache(
             checked = checks.examine(teacher, language, given, store)
             checks.refuse(language, checked, allow_chance)
             _chunks(teacher, language, given.train, found.folder, ranks)
-            header = {"teacher": given.path, "labels": teacher.labels, "checked": checked}
+            dev = given.dev and given.dev.fingerprint
+            header = {"teacher": given.path, "labels": teacher.labels, "checked": checked, "dev": dev}
             problem = _assemble(found, header, given.train) if ranks.first else ""
             if problem := distributed.all_gather_object(problem)[0]:
                 raise UserError(f"teacher of {language} ({given.path}): {problem}")

@@ -104,7 +104,10 @@ def open_source(config: Config, inputs: Inputs, root: Path, ranks: Ranks) -> Tea
             if from_cache:
                 cache = open_cache(language, given, partial(load, given.path), root / "store", ranks, allow)
                 prints["cache"][name] = cache.sha256
-                found.append((name, cache.checked))
+                checked = cache.checked
+                if cache.dev != (given.dev and given.dev.fingerprint):  # the cache is older than the dev rows
+                    checked = checks.examine(load(given.path), language, given, root / "store")
+                found.append((name, checked))
                 ask = cached(cache, inputs.labels, ranks.device)
             else:
                 teacher = load(given.path)

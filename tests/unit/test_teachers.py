@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,15 @@ def test_one_multilingual_teacher_is_loaded_once_and_a_list_is_averaged(world, t
     assert read.teachers == {}
     assert torch.allclose(read.signal("fr", ROWS).logits, expected, atol=5e-3)
     assert read.accuracy == source.accuracy
+    # A cache that is older than the dev rows does not answer for their accuracy.
+    prepared = prepare(cached, tmp_path)
+    (before,) = prepared.teachers["en"]
+    later = replace(before, dev=tokens(world, many, tmp_path / "store", "test"))
+    changed = replace(prepared, teachers=prepared.teachers | {"en": (later,)})
+    (share,) = signals.open_source(cached, changed, tmp_path, ranks).accuracy["en"]
+    answers = first.signal(later.dev, np.arange(len(later.dev))).logits.argmax(dim=1).numpy()
+    assert share == pytest.approx((answers == np.asarray(later.dev.labels)).mean(), abs=0.01)
+    assert len([*(tmp_path / "store" / "teachers").glob("en-*.json")]) == 2  # checks of two dev splits
 
 
 def test_each_teacher_of_a_list_is_a_separate_run_and_the_list_equals_its_yaml(toy_yaml: Path):
