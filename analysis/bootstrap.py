@@ -64,12 +64,6 @@ def seed_variance(blocks: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(np.var(means, ddof=1)) / seeds, float(interaction) / seeds
 
 
-def seed_error(blocks: Sequence[np.ndarray]) -> float:
-    """Standard error of the mean over R seeds beyond the row bootstrap's; 0 for one seed."""
-    whole, interaction = seed_variance(blocks)
-    return float(np.sqrt(max(0.0, whole - interaction)))
-
-
 def with_seeds(
     moves: np.ndarray, parts: Sequence[tuple[Sequence[np.ndarray], Sequence[int]]]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -82,15 +76,11 @@ def with_seeds(
     rest = max(0.0, spread - sum(interaction for _, interaction in known)) / spread if spread else 0.0
     interval, test = moves, moves * np.sqrt(rest)
     for (blocks, stream), (whole, interaction) in zip(parts, known, strict=True):
-        for_interval, for_p = np.sqrt(max(0.0, whole - interaction)), np.sqrt(whole)
-        interval = interval + seed_draws(for_interval, len(blocks[0]), len(moves), np.random.default_rng(stream))
-        test = test + seed_draws(for_p, len(blocks[0]), len(moves), np.random.default_rng(stream))
+        if whole > 0:
+            t = np.random.default_rng(stream).standard_t(len(blocks[0]) - 1, len(moves))
+            interval = interval + np.sqrt(max(0.0, whole - interaction)) * t
+            test = test + np.sqrt(whole) * t
     return interval, test
-
-
-def seed_draws(error: float, seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray | float:
-    """Deviations (draws,) of a mean from the choice of seeds; 0 if `error` is 0."""
-    return error * rng.standard_t(seeds - 1, draws) if error > 0 else 0.0
 
 
 def estimate(value: float, moves: np.ndarray, margin: float = 0.0, test: np.ndarray | None = None) -> Estimate:

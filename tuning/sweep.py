@@ -180,8 +180,8 @@ def _effective(name: str, systems: Sequence[System], lists: dict[str, list[Any]]
     def changes(path: str, values: list[Any]) -> bool:
         if name == "teachers" and path.startswith(students):
             return False
-        runs = ({Choice(system, {path: value}).run(1).run_name for value in values} for system in systems)
-        return len(values) == 1 or any(len(each) > 1 for each in runs)
+        made = ({Choice(system, {path: value}).run(1).run_name for value in values} for system in systems)
+        return len(values) == 1 or any(len(each) > 1 for each in made)
 
     return {path: values for path, values in lists.items() if changes(path, values)}
 

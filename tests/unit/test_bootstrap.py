@@ -65,23 +65,23 @@ def test_translated_rows_are_resampled_together_and_other_rows_separately():
     assert apart == pytest.approx(together / np.sqrt(2), rel=0.05)
 
 
-def test_seed_error_equals_the_analysis_of_variance():
+def test_seed_variance_beyond_the_interaction_equals_the_analysis_of_variance():
     rng = np.random.default_rng(8)
-    found = [bootstrap.seed_error([sample(rng, 5, 300, (0.2, 1.0, 1.0))]) ** 2 for _ in range(400)]
+    found = [np.subtract(*bootstrap.seed_variance([sample(rng, 5, 300, (0.2, 1.0, 1.0))])) for _ in range(400)]
     assert np.mean(found) == pytest.approx(0.2**2 / 5, rel=0.1)
 
 
-def test_seed_error_does_not_grow_with_the_number_of_blocks():
+def test_seed_variance_does_not_grow_with_the_number_of_blocks():
     """Two languages with different rows and the same spread over seeds."""
     rng, found = np.random.default_rng(9), []
     for _ in range(400):
         both = sample(rng, 5, 600, (0.2, 1.0, 1.0))
-        found.append(bootstrap.seed_error([both[:, :200] / 2, both[:, 200:] / 2]) ** 2)
+        found.append(np.subtract(*bootstrap.seed_variance([both[:, :200] / 2, both[:, 200:] / 2])))
     assert np.mean(found) == pytest.approx(0.2**2 / 5, rel=0.1)
 
 
 def test_one_seed_adds_no_error():
-    assert bootstrap.seed_error([np.ones((1, 9), np.float32)]) == 0.0
+    assert bootstrap.seed_variance([np.ones((1, 9), np.float32)]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("spread", SPREADS)
