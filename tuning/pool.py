@@ -76,6 +76,7 @@ class Pool:
         find: Find,
         proposed: Callable[[dict[str, Any]], None],
         known: list[tuple[dict[str, Any], float]],
+        seed: int,
         budget: int,
         rule: selection.Rule,
         board: Board,
@@ -83,30 +84,16 @@ class Pool:
     ) -> bool:
         """Run `budget` jobs whose values Optuna proposes. Returns False as `run` does. Raises UserError without Optuna.
 
-        ranges:   by dotted field, (low, high) on a log scale or a list of values
+        ranges:   by dotted field, (low, high) on a log scale or a list of values; whole numbers are sampled as such
         find:     returns the job for proposed values; must be picklable for the workers
         proposed: called once for each proposal
         known:    values of finished runs and their scores
+        seed:     of the sampler; another one after a restart, because the same seed repeats the same proposals
         """
-        try:
-            from ray.tune.search.optuna import OptunaSearch
-
-            searcher = OptunaSearch(
-                metric="score",
-                mode="max",
-                seed=1,
-                points_to_evaluate=[values for values, _ in known] or None,
-                evaluated_rewards=[score for _, score in known] or None,
-            )
-        except (ImportError, AssertionError):
-            raise UserError("--protocol search: Optuna is not installed; pip install 'mbkd[search]'") from None
-        space = {
-            name: tune.choice(values) if isinstance(values, list) else tune.loguniform(*values)
-            for name, values in ranges.items()
-        }
+        searcher = optuna_search(ranges, known, seed)
         watcher = _Watcher(find, board, ended, proposed)
         limited = tune.search.ConcurrencyLimiter(searcher, max_concurrent=self.capacity())
-        self._fit(space, find, watcher, tune.TuneConfig(search_alg=limited, num_samples=budget), rule)
+        self._fit({}, find, watcher, tune.TuneConfig(search_alg=limited, num_samples=budget), rule)
         return watcher.ended == budget
 
     def _fit(
@@ -133,6 +120,41 @@ class Pool:
         )
         with contextlib.redirect_stdout(io.StringIO()):  # suppresses Tune's summary
             tuner.fit()
+
+
+def optuna_search(
+    ranges: dict[str, tuple[float, float] | list[Any]], known: list[tuple[dict[str, Any], float]], seed: int
+) -> Any:
+    """Return Ray's searcher over the ranges; see `Pool.search`. Raises UserError without Optuna."""
+
+    def inside(values: dict[str, Any]) -> bool:  # Optuna refuses other values, such as a configuration's own
+        return all(
+            values[name] in span if isinstance(span, list) else span[0] <= values[name] <= span[1]
+            for name, span in ranges.items()
+        )
+
+    def domain(span: tuple[float, float] | list[Any]) -> Any:
+        if isinstance(span, list):
+            return tune.choice(span)
+        low, high = span
+        if isinstance(low, int) and isinstance(high, int):
+            return tune.lograndint(low, high + 1)
+        return tune.loguniform(low, high)
+
+    known = [(values, score) for values, score in known if inside(values)]
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(
+            space=OptunaSearch.convert_search_space({name: domain(span) for name, span in ranges.items()}),
+            metric="score",
+            mode="max",
+            seed=seed,
+            points_to_evaluate=[values for values, _ in known] or None,
+            evaluated_rewards=[score for _, score in known] or None,
+        )
+    except (ImportError, AssertionError):
+        raise UserError("--protocol search: Optuna is not installed; pip install 'mbkd[search]'") from None
 
 
 def _trial(params: dict[str, Any], find: Find, given: Conditions, rule: selection.Rule) -> None:

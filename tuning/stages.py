@@ -130,7 +130,8 @@ class Stages:
     def search(self) -> bool:
         """For the protocol `search`: Optuna proposes values with the first seed, one system at a time."""
         for group in self.study.groups if self.study.protocol == "search" else ():
-            if not self.runs():  # earlier proposals of this command, and the configuration's own values
+            # First the configuration's own values and earlier proposals, without a confirmation of the best so far.
+            if not self.runs(self.study.tried):
                 return False
             if (count := self.study.budget - len(group.choices)) > 0 and not self._propose(group, count):
                 return False
@@ -153,12 +154,13 @@ class Stages:
 
         self.board.begin(f"search, {group.label}", {}, self.pool.capacity())
         study = self.study
-        return self.pool.search(study.ranges, find, proposed, known, count, study.rule, self.board, self._ended)
+        tried = len(group.choices)
+        return self.pool.search(study.ranges, find, proposed, known, tried, count, study.rule, self.board, self._ended)
 
-    def runs(self) -> bool:
+    def runs(self, seeds: list[int] | None = None) -> bool:
         """Run the missing runs, then those that the results require, such as the other seeds of the best values."""
         stage = 1
-        while wanted := self.study.wanted():
+        while wanted := self.study.wanted(seeds):
             if not self._stage(f"runs, stage {stage}", [Job(config) for config in wanted]):
                 return False
             stage += 1

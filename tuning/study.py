@@ -100,11 +100,11 @@ class Sweep:
         """The seeds of the runs among which a configuration is chosen."""
         return self.seeds if self.protocol in ("full", "fixed") else self.seeds[:1]
 
-    def wanted(self) -> list[Config]:
-        """Return the runs that are needed now."""
+    def wanted(self, seeds: list[int] | None = None) -> list[Config]:
+        """Return the runs that are needed now, of some seeds or of all."""
         found: dict[str, Config] = {}
         for group in self.groups:
-            now = protocols.wanted(group, self.protocol, self.seeds, self.results, set(self.failed), self.rule)
+            now = protocols.wanted(group, self.protocol, seeds or self.seeds, self.results, set(self.failed), self.rule)
             found |= {config.run_name: config for config in now}
         return list(found.values())
 
@@ -133,9 +133,8 @@ class Sweep:
             return
         before = read_json(self.file, "delete the file to search again")
         for group, record in zip(self.groups, before["groups"], strict=False):
-            known = [choice.values for choice in group.choices]
-            new = [each["values"] for each in record["searched"] if each["values"] not in known]
-            group.choices += [Choice(group.choices[0].system, values) for values in new]
+            new = record["searched"][len(group.choices) :]  # after the configuration's own values
+            group.choices += [Choice(group.choices[0].system, each["values"]) for each in new]
 
     def record(self, finished: bool) -> Path:
         """Write the state to `file` atomically."""

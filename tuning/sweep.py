@@ -109,6 +109,7 @@ def sweep(
         if "seed" in lists:
             several = [grids.with_values(full, {"seed": seed}).seed for seed in lists.pop("seed")]
             seeds_wanted = list(dict.fromkeys(several))
+        spans = {path: _in_range(full, path, span) for path, span in spans.items()}
         systems = experiment.systems(full, _depths(depths))
         lists = _effective(name, systems, lists)
         tried = _combinations(name, experiment, protocol, lists) or [{x: grids.value_of(full, x) for x in spans}]
@@ -166,6 +167,15 @@ def _ranges(protocol: Protocol, texts: list[str]) -> dict[str, tuple[float, floa
     return found
 
 
+def _in_range(full: Config, path: str, span: tuple[float, float] | list[Any]) -> tuple[float, float] | list[Any]:
+    """Return the values of a range in the field's type. Raises UserError for a value that the field refuses."""
+    try:
+        values = [grids.value_of(grids.with_values(full, {path: value}), path) for value in span]
+    except UserError as error:
+        raise UserError(f"--range {path}: {error}") from None
+    return values if isinstance(span, list) else (values[0], values[1])
+
+
 def _depths(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -204,8 +214,8 @@ def _combinations(
 def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
     """Print the remaining work of a sweep, including its teachers.
 
-    The configuration to confirm is not known yet, so the longest one is counted. The proposals of a search are counted
-    with the values of its first configuration.
+    Until the configuration to confirm is known, the longest one is counted. The missing proposals of a search are
+    counted with the same values.
     """
     from mbkd import distributed
     from mbkd.config import paper
@@ -213,14 +223,18 @@ def show_plan(study: Sweep, ranks: int, gpu: str | None, gpus: int) -> None:
     from mbkd.terminal.results import print_plan
 
     distributed.quiet()
+    study.restore_proposals()
+    study.read_finished()
     configs: dict[str, Config] = {}
     for group in study.groups:
-        longest = max(group.choices, key=lambda choice: choice.run(study.seeds[0]).train.epochs)
         every = [choice.run(seed) for choice in group.choices for seed in study.tried]
-        every += [longest.run(seed) for seed in study.seeds]
         left = study.budget - len(group.choices) if study.protocol == "search" else 0
-        # Optuna's proposals are not known yet. Runs of `longest` with unused seeds have other names and the same cost.
-        every += [longest.run(UNUSED_SEED + number) for number in range(left)]
+        known = left <= 0 and all(config.run_name in study.results for config in every)
+        best = study.chosen(group) if known else None
+        best = best or max(group.choices, key=lambda choice: choice.run(study.seeds[0]).train.epochs)
+        every += [best.run(seed) for seed in study.seeds]
+        # Optuna's proposals are not known yet. Runs with unused seeds have other names and the same cost.
+        every += [best.run(UNUSED_SEED + number) for number in range(left)]
         for config in every:
             configs |= {run.run_name: run for run in paper.teacher_runs(config) if config.distill.signal != "labels"}
             configs[config.run_name] = config

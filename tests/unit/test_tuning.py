@@ -1,6 +1,7 @@
 """Claims about sweeps without Ray: grids from lists, systems, protocols, the record, and conditions of a trial."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from tuning import grids, protocols, stages, sweep
 from tuning.board import Board
 from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import Group, groups, record, wanted
-from tuning.stages import _cached_teachers, _refusal, _single_inference, _to_cache, carry_out
+from tuning.stages import Stages, _cached_teachers, _refusal, _single_inference, _to_cache, carry_out
 from tuning.study import Sweep
 from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, needs_the_user, work
 
@@ -438,3 +439,113 @@ def test_a_record_is_written_after_every_run_unless_that_takes_a_twentieth_of_th
         clock[0] += between
         made._record()
     assert written - 1 <= len(records) <= written + 1
+
+
+def search_of(root: Path, budget: int = 4) -> Sweep:
+    """A search of MultiTrain's learning rate with three seeds, in a new command."""
+    found = groups(EXPERIMENTS["grid"].systems(paper.system(full(), "multitrain"), []), [{"train.lr": 2e-5}])
+    study = Sweep("grid", found, "search", [1, 2, 3], "all", root, "", {"train.lr": (1e-5, 1e-3)}, budget)
+    study.restore_proposals()
+    study.read_finished()
+    return study
+
+
+class Silent:
+    """A board that shows nothing."""
+
+    def __getattr__(self, name: str):
+        return lambda *arguments, **others: None
+
+
+class FakePool:
+    """Finishes each run at once, with a dev average that grows with the learning rate, and proposes given rates."""
+
+    def __init__(self, root: Path, rates: list[float]):
+        self.root, self.rates = root, rates
+        self.order: list[tuple[float, int]] = []
+        self.seeds: list[int] = []
+
+    def capacity(self) -> int:
+        return 1
+
+    def run(self, jobs, board, ended) -> bool:
+        for job in jobs:
+            config = job.config
+            self.order.append((config.train.lr, config.seed))
+            score = 0.5 + config.train.lr
+            folder = runs.folder(self.root, config)
+            folder.mkdir(parents=True, exist_ok=True)
+            result(config, score).write(folder)
+            ended(job, None)
+        return True
+
+    def search(self, ranges, find, proposed, known, seed, budget, rule, board, ended) -> bool:
+        self.seeds.append(seed)
+        for rate in self.rates[:budget]:
+            proposed({"train.lr": rate})
+            self.run([find({"train.lr": rate})], board, ended)
+        return len(self.rates) >= budget
+
+
+def test_a_killed_search_goes_on_with_other_proposals_and_confirms_only_the_best(tmp_path):
+    killed = FakePool(tmp_path, [3e-5])
+    assert not Stages(search_of(tmp_path), killed, Silent()).search()
+    again = FakePool(tmp_path, [9e-5, 5e-5])
+    stages = Stages(search_of(tmp_path), again, Silent())
+    assert stages.search()
+    assert stages.runs()
+    assert killed.order == [(2e-5, 1), (3e-5, 1)]
+    assert again.order == [(9e-5, 1), (5e-5, 1), (9e-5, 2), (9e-5, 3)]
+    assert killed.seeds != again.seeds  # the same seed of the sampler would propose the same values again
+
+
+def test_a_repeated_proposal_counts_in_the_budget_after_a_restart(tmp_path):
+    Stages(search_of(tmp_path, budget=3), FakePool(tmp_path, [2.0001e-5]), Silent()).search()
+    assert [choice.values["train.lr"] for choice in search_of(tmp_path).groups[0].choices] == [2e-5, 2e-5]
+
+
+def test_optuna_gets_the_finished_runs_inside_the_range_and_proposes_whole_numbers():
+    pytest.importorskip("optuna")
+    from tuning.pool import optuna_search
+
+    ranges = {"train.lr": (1e-5, 1e-3), "train.batch_size": (8, 64), "train.epochs": [2.0, 5.0]}
+    inside = {"train.lr": 1e-4, "train.batch_size": 64, "train.epochs": 5.0}
+    outside = [inside | {"train.lr": 2e-3}, inside | {"train.batch_size": 4}, inside | {"train.epochs": 3.0}]
+    known = [(values, 0.5) for values in (inside, *outside)]
+
+    def proposals(seed: int) -> list[dict]:
+        searcher = optuna_search(ranges, known, seed)
+        assert [trial.params for trial in searcher._ot_study.get_trials()] == [inside]
+        return [searcher.suggest(str(number)) for number in range(5)]
+
+    first, second = proposals(1), proposals(2)
+    assert not any(values in second for values in first)
+    for values in first + second:
+        assert 1e-5 <= values["train.lr"] <= 1e-3
+        assert isinstance(values["train.batch_size"], int)
+        assert 8 <= values["train.batch_size"] <= 64
+        assert values["train.epochs"] in (2.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train.lr=[1e-5, x]", "--range train.lr: .*train.lr = 'x'"),
+        ("train.batch_size=1.5:9", "--range train.batch_size: .*fractional"),
+        ("train.nope=1:9", "--range train.nope: .*unknown field"),
+    ],
+)
+def test_a_range_with_values_that_the_field_refuses_is_refused(text: str, message: str, own_data, tmp_path):
+    arguments = ["main", "--on", own_data[0], "--protocol", "search", "--range", text, "--runs", tmp_path / "runs"]
+    error = CliRunner().invoke(sweep.app, [*map(str, arguments)]).exception
+    assert isinstance(error, UserError)
+    assert re.search(message, str(error), re.DOTALL)
+
+
+def test_the_plan_of_a_finished_search_has_no_runs_left(own_data, tmp_path, capsys):
+    stages = Stages(search_of(tmp_path), FakePool(tmp_path, [9e-5, 5e-5, 3e-5]), Silent())
+    assert stages.search()
+    assert stages.runs()
+    study = search_of(tmp_path)
+    sweep.show_plan(study, 1, "a100", 1)
+    assert "0 runs" in capsys.readouterr().out
