@@ -159,7 +159,7 @@ distill: {{allow_chance_teachers: true}}
 train: {{lr: 1e-3, epochs: 1}}
 """
     )
-    taught = mbkd("teach", config, "--runs", tmp_path / "runs", "--ranks", "2")
+    taught = mbkd("teach", config, "--runs", tmp_path / "runs", "--ranks", "1")
     assert taught.returncode == 0, taught.stderr
     done = mbkd("train", config, "--runs", tmp_path / "runs", "--ranks", "2")
     assert done.returncode == 0, done.stderr
