@@ -1,9 +1,9 @@
-"""Gaps of a report: systems, seeds and languages that other systems have."""
+"""Gaps of a report: systems, seeds and languages that other systems have, and runs that have not learned."""
 
 from collections.abc import Iterator
 from itertools import groupby
 
-from analysis.collect import Problem
+from analysis.collect import Problem, shortened
 from analysis.context import TASKS, Context, block_name
 from analysis.main_tables import SYSTEMS
 from analysis.scores import gaps
@@ -29,6 +29,9 @@ def missing(context: Context) -> Iterator[Problem]:
                     yield Problem(
                         where, f"{group.system} has no run with seed {', '.join(names)}, but other systems have"
                     )
+                if names := [run.name for run in group.runs if run.result.at_chance]:
+                    what = "no better than the most frequent class on dev"
+                    yield Problem(where, f"{group.system}, {shortened(names)}: {what}. The tables contain such runs")
                 for split in context.splits(task):
                     for what in gaps(group, split):
                         yield Problem(where, what)

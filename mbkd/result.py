@@ -54,6 +54,7 @@ class Result:
     trained_as: str = ""
     folded_from: str = ""
     calibration: dict[str, Any] = field(default_factory=dict)
+    at_chance: bool = False  # the dev accuracy in the trained languages is no better than the most frequent class
     before: dict[str, Any] | None = None  # a grown model's scores before growing
 
     @classmethod

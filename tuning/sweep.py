@@ -257,6 +257,9 @@ def show(study: Sweep) -> None:
             found = best.results(study.seeds, study.results)
             for left in protocols.not_considered(group, study.tried, study.results):
                 print(f"not considered for {group.label}: {left}", file=sys.stderr)
+            for stuck in (result for result in found if result.at_chance):
+                what = "no better than the most frequent class on dev; try a lower learning rate"
+                print(f"warning: {group.label}, seed {stuck.seed}: {what}", file=sys.stderr)
             values = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in best.values.items())
             rows = means.setdefault((group.task, group.backbone), [])
             rows.append(_mean(found, f"{group.label} ({values or 'as given'}; n={len(found)})"))

@@ -111,8 +111,7 @@ def dev_accuracy(teacher: Teacher, dev: Tokens | None) -> dict[str, Any]:
         return {"dev": 0, "accuracy": None}
     found = measure.logits(teacher.engine.module, dev, teacher.ranks)[:, teacher.order]
     labels = np.asarray(dev.labels)
-    rate = max(np.bincount(labels).max() / len(labels), 1 / found.shape[1])  # largest class, or uniform guesses
-    bound = rate + 2 * math.sqrt(rate * (1 - rate) / len(labels))
+    rate, bound = metrics.chance(labels)
     return {"dev": len(labels), "accuracy": metrics.accuracy(found, labels), "chance": rate, "bound": bound}
 
 

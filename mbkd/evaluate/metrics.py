@@ -1,5 +1,6 @@
 """Accuracy, mean absolute error, and the paper's averages AVG(S), AVG(Z) and AVG(A); no torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,12 @@ def mae(logits: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import mean_absolute_error
 
     return float(mean_absolute_error(labels, logits.argmax(axis=1)))
+
+
+def chance(labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy of the most frequent class, and two standard errors above it. labels: (rows,)."""
+    rate = float(np.bincount(labels).max()) / len(labels)
+    return rate, rate + 2 * math.sqrt(rate * (1 - rate) / len(labels))
 
 
 def averages(

@@ -4,10 +4,12 @@ docs/run-directory.md describes the files of a run.
 """
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from mbkd import distributed, provenance, runs
@@ -15,7 +17,7 @@ from mbkd.config import Config, changed
 from mbkd.data.batches import Plan
 from mbkd.data.tokens import load_tokenizer
 from mbkd.distill import hidden, signals
-from mbkd.evaluate import calibration, measure
+from mbkd.evaluate import calibration, measure, metrics
 from mbkd.inputs import Inputs, prepare
 from mbkd.model import card, saved
 from mbkd.model.mblm import MBLMForSequenceClassification
@@ -113,6 +115,7 @@ def run(config: Config, root: Path, ranks: distributed.Ranks, checkpoints: Sched
             },
             rows=inputs.rows,
             made_from=inputs.made_from,
+            at_chance=_at_chance(found, inputs, config.languages),
             before=measure.by_split(before) if config.student.grow is not None else None,
         )
         if alike is not None:
@@ -142,6 +145,19 @@ def prepared(config: Config, root: Path, ranks: distributed.Ranks) -> Inputs:
     inputs = prepare(config, root) if ranks.first else None
     distributed.wait_for_all()
     return prepare(config, root, show=False, verified=True) if inputs is None else inputs
+
+
+def _at_chance(found: dict[str, dict[str, Any]], inputs: Inputs, languages: Sequence[str]) -> bool:
+    """Whether the dev accuracy over the rows of the trained languages is no better than the most frequent class.
+
+    found: scores by split. False without dev rows in these languages.
+    """
+    labels = {x: np.asarray(tokens.labels) for x, tokens in inputs.heldout.get("dev", {}).items() if x in languages}
+    if not labels:
+        return False
+    rows = np.concatenate(list(labels.values()))
+    correct = sum(found["dev"]["accuracy"][x] * len(each) for x, each in labels.items())
+    return bool(correct / len(rows) <= metrics.chance(rows)[1])
 
 
 def _trained_alike(config: Config, root: Path) -> Path | None:

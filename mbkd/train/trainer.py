@@ -290,12 +290,16 @@ class Trainer:
         return scores
 
     def finish(self, result: Result) -> None:
-        """Write result.json, the last file of a run, on the first rank."""
+        """Write result.json, the last file of a run, on the first rank. Warn if the model has not learned."""
         self.write_metrics()
         if self.tracker is not None:
             self.tracker.close()  # marks the run as finished, so a stopped run must not reach this line
         result.write(self.directory)
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        if result.at_chance:
+            what = f"the dev accuracy in {', '.join(self.config.languages)} is no better than the most frequent class"
+            do = "try a lower learning rate, more epochs or another seed"
+            print(f"warning: {self.directory.name}: {what}; {do}", file=sys.stderr, flush=True)
 
     def fingerprints(self) -> dict[str, Any]:
         """Return the fingerprints of the run's inputs, apart from its configuration."""

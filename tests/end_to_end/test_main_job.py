@@ -40,6 +40,12 @@ def test_train_writes_a_complete_run_directory(student: Path):
             labels = np.load(student / "labels" / f"{split}.{language}.npy")
             assert logits.shape == (len(labels), 5)
             assert (logits.argmax(1) == labels).mean() == pytest.approx(score)
+    trained = [(np.load(student / "logits" / f"dev.{x}.npy"), x) for x in ("en", "fr", "zh")]
+    classes = [np.load(student / "labels" / f"dev.{x}.npy") for _, x in trained]
+    share = max(np.mean(np.concatenate(classes) == each) for each in range(5))
+    correct = np.concatenate([logits.argmax(1) == each for (logits, _), each in zip(trained, classes, strict=True)])
+    stuck = correct.mean() <= share + 2 * np.sqrt(share * (1 - share) / len(correct))
+    assert result.get("at_chance", False) == stuck
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
     assert any("languages" in line for line in lines)
     assert {line["split"] for line in lines if "split" in line} == {"dev", "test"}

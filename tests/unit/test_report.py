@@ -294,6 +294,19 @@ def test_missing_systems_and_seeds_are_named_first(tmp_path: Path):
     ]
 
 
+def test_a_run_that_has_not_learned_is_named(tmp_path: Path):
+    for name in ("MonoKD", "MultiTrain", "MultiKD", "MultiKD + MBLM"):
+        for seed in (1, 2):
+            one = changed(configs("xnli")[name], {"seed": seed})
+            stuck = {"at_chance": True} if (name, seed) == ("MultiTrain", 2) else {}
+            write_run(tmp_path, one, correct(one, (0.8, 0.7), seed, ("test",)), **stuck)
+    (found,) = report.make(tmp_path, draws=1000)[0].problems
+    name = changed(configs("xnli")["MultiTrain"], {"seed": 2}).run_name
+    assert found.what == (
+        f"MultiTrain, {name}: no better than the most frequent class on dev. The tables contain such runs"
+    )
+
+
 def test_only_the_splits_that_were_measured_have_tables(tmp_path: Path):
     write(tmp_path, "xnli", range(1, 3), ("dev",))
     keys = {table.key for table in report.make(tmp_path, draws=1000)[2]}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from mbkd.model.fold import fold
 from mbkd.model.mblm import MBLMConfig, MBLMForSequenceClassification
 from mbkd.predict import push
 from mbkd.train.checkpoint import Schedule
-from mbkd.train.run import run
+from mbkd.train.run import _at_chance, run
 from mbkd.train.student import build_student
 from mbkd.train.trainer import Trainer
 from tests.conftest import ENVIRONMENT, random_student
@@ -187,6 +188,38 @@ def test_a_stopped_run_resumes_although_the_other_inference_setting_is_finished(
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert "trained_as" not in json.loads((stopped / "result.json").read_text())
+
+
+def test_a_run_that_has_not_learned_is_marked_with_a_warning(toy_yaml: Path, tmp_path: Path, capsys):
+    distributed.quiet()
+    ranks = distributed.start()
+    overrides = ["distill.signal=labels", "student.branch_depth=0", "train.epochs=0.1", "train.lr=1e-9"]
+    made = run(configuration.read(toy_yaml, overrides), tmp_path, ranks, Schedule())
+    distributed.stop()
+    assert json.loads((made / "result.json").read_text())["at_chance"] is True
+    warning = f"warning: {made.name}: the dev accuracy in en, fr, zh is no better than the most frequent class; try "
+    assert warning in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "stuck"),
+    [
+        ([0, 1] * 50, 50, True),
+        ([0, 1] * 50, 60, True),  # two standard errors above 50
+        ([0, 1] * 50, 61, False),
+        ([0] * 90 + [1] * 10, 94, True),  # 90 % without reading
+        ([0] * 90 + [1] * 10, 97, False),
+    ],
+)
+def test_chance_is_the_most_frequent_class_of_the_trained_languages(labels: list[int], right: int, stuck: bool):
+    other = SimpleNamespace(labels=[0] * 500)  # a zero-shot language
+    heldout = {
+        "dev": {"en": SimpleNamespace(labels=labels[:40]), "fr": SimpleNamespace(labels=labels[40:]), "de": other}
+    }
+    accuracy = {"en": min(right, 40) / 40, "fr": max(right - 40, 0) / 60, "de": 0.0}
+    inputs = SimpleNamespace(heldout=heldout)
+    assert _at_chance({"dev": {"accuracy": accuracy}}, inputs, ("en", "fr")) is stuck
+    assert _at_chance({}, SimpleNamespace(heldout={}), ("en", "fr")) is False
 
 
 @pytest.mark.parametrize("structure", [{"mixers": "none"}, {"heads": "per_language", "branch_position": "top"}, {}])

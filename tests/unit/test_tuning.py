@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -549,3 +550,14 @@ def test_the_plan_of_a_finished_search_has_no_runs_left(own_data, tmp_path, caps
     study = search_of(tmp_path)
     sweep.show_plan(study, 1, "a100", 1)
     assert "0 runs" in capsys.readouterr().out
+
+
+def test_a_sweep_names_runs_that_have_not_learned(tmp_path, capsys):
+    study = search_of(tmp_path)
+    for seed in (1, 2):
+        config = study.groups[0].choices[0].run(seed)
+        study.results[config.run_name] = replace(result(config, 0.5), at_chance=seed == 2)
+    sweep.show(study)
+    said = capsys.readouterr().err
+    assert "warning: MultiTrain, seed 2: no better than the most frequent class on dev" in said
+    assert "seed 1" not in said
