@@ -297,9 +297,11 @@ class Trainer:
         result.write(self.directory)
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
         if result.at_chance:
-            what = f"the dev accuracy in {', '.join(self.config.languages)} is no better than the most frequent class"
-            do = "try a lower learning rate, more epochs or another seed"
-            print(f"warning: {self.directory.name}: {what}; {do}", file=sys.stderr, flush=True)
+            message = (
+                f"warning: {self.directory.name}: the dev accuracy in {', '.join(self.config.languages)} is no better "
+                "than the most frequent class; try a lower learning rate, more epochs or another seed"
+            )
+            print(message, file=sys.stderr, flush=True)
 
     def fingerprints(self) -> dict[str, Any]:
         """Return the fingerprints of the run's inputs, apart from its configuration."""
