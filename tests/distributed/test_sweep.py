@@ -26,6 +26,11 @@ def sweep(*arguments: str | Path, timeout: float = 500) -> subprocess.CompletedP
     return run(sys.executable, "-m", "tuning.sweep", *arguments, timeout=timeout)
 
 
+def progress(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines of standard error without the warnings about runs at chance; 60 rows are too few to learn."""
+    return [line for line in done.stderr.splitlines() if "no better than the most frequent class" not in line]
+
+
 def record(runs: Path, experiment: str) -> dict:
     (file,) = (runs / "sweeps").glob(f"{experiment}-*.json")
     return json.loads(file.read_text())
@@ -74,7 +79,7 @@ def test_a_sweep_searches_and_confirms_and_a_second_call_does_nothing(toy_yaml: 
     before = {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")}
     again = sweep(*arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stderr == ""  # without work, no process is started
+    assert progress(again) == []  # without work, no process is started
     assert {file: file.stat().st_mtime_ns for file in runs.glob("*/result.json")} == before
 
 
@@ -288,7 +293,7 @@ def test_a_search_keeps_its_budget_and_resumes(toy_yaml: Path, tmp_path: Path):
     (group,) = record(runs, "grid")["groups"]
     assert len(group["searched"]) == 2
     assert len(group["runs"]) == 2
-    assert sweep(*arguments, "--budget", "2").stderr == ""
+    assert progress(sweep(*arguments, "--budget", "2")) == []
 
 
 @pytest.mark.slow
