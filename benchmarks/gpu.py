@@ -10,6 +10,7 @@ AdamW, gradient clipping, cached logits. Variants alternate. --tiny tries everyt
 
 import argparse
 import copy
+import gc
 import sys
 import tempfile
 import time
@@ -111,6 +112,7 @@ def steps(
         if time.monotonic() > until:
             found[name] = {"left out": "no time"}
             continue
+        gc.collect()  # a later collection of an earlier variant's memory would lower the result
         before = torch.cuda.memory_allocated() if cuda else 0
         try:
             step = build()

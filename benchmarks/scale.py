@@ -8,9 +8,9 @@ those of `mbkd plan`. The stages follow each other: the teachers' grid, the teac
 with `confirm`, the other seeds of the chosen configurations. The choice is unknown, so the longest training is assumed.
 In a stage, the longest runs start first, each on the next free GPU.
 
-A step on r GPUs takes max(FLOPs / r, launches) + all-reduce. Launches take --launch-us for each of --operations. The
-all-reduce moves 2 (r - 1) / r of the gradients, without word vectors, at --bus GB/s. All GPUs cost money until the
-study ends.
+A step on r GPUs takes max(FLOPs / r, launches) + all-reduce. The host launches each operation in the time that `mbkd
+plan --gpu` assumes. The all-reduce moves 2 (r - 1) / r of the gradients, without word vectors, at --bus GB/s. All GPUs
+cost money until the study ends.
 
 --check: predicted over measured training seconds of the finished runs in a folder. The prediction uses the measured
 speed of this machine.
@@ -46,26 +46,19 @@ MODULE = "benchmarks.scale"
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Costs of a step besides its FLOPs: seconds of launches, and bytes per second of the all-reduce."""
-
-    launches: float
-    bus: float
-
-
-@dataclass(frozen=True)
 class Job:
-    """A run: seconds of a step's FLOPs, steps, seconds of evaluation, bytes of all-reduced gradients."""
+    """A run: seconds of a step's FLOPs and launches, steps, seconds of evaluation, bytes of all-reduced gradients."""
 
     step: float
+    launches: float
     steps: int
     measuring: float
     gradients: float
 
-    def hours(self, ranks: int, cluster: Cluster) -> float:
-        """Return the hours on `ranks` GPUs."""
-        reduce = 2 * (ranks - 1) / ranks * self.gradients / cluster.bus
-        step = max(self.step / ranks, cluster.launches) + reduce
+    def hours(self, ranks: int, bus: float) -> float:
+        """Return the hours on `ranks` GPUs. bus: bytes per second of the all-reduce."""
+        reduce = 2 * (ranks - 1) / ranks * self.gradients / bus
+        step = max(self.step / ranks, self.launches) + reduce
         return (self.steps * step + self.measuring / ranks) / 3600
 
 
@@ -98,7 +91,8 @@ def jobs(found: dict[str, Any], configs: Sequence[Config], device: machine.Machi
         flops, size = run["flops"], cost.student_size(config)
         seconds = flops["student"] / device.student + flops["teacher"] / device.teacher
         summed = max(run["memory"]["gradients"] - 4 * size.embeddings, 0)
-        made.append(Job(seconds / run["steps"], run["steps"], flops["answers"] / device.student, summed))
+        launches = cost.operations(config, config.distill.signal == "online") * device.launch
+        made.append(Job(seconds / run["steps"], launches, run["steps"], flops["answers"] / device.student, summed))
     return made
 
 
@@ -110,11 +104,9 @@ def makespan(hours: Sequence[float], places: int) -> float:
     return max(ends)
 
 
-def study_hours(
-    stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, ranks: int, cluster: Cluster
-) -> float:
+def study_hours(stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, ranks: int, bus: float) -> float:
     """Return the hours of the whole study with `ranks` GPUs per trial."""
-    every = [makespan([job.hours(ranks, cluster) for job in stage], gpus // ranks) for stage in stages]
+    every = [makespan([job.hours(ranks, bus) for job in stage], gpus // ranks) for stage in stages]
     return sum(every) + makespan(passes, gpus)
 
 
@@ -133,7 +125,7 @@ def estimate_protocol(
     protocol: protocols.Protocol, asked: argparse.Namespace, device: machine.Machine
 ) -> dict[str, Any]:
     """Print and return the estimate of one protocol for every number of GPUs."""
-    cluster = Cluster(asked.operations * asked.launch_us / 1e6, asked.bus * 1e9)
+    bus = asked.bus * 1e9
     stages = study(protocol)
     with tempfile.TemporaryDirectory() as root:  # a folder without finished runs
         estimates = [plan.estimate(stage, Path(root), device) for stage in stages]
@@ -154,9 +146,9 @@ def estimate_protocol(
     rows, table = [], []
     for gpus in asked.gpus:
         possible = [ranks for ranks in RANKS if ranks <= gpus]
-        took = {ranks: study_hours(each, passes, gpus, ranks, cluster) for ranks in possible}
+        took = {ranks: study_hours(each, passes, gpus, ranks, bus) for ranks in possible}
         best = min(took, key=lambda ranks: took[ranks])
-        busy = sum(job.hours(1, cluster) for stage in each for job in stage) + sum(passes)
+        busy = sum(job.hours(1, bus) for stage in each for job in stage) + sum(passes)
         money = {ranks: gpus * hours * asked.rate for ranks, hours in took.items()}
         kept = sum(run["disk"]["finished"] for _, run in pairs)
         during = max(run["disk"]["checkpoints"] for _, run in pairs) * min(gpus, max(map(len, stages)))
@@ -174,7 +166,7 @@ def estimate_protocol(
             )
         )
         rows.append({"gpus": gpus, "hours": took, "money": money, "disk": kept, "checkpoints": during})
-    better = next((n for n in MANY if _pays(each, passes, n, cluster)), None)
+    better = next((n for n in MANY if _pays(each, passes, n, bus)), None)
     counts = ", ".join(f"{len(stage):,}" for stage in stages)
     columns = (
         "GPUs", "hours", "money", "busy", "best ranks per trial", "hours", "money", "GB kept + during the study",
@@ -186,9 +178,9 @@ def estimate_protocol(
     return {"runs": [len(stage) for stage in stages], "on": rows, "several_ranks_pay_from": better}
 
 
-def _pays(stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, cluster: Cluster) -> bool:
-    alone = study_hours(stages, passes, gpus, 1, cluster)
-    return any(study_hours(stages, passes, gpus, r, cluster) < alone for r in RANKS[1:] if r <= gpus)
+def _pays(stages: Sequence[Sequence[Job]], passes: Sequence[float], gpus: int, bus: float) -> bool:
+    alone = study_hours(stages, passes, gpus, 1, bus)
+    return any(study_hours(stages, passes, gpus, r, bus) < alone for r in RANKS[1:] if r <= gpus)
 
 
 def check(root: Path) -> dict[str, Any]:
@@ -222,10 +214,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="price of a GPU-hour; the default gives GPU-hours")
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64, 512])
     parser.add_argument("--bus", type=float, default=200, help="assumed GB/s of an all-reduce within a machine")
-    parser.add_argument(
-        "--operations", type=int, default=2154, help="operations of a step, by benchmarks.operations in bf16"
-    )
-    parser.add_argument("--launch-us", type=float, default=5, help="assumed microseconds of an operation's launch")
     parser.add_argument("--check", type=Path, help="a folder of finished runs")
     asked = parser.parse_args()
     distributed.quiet()

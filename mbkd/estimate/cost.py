@@ -25,6 +25,9 @@ from mbkd.model.mblm import MBLMForSequenceClassification
 # Mean bytes of a number kept by autograd (measured). Under autocast, residual streams and norms remain in 32 bit.
 KEPT_BYTES = {"fp32": 4.0, "bf16": 3.2, "fp16": 3.2}
 CHECKPOINTS = 3  # two are kept while a third is written
+# Operations of a bf16 step (benchmarks.operations): of a layer, of an idle branch's layer and mixer, of the rest.
+LAYER, IDLE_LAYER, REST = 123, 74, 76
+TEACHER_LAYER = 17  # of a layer in a teacher's forward pass
 
 
 def shape(path: str) -> PreTrainedConfig:
@@ -63,6 +66,17 @@ def student_flops(config: Config, rows: float, tokens: float, whole: bool = Fals
     whole: compute the last layer for all tokens, as the paper's models do.
     """
     return flops.of_step(student_size(config), config.student, rows, tokens, whole)
+
+
+def operations(config: Config, online: bool) -> float:
+    """Approximate number of operations that a bf16 step dispatches; a GPU's host launches them one by one.
+
+    online: with the teachers' forward passes, as a mean over languages. A test compares the number with a count.
+    """
+    each = [sum(size.layers for size in sizes) for sizes in teacher_sizes(config).values()] if online else []
+    idle = config.student.branch_depth * (len(config.languages) - 1)
+    student = LAYER * student_size(config).layers + IDLE_LAYER * idle + REST
+    return config.train.accumulation * (student + TEACHER_LAYER * sum(each) / max(len(each), 1))
 
 
 def answer_flops(config: Config, rows: float, tokens: float) -> float:

@@ -15,6 +15,7 @@ from mbkd.precision import PEAKS
 
 # NVIDIA's fine-tuning of BERT-large at 384 tokens reaches 26 % of an A100's peak and 31 % of a V100's.
 UTILISATION = 0.25
+LAUNCH = 18e-6  # seconds of an operation on an H200's host in steps of few rows: 18 to 24 (PERFORMANCE.md)
 Timed = tuple[float, float]  # seconds, and FLOPs
 SECONDS = 40.0  # limit of a calibration, without building the models
 
@@ -26,6 +27,7 @@ class Machine:
     student, teacher  FLOPs per second of optimizer steps, and of teachers' forward passes
     precision         of a student with train.precision = auto; half: whether teachers compute in fp16
     source            description of the source of the speed
+    launch            least seconds of an operation, which the host launches; 0 if whole steps were timed
     """
 
     student: float
@@ -33,6 +35,7 @@ class Machine:
     precision: str
     half: bool
     source: str
+    launch: float = 0.0
 
 
 def on_gpu(name: str) -> Machine:
@@ -44,8 +47,8 @@ def on_gpu(name: str) -> Machine:
     precision = "bf16" if "bf16" in PEAKS[name] else "fp16"
     peak = PEAKS[name][precision]
     source = f"one {name}: an assumed {UTILISATION:.0%} of its published {peak} TFLOP/s (dense {precision}); "
-    source += "small batches of short texts reach less, because kernel launches limit them"
-    return Machine(peak * 1e12 * UTILISATION, peak * 1e12 * UTILISATION, precision, True, source)
+    source += f"a step takes at least {LAUNCH * 1e6:.0f} microseconds per kernel, which limits small batches"
+    return Machine(peak * 1e12 * UTILISATION, peak * 1e12 * UTILISATION, precision, True, source, LAUNCH)
 
 
 def calibrate(config: Config, lengths: Mapping[str, np.ndarray]) -> Machine:

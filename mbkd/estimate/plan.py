@@ -1,6 +1,6 @@
 """Plan of runs before their start: steps, FLOPs, memory, disk, hours, and possible savings.
 
-Nothing is trained: hours are counted FLOPs divided by a machine's speed.
+Nothing is trained: hours are counted FLOPs divided by a machine's speed. Launches limit the steps of a GPU.
 """
 
 import functools
@@ -143,7 +143,11 @@ def _run(config: Config, read: Text, machine: Machine, ranks: int) -> dict[str, 
         "system": config.system,
         "steps": steps,
         "flops": flops,
-        "hours": ((flops["student"] + flops["answers"]) / machine.student + flops["teacher"] / machine.teacher) / 3600,
+        "hours": (
+            steps * _step_seconds(config, widths, machine, config.distill.signal == "online")
+            + flops["answers"] / machine.student
+        )
+        / 3600,
         "memory": cost.memory(config, precision, machine.half, ranks, max(widths)),
         "disk": cost.disk(config, sum(read.heldout.values())),
     }
@@ -181,6 +185,18 @@ def _teacher_step(config: Config, widths: Counter[int]) -> float:
     return _mean(widths, lambda n: cost.teacher_flops(config, config.train.batch_size, n))
 
 
+def _step_seconds(config: Config, widths: Counter[int], machine: Machine, online: bool) -> float:
+    """Mean seconds of a step. online: with the teachers' forward passes."""
+    launches = cost.operations(config, online) * machine.launch
+
+    def of(width: int) -> float:
+        rows = config.train.batch_size
+        teacher = cost.teacher_flops(config, rows, width) / machine.teacher if online else 0.0
+        return max(cost.student_flops(config, rows, width) / machine.student + teacher, launches)
+
+    return _mean(widths, of)
+
+
 def _answers(config: Config, read: Text) -> float:
     """FLOPs of evaluation: dev after every epoch or once (`train.evaluate`), all splits at the end."""
     epochs = math.ceil(config.train.epochs) if config.train.evaluate == "epoch" else 1
@@ -207,13 +223,13 @@ def _cache_saves(left: list[Left], machine: Machine) -> dict[str, float] | None:
     taught = [each for each in left if each[0].distill.signal != "labels"]
     if not taught:
         return None
-    students = sum((run["flops"]["student"] + run["flops"]["answers"]) / machine.student for _, _, run in taught)
-    online = sum(run["steps"] * _teacher_step(config, _batches_of(config, read)[1]) for config, read, run in taught)
-    passes = _passes((config, read) for config, read, _ in taught)
-    return {
-        "online": (students + online / machine.teacher) / 3600,
-        "cache": (students + passes / machine.teacher) / 3600,
-    }
+    answers = sum(run["flops"]["answers"] for _, _, run in taught) / machine.student
+    online, cached = (
+        sum(run["steps"] * _step_seconds(c, _batches_of(c, read)[1], machine, way) for c, read, run in taught)
+        for way in (True, False)
+    )
+    passes = _passes((config, read) for config, read, _ in taught) / machine.teacher
+    return {"online": (online + answers) / 3600, "cache": (cached + passes + answers) / 3600}
 
 
 def _confirm_saves(left: list[Left]) -> dict[str, float] | None:

@@ -5,6 +5,7 @@ import errno
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import BertConfig
 from mbkd import distributed
 from mbkd.config import Training, parse
 from mbkd.errors import UserError
-from mbkd.estimate import dry_run
+from mbkd.estimate import cost, dry_run
 from mbkd.estimate.operations import Operations
 from mbkd.train import checkpoint
 from mbkd.train.engine import gradient_norm, training_engine
@@ -218,24 +219,37 @@ def test_only_shared_parameters_and_the_active_branch_require_gradients_and_chan
     assert {name for name, p in model.named_parameters() if torch.equal(p, before[name])} == idle
 
 
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 1700), ("bf16", 2300)])
-def test_a_step_of_the_papers_student_dispatches_few_operations(precision: str, most: int, ranks, tmp_path):
-    """12 layers, K = 4, three branches. Operations approximate kernel launches; reads stall a GPU's queue."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
-    BertConfig(vocab_size=1100, **sizes).save_pretrained(tmp_path)
+def operations_of_a_step(precision: str, layers: int, depth: int, rows: int, ranks, folder: Path):
+    """A step's counted operations, and the estimated number. Three languages; `rows` of a batch make a micro-batch."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 32}
+    BertConfig(vocab_size=1100, **sizes).save_pretrained(folder)
     values = {
         "task": {"kind": "xnli", "path": "none"},
-        "student": {"backbone": str(tmp_path), "branch_depth": 4},
+        "student": {"backbone": str(folder), "branch_depth": depth},
         "distill": {"signal": "labels"},
-        "train": {"batch_size": 4, "precision": precision},
+        "train": {"batch_size": 4, "precision": precision, "accumulation": 4 // rows},
     }
     config = parse(values, "test")
     made = dry_run.trainer(config, {x: np.array([5, 7, 9, 4]) for x in config.languages}, ranks)
     dry_run.warm_up(made, made.source)
     with Operations() as counted:
         made.step(0)
+    return counted, cost.operations(config, online=False)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1700), ("bf16", 2300)])
+def test_a_step_of_the_papers_student_dispatches_few_operations(precision: str, most: int, ranks, tmp_path):
+    """12 layers, K = 4, three branches. Operations approximate kernel launches; reads stall a GPU's queue."""
+    counted, estimated = operations_of_a_step(precision, 12, 4, 4, ranks, tmp_path)
     assert counted.total <= most
     assert counted.reads == 0
+    assert precision == "fp32" or estimated == pytest.approx(counted.total, rel=0.05)
+
+
+@pytest.mark.parametrize(("layers", "depth", "rows"), [(3, 0, 4), (4, 2, 2)])
+def test_the_estimated_operations_of_a_step_are_the_counted_ones(layers: int, depth: int, rows: int, ranks, tmp_path):
+    counted, estimated = operations_of_a_step("bf16", layers, depth, rows, ranks, tmp_path)
+    assert estimated == pytest.approx(counted.total, rel=0.15)
 
 
 def test_reads_of_the_device_are_counted():

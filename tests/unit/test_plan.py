@@ -117,6 +117,19 @@ def test_runs_with_a_cache_share_one_pass_of_the_teachers(tmp_path: Path):
     assert one["total"]["hours"] == pytest.approx(one["cache"]["cache"])
 
 
+def test_a_step_takes_at_least_the_time_of_its_launches(tmp_path: Path):
+    """The expected seconds of MBLM are those of `benchmarks.gpu` on one H200, in bf16 with cached logits."""
+    full = changed(paper.find("xnli-mbert-mblm", []), {"distill": {"signal": "cache"}, "train": {"epochs": 1}})
+    h200 = machine.on_gpu("h200")
+    for rows, tokens, seconds in ((32, 40, 0.0385), (256, 128, 0.0918)):
+        config = changed(full, {"train": {"batch_size": rows}})
+        text = plan.Text({x: np.full(2560, tokens) for x in config.languages}, {}, "made up")
+        run = plan._run(config, text, h200, 1)
+        step = run["hours"] * 3600 / run["steps"]
+        assert step == pytest.approx(seconds, rel=0.2)
+        assert step == pytest.approx(max(run["flops"]["student"] / run["steps"] / h200.student, 2144 * h200.launch))
+
+
 def test_a_measured_step_has_the_counted_flops(toy: Config, tmp_path: Path):
     distributed.quiet()
     ranks = distributed.start()
