@@ -12,7 +12,7 @@ from mbkd.config import Config, changed, paper
 from mbkd.evaluate import selection
 from mbkd.files import read_json, write_json
 from mbkd.result import Result
-from tuning import protocols
+from tuning import protocols, trial
 from tuning.experiments import Protocol
 from tuning.protocols import Choice, Group
 
@@ -73,6 +73,7 @@ class Sweep:
         """Raise one UserError for all stale runs, teachers included; with `fresh`, delete these runs instead.
 
         A run is stale if its rows, teachers or backbone have changed. The students of a stale teacher are stale, too.
+        With `fresh`, unfinished runs that the last sweep could not resume are deleted, too.
         """
         where = {runs.folder(self.root, config): config for config in self.configs()}
         teachers = {
@@ -89,8 +90,9 @@ class Sweep:
                 stale.setdefault(student, names)
         if not self.fresh:
             provenance.refuse(stale)
+            return
         # Students first: if the command is killed here, its teacher is still stale at the next start.
-        for folder in [folder for folder in where if folder in stale]:
+        for folder in [folder for folder in where if folder in stale or trial.refused_to_resume(folder)]:
             with runs.lock(self.root, where[folder]):
                 shutil.rmtree(folder)
             self.results.pop(where[folder].run_name, None)

@@ -77,7 +77,7 @@ def sweep(
         str | None, typer.Option(help="Address of a Ray cluster, or auto; default: start Ray here.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Retrain finished runs whose rows, teachers or backbone have changed.")
+        bool, typer.Option("--fresh", help="Retrain runs whose rows, teachers or backbone have changed.")
     ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show the remaining work: steps, memory, disk, hours.")

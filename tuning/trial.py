@@ -132,6 +132,12 @@ def needs_the_user(directory: Path) -> bool:
     return failure(directory).get("code") == USER_ERROR
 
 
+def refused_to_resume(directory: Path) -> bool:
+    """Whether the last attempt at an unfinished run ended because its checkpoint's inputs have changed."""
+    said = "cannot be resumed, because its inputs have changed"  # by mbkd.train.checkpoint, which imports torch
+    return not runs.finished(directory) and any(said in line for line in failure(directory).get("log", []))
+
+
 def failure(directory: Path) -> dict[str, Any]:
     """Return the content of a run's failed.json; empty if the file is missing."""
     try:

@@ -24,9 +24,10 @@ from mbkd.files import write_json
 from mbkd.model import saved
 from mbkd.model.mblm import MBLMForSequenceClassification
 from mbkd.result import Result
+from mbkd.train import checkpoint
 from mbkd.train.launch import carry_out
 from tests.synthetic import make_result
-from tuning import protocols
+from tuning import protocols, trial
 from tuning.experiments import System
 from tuning.study import Sweep
 
@@ -289,6 +290,30 @@ def test_a_fresh_sweep_retrains_a_stale_teacher_and_its_students(config: Config,
     (study := new_sweep()).refuse_stale()
     study.read_finished()
     assert study.wanted() == []
+
+
+def test_a_fresh_sweep_restarts_a_stopped_run_that_cannot_be_resumed(config: Config, tmp_path: Path):
+    finish(config.teacher_run("fr"), tmp_path)
+    study = sweep_of(config, tmp_path)
+    first, second = study.configs()[:2]
+    stopped = [runs.folder(tmp_path, run) for run in (first, second)]
+    for run, before in zip(stopped, ("other rows", "rows"), strict=True):
+        (run / "checkpoints" / "step-7").mkdir(parents=True)
+        manifest = {"made_from": {"train fr": before}, "files": {}}
+        (run / "checkpoints" / "step-7" / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.newest(stopped[1], {"train fr": "rows"}) is not None
+    with pytest.raises(UserError) as refused:
+        checkpoint.newest(stopped[0], {"train fr": "rows"})
+    trial._fail(trial.Job(first), tmp_path, 2, f"error: {refused.value}".splitlines())
+    trial._fail(trial.Job(second), tmp_path, 2, ["error: no space left"])
+    study.refuse_stale()
+    assert [run.exists() for run in stopped] == [True, True]
+    sweep_of(config, tmp_path, fresh=True).refuse_stale()
+    assert [run.exists() for run in stopped] == [False, True]
+    restored = finish(first, tmp_path)  # with the old rows back, without a sweep
+    trial._fail(trial.Job(first), tmp_path, 2, f"error: {refused.value}".splitlines())
+    sweep_of(config, tmp_path, fresh=True).refuse_stale()
+    assert restored.exists()
 
 
 @pytest.mark.parametrize("retrained", [False, True])
