@@ -173,5 +173,9 @@ def _cpu_group() -> Any:
 
 
 def wait_for_all() -> None:
-    """Wait until every rank calls this function. Collective: all ranks must call."""
-    torch.distributed.barrier()
+    """Wait until every rank calls this function. Collective: all ranks must call.
+
+    One rank makes no call of NCCL, which would warn that it guesses the device.
+    """
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.barrier()
