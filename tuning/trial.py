@@ -18,7 +18,7 @@ from mbkd import runs
 from mbkd.config import Config
 from mbkd.errors import UNAVAILABLE, UserError, waits
 from mbkd.files import write_json, write_whole
-from mbkd.train.launch import die_with_parent
+from mbkd.train.launch import OFTEN, die_with_parent
 
 LOOK = 0.5  # seconds between two checks of a process
 PATIENCE = 30.0  # seconds for a checkpoint after SIGTERM
@@ -243,7 +243,9 @@ def _fail(job: Job, root: Path, code: int | None, lines: list[str]) -> str:
     """Write failed.json and return the reason in one line."""
     errors = [line for line in lines if line.startswith("error: ") or "Error" in line]
     reason = f"ended after too long without output; log: {log_file(root, job.name)}"
-    if code is not None:
+    if code is not None and code < 0:
+        reason = f"killed by signal {-code}{OFTEN.get(-code, '')}"
+    elif code is not None:
         reason = f"exit code {code}: {errors[-1] if errors else (lines or ['no output'])[-1]}"
     directory = job.home(root)
     attempts = failure(directory).get("attempts", 0) + 1

@@ -24,7 +24,7 @@ from tuning.experiments import EXPERIMENTS, base
 from tuning.protocols import Group, groups, record, wanted
 from tuning.stages import Stages, _cached_teachers, _refusal, _single_inference, _to_cache, carry_out
 from tuning.study import Sweep
-from tuning.trial import Conditions, Job, TrialFailed, _environment, failure, needs_the_user, work
+from tuning.trial import Conditions, Job, TrialFailed, _environment, _fail, failure, needs_the_user, work
 
 GRID = {"train.lr": [1e-5, 2e-5], "train.epochs": [2, 3]}
 
@@ -335,6 +335,12 @@ def test_a_refused_teacher_fails_only_the_runs_that_use_it():
     assert _to_cache([mono, multi, mblm], set(_cached_teachers(mono)), refused) == []
     refused[_cached_teachers(mono)] = "so is en"
     assert _refusal(mono, refused) == "so is en"
+
+
+def test_a_killed_trial_names_the_signal(tmp_path):
+    reason = "killed by signal 9 (often out of memory)"
+    assert _fail(Job(full()), tmp_path, -9, ["step 3"]) == reason
+    assert failure(Job(full()).home(tmp_path))["reason"] == reason
 
 
 def test_a_successful_job_removes_the_failure_of_an_earlier_attempt(tmp_path):
