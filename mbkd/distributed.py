@@ -1,5 +1,6 @@
 """Ranks, devices, and collective operations, with DeepSpeed's accelerator and process group only."""
 
+import atexit
 import ctypes
 import functools
 import logging
@@ -73,6 +74,7 @@ def start() -> Ranks:
         # A local store instead of a TCP port, which another program could use.
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend(), store=store, rank=0, world_size=1)
+        atexit.register(stop)  # after an error, too; with several ranks, the call could wait for a lost rank
     deepspeed.init_distributed(verbose=False)
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 

@@ -47,7 +47,7 @@ def on_gpu(name: str) -> Machine:
     precision = "bf16" if "bf16" in PEAKS[name] else "fp16"
     peak = PEAKS[name][precision]
     source = f"one {name}: an assumed {UTILISATION:.0%} of its published {peak} TFLOP/s (dense {precision}); "
-    source += f"a step takes at least {LAUNCH * 1e6:.0f} microseconds per kernel, which limits small batches"
+    source += f"a step takes at least {LAUNCH * 1e6:.0f} microseconds per operation, which limits small batches"
     return Machine(peak * 1e12 * UTILISATION, peak * 1e12 * UTILISATION, precision, True, source, LAUNCH)
 
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     asked = arguments(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in mbkd.cli, for jobs started without `mbkd`
     no_bars_in_files()
-    first, ranks = True, None
+    first = True
     try:
         config = paper.find(asked.config, asked.overrides)
         tracking.refuse_missing(asked.log)
@@ -89,8 +89,6 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if not first:
             time.sleep(3)  # if the first rank fails too, the launcher ends this rank before it repeats the message
         print(f"error: {named}", file=sys.stderr, flush=True)
-        if ranks is not None and ranks.world == 1:
-            distributed.stop()  # avoids a warning of NCCL; with several ranks, the call could wait for a lost rank
         sys.exit(UNAVAILABLE if is_transient(named) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -120,19 +120,18 @@ for _ in range(2):  # a process may leave and join again
 def test_a_failed_job_of_one_rank_leaves_its_process_group(toy_yaml: Path, tmp_path: Path):
     """NCCL otherwise warns at exit, below the error message."""
     code = """
+import atexit
 import sys
 import torch
 from unittest.mock import patch
+atexit.register(lambda: print(torch.distributed.is_initialized()))  # runs after the handlers of the job
 from mbkd.errors import UserError
 from mbkd.train import job
-try:
-    with patch("mbkd.train.run.run", side_effect=UserError("a reason")):
-        job.main(sys.argv[1:])
-except SystemExit as end:
-    print(end.code, torch.distributed.is_initialized())
+with patch("mbkd.train.run.run", side_effect=UserError("a reason")):
+    job.main(sys.argv[1:])
 """
     done = run(sys.executable, "-c", code, toy_yaml, "--runs", tmp_path)
-    assert (done.stdout, done.stderr) == ("2 False\n", "error: a reason\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "False\n", "error: a reason\n")
 
 
 def test_a_missing_gloo_interface_is_reported_by_the_job_and_by_doctor(toy_yaml: Path, tmp_path: Path):
